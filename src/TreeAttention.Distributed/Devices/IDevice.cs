@@ -1,0 +1,65 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>What computes: holds shards, attends to them, merges partials. One per rank; calls come from one thread.</summary>
+/// <remarks>
+/// Work is enqueued in order; on the CPU it is done when a call returns. After the first call of a kind with given sizes,
+/// calls allocate nothing. Partials and regions passed in were allocated by this device.
+/// </remarks>
+public interface IDevice : IDisposable
+{
+    /// <summary><c>cpu</c> or <c>cuda</c>.</summary>
+    string Name { get; }
+
+    /// <summary>What messages and tables call it: vector width and threads, or the GPU's name.</summary>
+    string Description { get; }
+
+    /// <summary>Where its memory is.</summary>
+    MemoryPlace Place { get; }
+
+    /// <summary>What was allocated through this device.</summary>
+    MemoryAccount Memory { get; }
+
+    /// <summary>Allocates zeroed memory of the device.</summary>
+    /// <exception cref="FaultException">Out of memory (71): what was needed and what there is.</exception>
+    Region Allocate(long bytes, ElementType type);
+
+    /// <summary>Frees memory that <see cref="Allocate"/> gave.</summary>
+    void Free(Region region);
+
+    /// <summary>Copies between any two places; lengths are equal.</summary>
+    void Copy(Region from, Region to);
+
+    /// <summary>Makes a partial the identity.</summary>
+    void Clear(PartialAttention partial);
+
+    /// <summary>Attention of the queries over the shard's keys, from scratch: what <paramref name="into"/> held is replaced.</summary>
+    void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into);
+
+    /// <summary>Like <see cref="Attend"/> for a shard in the lanes layout: one partial for each node, folded in the fixed order of <see cref="LaneTree"/>.</summary>
+    /// <remarks>
+    /// Every page is attended to from scratch; pages of a lane merge in ascending order, lanes along the binary tree. The bits
+    /// of a node depend on its keys and queries alone, not on threads, batch neighbours or ranks.
+    /// </remarks>
+    void AttendLanes(
+        AttentionProblem problem, QueryBlock queries, KeyValueShard shard,
+        ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into);
+
+    /// <summary>Folds one partial into another: <see cref="PartialAttention.MergeFrom"/> on the device.</summary>
+    void Merge(PartialAttention into, PartialAttention from);
+
+    /// <summary>numerator = output·w and denominator = w with w = unit·sum·e^(max - top), for reductions that add instead of merge.</summary>
+    /// <param name="partial">The local state.</param>
+    /// <param name="top">[rows] the largest max of all ranks.</param>
+    /// <param name="unit">A power of two: 1, or less where a sum of numerators could overflow.</param>
+    /// <param name="numerator">[rows, value_dim]</param>
+    /// <param name="denominator">[rows]</param>
+    void Weigh(PartialAttention partial, Region top, float unit, Region numerator, Region denominator);
+
+    /// <summary>The inverse of <see cref="Weigh"/>: output = numerator / denominator (0 where nothing was seen), max = top, sum = denominator / unit.</summary>
+    void Unweigh(Region top, float unit, Region numerator, Region denominator, PartialAttention into);
+
+    /// <summary>Returns when all enqueued work is done.</summary>
+    void Synchronize();
+}

@@ -1,0 +1,17 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>A fault the user can act on. The message says what failed, the values that disagree, the rule, the way out.</summary>
+public sealed class FaultException : Exception
+{
+    /// <summary>A fault of this kind with a message that stands alone.</summary>
+    public FaultException(FaultCode code, string message, Exception? inner = null)
+        : base(message, inner) => Code = code;
+
+    /// <summary>The kind of fault.</summary>
+    public FaultCode Code { get; }
+
+    /// <summary>The rank that failed or found the fault; null when it is not one rank's.</summary>
+    public int? Rank { get; init; }
+}

@@ -1,0 +1,84 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>Attention over one set of keys: per query row a normalised output, the largest score, and Σ e^(score - max).</summary>
+/// <remarks>
+/// One row per batch, head, query, in that order. Partials over disjoint key sets are a commutative monoid under
+/// <see cref="MergeFrom"/>; its identity is the empty set (0, -∞, 0). That law alone makes one device, a ring and a tree
+/// agree. Scores are scaled, capped and biased, in natural units; max and sum stay apart until the edge, because a rounded
+/// log-sum-exp loses the sum when scores are large. A sink never enters a partial.
+/// The state lies in one region: output [rows, value_dim], then max [rows], then sum [rows], all fp32.
+/// </remarks>
+public sealed class PartialAttention
+{
+    /// <summary>A state of <paramref name="rows"/> × <paramref name="valueDim"/> that lies in <paramref name="region"/>; the region is not cleared.</summary>
+    /// <exception cref="ShapeMismatchException">The region is not of <see cref="FloatsFor"/> elements.</exception>
+    public PartialAttention(Region region, int rows, int valueDim)
+    {
+        if (region.Type != ElementType.Float32 || region.Count != FloatsFor(rows, valueDim))
+        {
+            throw new ShapeMismatchException(
+                $"A partial of {rows} rows × {valueDim} takes {FloatsFor(rows, valueDim)} floats, not {region.Count} × {region.Type}.");
+        }
+
+        Region = region;
+        Rows = rows;
+        ValueDim = valueDim;
+        OutputRegion = region.Slice(0, (long)rows * valueDim);
+        MaxRegion = region.Slice((long)rows * valueDim, rows);
+        SumRegion = region.Slice((long)rows * (valueDim + 1), rows);
+    }
+
+    /// <summary>The whole state, as it travels.</summary>
+    public Region Region { get; }
+
+    /// <summary>Query rows: batch × heads × queries.</summary>
+    public int Rows { get; }
+
+    /// <summary>Elements of an output row.</summary>
+    public int ValueDim { get; }
+
+    /// <summary>[rows, value_dim]</summary>
+    public Region OutputRegion { get; }
+
+    /// <summary>[rows]</summary>
+    public Region MaxRegion { get; }
+
+    /// <summary>[rows]</summary>
+    public Region SumRegion { get; }
+
+    /// <summary>[rows, value_dim] normalised output, in host memory.</summary>
+    public Span<float> Output => OutputRegion.AsSpan<float>();
+
+    /// <summary>[rows] largest score; -∞ where no key was seen.</summary>
+    public Span<float> Max => MaxRegion.AsSpan<float>();
+
+    /// <summary>[rows] Σ e^(score - max); 0 where no key was seen.</summary>
+    public Span<float> Sum => SumRegion.AsSpan<float>();
+
+    /// <summary>Floats of a state: rows × (value_dim + 2).</summary>
+    public static long FloatsFor(int rows, int valueDim) => (long)rows * (valueDim + 2);
+
+    /// <summary>Makes this the identity: no key seen.</summary>
+    public void Clear()
+    {
+        Output.Clear();
+        Max.Fill(float.NegativeInfinity);
+        Sum.Clear();
+    }
+
+    /// <summary>Folds <paramref name="other"/> in, as if one set had held the keys of both. a.MergeFrom(b) and b.MergeFrom(a) give the same bits.</summary>
+    /// <exception cref="ShapeMismatchException">The two partials are not of the same shape.</exception>
+    public void MergeFrom(PartialAttention other)
+    {
+        if (Rows != other.Rows || ValueDim != other.ValueDim)
+        {
+            throw new ShapeMismatchException(
+                $"Cannot merge a partial of {other.Rows} rows × {other.ValueDim} into one of {Rows} rows × {ValueDim}: both must cover "
+                + "the same queries. Start every rank with the same query tensor and --value-from-key.");
+        }
+
+        PartialMerge.Fold(Output, Max, Sum, other.Output, other.Max, other.Sum, ValueDim);
+    }
+}

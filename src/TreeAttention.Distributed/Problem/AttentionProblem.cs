@@ -1,0 +1,66 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>One attention call in full: validated shape and options, and the mask rules that follow from them.</summary>
+public sealed class AttentionProblem
+{
+    /// <summary>Checks that the options fit the shape.</summary>
+    /// <exception cref="ShapeMismatchException">An option's array is not of the length that the shape asks for.</exception>
+    public AttentionProblem(AttentionShape shape, AttentionOptions options)
+    {
+        shape.Validate();
+        Shape = shape;
+        Options = options;
+        RequireLength("--alibi", options.AlibiSlopes, "[query_heads] or [batch, query_heads]", shape.QueryHeads, (long)shape.Batch * shape.QueryHeads);
+        RequireLength("--sinks", options.Sinks, "[query_heads]", shape.QueryHeads);
+        RequireLengths("--key-lengths", options.KeyLengths, shape.Batch, shape.KeyLength);
+        RequireLengths("--query-lengths", options.QueryLengths, shape.Batch, shape.QueryLength);
+        if ((options.DfsStart is null) != (options.DfsEnd is null))
+        {
+            throw new ShapeMismatchException("A depth-first mask needs both --dfs-start [batch, query_len] and --dfs-end [batch, key_len].");
+        }
+
+        long queries = (long)shape.Batch * shape.QueryLength;
+        RequireLength("--dfs-start", options.DfsStart, "[batch, query_len]", queries);
+        RequireLength("--dfs-end", options.DfsEnd, "[batch, key_len]", (long)shape.Batch * shape.KeyLength);
+        RequireLength("--tail-mask", options.TailMask, "[batch, query_len, tail]", queries * options.TailMaskLength);
+        RequireLength(
+            "--tail-bias", options.TailBias, "[1 or batch, query_len, tail]",
+            (long)shape.QueryLength * options.TailBiasLength, queries * options.TailBiasLength);
+        Mask = new AttentionMask(shape, options);
+    }
+
+    /// <summary>The sizes.</summary>
+    public AttentionShape Shape { get; }
+
+    /// <summary>The options as given.</summary>
+    public AttentionOptions Options { get; }
+
+    /// <summary>Which key each query sees, and what is added to its score.</summary>
+    public AttentionMask Mask { get; }
+
+    /// <summary>Factor on query·key.</summary>
+    public float Scale => Options.Scale ?? (float)(1.0 / Math.Sqrt(Shape.HeadDim));
+
+    private static void RequireLength(string name, Array? values, string rule, params ReadOnlySpan<long> allowed)
+    {
+        if (values is not null && !allowed.Contains(values.LongLength))
+        {
+            throw new ShapeMismatchException(
+                $"{name} has {values.LongLength} elements but {rule} asks for {string.Join(" or ", allowed.ToArray())}.");
+        }
+    }
+
+    private static void RequireLengths(string name, int[]? lengths, int batch, int most)
+    {
+        RequireLength(name, lengths, "[batch]", batch);
+        for (int row = 0; row < lengths?.Length; row++)
+        {
+            if (lengths[row] < 0 || lengths[row] > most)
+            {
+                throw new ShapeMismatchException($"{name}[{row}] is {lengths[row]}, outside 0 to {most}, the length of the tensor.");
+            }
+        }
+    }
+}

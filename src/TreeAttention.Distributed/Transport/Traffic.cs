@@ -1,0 +1,56 @@
+using System.Threading;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>What one rank handed to its transport, counted where it happens: payload bytes, messages, collectives.</summary>
+/// <remarks>
+/// A send counts its bytes and one message; a collective counts the bytes of the rank's own contribution and one collective.
+/// Control bytes (agreement, heartbeats) are kept apart.
+/// </remarks>
+public sealed class Traffic
+{
+    private long _bytesSent;
+    private long _messages;
+    private long _collectives;
+    private long _controlBytes;
+
+    /// <summary>Payload bytes.</summary>
+    public long BytesSent => Interlocked.Read(ref _bytesSent);
+
+    /// <summary>Point-to-point messages sent.</summary>
+    public long Messages => Interlocked.Read(ref _messages);
+
+    /// <summary>Collective operations taken part in.</summary>
+    public long Collectives => Interlocked.Read(ref _collectives);
+
+    /// <summary>Bytes of the control plane.</summary>
+    public long ControlBytes => Interlocked.Read(ref _controlBytes);
+
+    /// <summary>Counts one message of <paramref name="bytes"/>.</summary>
+    public void CountMessage(long bytes)
+    {
+        Interlocked.Add(ref _bytesSent, bytes);
+        Interlocked.Increment(ref _messages);
+    }
+
+    /// <summary>Counts one collective to which this rank contributes <paramref name="bytes"/>.</summary>
+    public void CountCollective(long bytes)
+    {
+        Interlocked.Add(ref _bytesSent, bytes);
+        Interlocked.Increment(ref _collectives);
+    }
+
+    /// <summary>Counts payload that is neither a message nor a collective: a state written into shared memory.</summary>
+    public void CountPayload(long bytes) => Interlocked.Add(ref _bytesSent, bytes);
+
+    /// <summary>Counts bytes of the control plane.</summary>
+    public void CountControl(long bytes) => Interlocked.Add(ref _controlBytes, bytes);
+
+    /// <summary>Sets every count but the control bytes to zero.</summary>
+    public void Reset()
+    {
+        Interlocked.Exchange(ref _bytesSent, 0);
+        Interlocked.Exchange(ref _messages, 0);
+        Interlocked.Exchange(ref _collectives, 0);
+    }
+}
