@@ -43,5 +43,12 @@ public sealed record AttentionShape(
             throw new ShapeMismatchException(
                 $"Head dimension {HeadDim} and value dimension {ValueDim} must lie between 1 and {MaxHeadDim}.");
         }
+
+        if ((long)Batch * QueryHeads * QueryLength > int.MaxValue / (ValueDim + 2))
+        {
+            throw new ShapeMismatchException(
+                $"An output of {Batch} × {QueryLength} × {QueryHeads} × {ValueDim} elements is more than one call handles (2^31): "
+                + "split the queries or the batch over several calls.");
+        }
     }
 }

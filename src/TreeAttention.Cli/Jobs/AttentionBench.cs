@@ -1,0 +1,148 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>All plans over one context: every plan is checked once, then all run in each round, forth and back in turn.</summary>
+internal sealed class AttentionBench : IDisposable
+{
+    private readonly BenchRequest _request;
+    private readonly AttentionGroup _group;
+    private readonly IBenchInputs _inputs;
+    private readonly AttentionProblem _problem;
+    private readonly ShardedCall _call;
+    private readonly List<Entry> _entries = [];
+    private readonly CeilingRecorder? _ceiling;
+
+    /// <summary>Loads the inputs and prepares every plan.</summary>
+    public AttentionBench(BenchRequest request, AttentionGroup group, IBenchInputs inputs)
+    {
+        _request = request;
+        _group = group;
+        _inputs = inputs;
+        _problem = group.Together(() => new AttentionProblem(inputs.Shape, request.Semantics.Flags()));
+        IDevice device = group.Context.Device;
+        _call = new ShardedCall(
+            group, _problem, request.Plan, inputs.StorageType, inputs.ValuesInKeys,
+            plan => inputs.LoadShard(device, plan), indices => inputs.LoadQueries(device, indices));
+        foreach (AttentionPlan plan in Plans())
+        {
+            long atRest = device.Memory.Bytes;
+            device.Memory.ResetPeak();
+            AttentionStep step = group.Together(() => _call.CreateStep(plan));
+            var recorder = new StepRecorder(group, step, _call.Queries, _call.Shard);
+            _entries.Add(new Entry(plan, step, recorder, atRest));
+        }
+
+        _ceiling = request.Ceiling ? new CeilingRecorder(group) : null;
+    }
+
+    /// <summary>Checks, warms up, times. Every rank calls it; the rows mean something on rank 0.</summary>
+    public IReadOnlyList<BenchRow> Run()
+    {
+        Func<AttentionResult, VerificationReport>? check = _request.Check
+            ? _group.Together(() => _group.IsRoot ? _inputs.PrepareCheck(_problem) : null)
+            : null;
+        foreach (Entry entry in _entries)
+        {
+            Check(entry, check);
+        }
+
+        for (int round = -_request.Warmup; round < _request.Iterations; round++)
+        {
+            RunRound(round);
+        }
+
+        CeilingMeasurement? ceiling = _ceiling?.Summarise();
+        return [.. _entries.Select(entry => RowOf(entry, ceiling))];
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (Entry entry in _entries)
+        {
+            entry.Step.Dispose();
+        }
+
+        _ceiling?.Dispose();
+        _call.Dispose();
+    }
+
+    private IEnumerable<AttentionPlan> Plans() => _request.Plan.Chosen || _request.Plan.Reproducible
+        ? [_request.Plan.Plan]
+        : Contestants.Plans(_group, _request.Plan.Plan.Placement);
+
+    private void Check(Entry entry, Func<AttentionResult, VerificationReport>? check)
+    {
+        PartialAttention state = entry.Recorder.WarmUp();
+        entry.PeakBytes = _call.Shard.Contents.Bytes + _call.Queries.Values.Bytes + _group.Context.Device.Memory.Bytes - entry.BytesBefore;
+        if (!_request.Check)
+        {
+            return;
+        }
+
+        AttentionResult? result = _group.Together(() => ResultGatherer.Gather(_group, _call, state));
+        entry.Report = _group.Together(() => result is null ? null : check!(result));
+    }
+
+    private void RunRound(int round)
+    {
+        IEnumerable<Entry> order = round % 2 == 0 ? _entries : _entries.AsEnumerable().Reverse();
+        foreach (Entry entry in order)
+        {
+            if (round < 0)
+            {
+                entry.Recorder.WarmUp();
+            }
+            else
+            {
+                entry.Recorder.Run();
+            }
+        }
+
+        if (round >= 0)
+        {
+            _ceiling?.Run();
+        }
+    }
+
+    private BenchRow RowOf(Entry entry, CeilingMeasurement? ceiling)
+    {
+        StepMeasurement cost = entry.Recorder.Summarise();
+        cost = cost with { PeakBytes = _group.Gather(entry.PeakBytes).Max(rank => rank[0]) };
+        var result = new ResultRow
+        {
+            Algorithm = entry.Plan.Algorithm.Name(),
+            Reduction = entry.Plan.Algorithm == AttentionAlgorithm.Tree ? entry.Step.Reduction.Name() : null,
+            Transport = _group.Context.Transport.Name,
+            Device = _group.Context.Device.Name,
+            Dtype = _inputs.StorageType.ShortName(),
+            Ranks = _group.Size,
+            Cost = cost,
+            Verification = entry.Report,
+        };
+        return new BenchRow(
+            result, _inputs.Shape, _group.Nodes.Distinct().Count(),
+            ceiling?.ReadRatio(cost, UsefulWork.BytesRead(_inputs.Shape, _inputs.StorageType, _inputs.ValuesInKeys)),
+            ceiling?.FmaRatio(cost, UsefulWork.Operations(_problem)));
+    }
+
+    private sealed class Entry(AttentionPlan plan, AttentionStep step, StepRecorder recorder, long bytesBefore)
+    {
+        public AttentionPlan Plan { get; } = plan;
+
+        public AttentionStep Step { get; } = step;
+
+        public StepRecorder Recorder { get; } = recorder;
+
+        public long BytesBefore { get; } = bytesBefore;
+
+        public long PeakBytes { get; set; }
+
+        public VerificationReport? Report { get; set; }
+    }
+}
