@@ -1,0 +1,257 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Communication;
+
+/// <summary>Ranks that are threads of one process: regions are copied and combined where they lie.</summary>
+/// <remarks>
+/// A message is copied once, by its receiver; a send returns when that is done. Combining goes by elements: each rank
+/// combines its share of them over all ranks in one fixed order and writes the result to all, so every rank gets the same
+/// bits on every run. An empty region is no message. Nothing is allocated per operation. When a rank ends the group, or
+/// leaves it while others wait for it, they throw <see cref="FaultCode.PeerLost"/>.
+/// </remarks>
+public sealed class InProcessTransport : ITransport
+{
+    private const long SmallestShare = 64; // elements: less work than the cache lines it would share with a neighbour
+
+    private readonly GroupBoard _group;
+    private Region _outgoing;
+    private Region _incoming;
+    private int _to;
+    private int _from;
+
+    internal InProcessTransport(GroupBoard group, int rank, Traffic traffic)
+    {
+        _group = group;
+        Rank = rank;
+        Traffic = traffic;
+    }
+
+    /// <inheritdoc/>
+    public string Name => "in-process";
+
+    /// <inheritdoc/>
+    public int Rank { get; }
+
+    /// <inheritdoc/>
+    public int Size => _group.Size;
+
+    /// <inheritdoc/>
+    public IReadOnlyList<int> Nodes => _group.Nodes;
+
+    /// <inheritdoc/>
+    public Traffic Traffic { get; }
+
+    /// <inheritdoc/>
+    public bool CanReduceStates => true;
+
+    /// <inheritdoc/>
+    public void Send(Region region, int to) => Exchange(region, to, Region.Empty, to);
+
+    /// <inheritdoc/>
+    public void Receive(Region region, int from) => Exchange(Region.Empty, from, region, from);
+
+    /// <inheritdoc/>
+    public void Exchange(Region outgoing, int to, Region incoming, int from)
+    {
+        StartExchange(outgoing, to, incoming, from);
+        Complete();
+    }
+
+    /// <inheritdoc/>
+    public void StartExchange(Region outgoing, int to, Region incoming, int from)
+    {
+        RequireHost(outgoing);
+        RequireHost(incoming);
+        (_outgoing, _to, _incoming, _from) = (outgoing, to, incoming, from);
+        if (outgoing.Bytes > 0)
+        {
+            Traffic.CountMessage(outgoing.Bytes);
+            _group.Channel(Rank, to).Post(outgoing, _group.Gates);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Complete()
+    {
+        if (_incoming.Bytes > 0)
+        {
+            _group.Channel(_from, Rank).Take(_incoming, _group.Gates, _group.Members);
+        }
+
+        if (_outgoing.Bytes > 0)
+        {
+            _group.Channel(Rank, _to).AwaitTaken(_group.Gates, _group.Members);
+        }
+
+        (_incoming, _outgoing) = (Region.Empty, Region.Empty);
+    }
+
+    /// <inheritdoc/>
+    public void AllReduce(Region region, ReduceOperation operation)
+    {
+        Traffic.CountCollective(region.Bytes);
+        ShowEqual(region, "all-reduce");
+        long shares = Math.Min(Size, (region.Count + SmallestShare - 1) / SmallestShare);
+        if (Rank < shares)
+        {
+            long first = region.Count * Rank / shares;
+            HostRegions.Combine(_group.Shown, first, (region.Count * (Rank + 1) / shares) - first, operation);
+        }
+
+        _group.Meet(Rank);
+    }
+
+    /// <inheritdoc/>
+    public void AllReduceStates(PartialAttention state)
+    {
+        Traffic.CountCollective(state.Region.Bytes);
+        ShowEqual(state.Region, "all-reduce of states");
+        int first = (int)((long)state.Rows * Rank / Size);
+        int end = (int)((long)state.Rows * (Rank + 1) / Size);
+        StateRows.FoldOnAll(_group.Shown, _group.Steps, new StateRows(state.Rows, state.ValueDim, first, end));
+        _group.Meet(Rank);
+    }
+
+    /// <inheritdoc/>
+    public void AllGather(Region mine, Region all)
+    {
+        Traffic.CountCollective(mine.Bytes);
+        RequireHost(all);
+        RequireLength(all.Bytes, Size * mine.Bytes, "all-gather");
+        ShowEqual(mine, "all-gather");
+        for (int rank = 0; rank < Size; rank++)
+        {
+            HostRegions.Copy(_group.Shown[rank], Part(all, rank * mine.Bytes, mine.Bytes));
+        }
+
+        _group.Meet(Rank);
+    }
+
+    /// <inheritdoc/>
+    public void AllToAll(Region outgoing, ReadOnlySpan<long> outgoingBytes, Region incoming, ReadOnlySpan<long> incomingBytes)
+    {
+        RequireHost(incoming);
+        Traffic.CountCollective(outgoing.Bytes - outgoingBytes[Rank]);
+        outgoingBytes.CopyTo(_group.PartBytes.AsSpan(Rank * Size, Size));
+        Show(outgoing);
+        long into = 0;
+        for (int rank = 0; rank < Size; rank++)
+        {
+            ReadOnlySpan<long> parts = _group.PartBytes.AsSpan(rank * Size, Size);
+            RequireLength(parts[Rank], incomingBytes[rank], "all-to-all");
+            long from = 0;
+            foreach (long bytes in parts[..Rank])
+            {
+                from += bytes;
+            }
+
+            HostRegions.Copy(Part(_group.Shown[rank], from, parts[Rank]), Part(incoming, into, parts[Rank]));
+            into += parts[Rank];
+        }
+
+        _group.Meet(Rank);
+    }
+
+    /// <inheritdoc/>
+    public void Broadcast(Region region, int root)
+    {
+        Traffic.CountCollective(Rank == root ? region.Bytes : 0);
+        ShowEqual(region, "broadcast");
+        if (Rank != root)
+        {
+            HostRegions.Copy(_group.Shown[root], region);
+        }
+
+        _group.Meet(Rank);
+    }
+
+    /// <inheritdoc/>
+    public void Barrier() => _group.Meet(Rank);
+
+    /// <inheritdoc/>
+    public ITransport Split(int color, int key)
+    {
+        _group.Splits[Rank] = new GroupBoard.SplitChoice(color, key);
+        _group.Meet(Rank);
+        int[] members = [.. Enumerable.Range(0, Size).Where(rank => _group.Splits[rank].Color == color).OrderBy(rank => _group.Splits[rank].Key)];
+        int founder = members[0];
+        if (Rank == founder)
+        {
+            int[] nodes = [.. members.Select(rank => Nodes[rank])];
+            int[] seen = [.. nodes.Distinct()];
+            _group.Groups[founder] = new GroupBoard([.. nodes.Select(node => Array.IndexOf(seen, node))], _group.Members.Fault);
+        }
+
+        _group.Meet(Rank);
+        var split = new InProcessTransport(_group.Groups[founder], Array.IndexOf(members, Rank), Traffic);
+        _group.Meet(Rank);
+        return split;
+    }
+
+    /// <inheritdoc/>
+    public IPeerMemory? SharePeerMemory(long bytesPerRank)
+    {
+        if (Nodes.Any(node => node != 0))
+        {
+            return null;
+        }
+
+        if (Rank == 0)
+        {
+            _group.Peers[0] = new PeerBoard(Size, bytesPerRank);
+        }
+
+        _group.Meet(Rank);
+        var memory = new InProcessPeerMemory(_group, _group.Peers[0], Rank);
+        _group.Meet(Rank);
+        return memory;
+    }
+
+    /// <summary>Leaves the group: a rank that still waits for this one throws.</summary>
+    public void Dispose() => _group.Members.Leave(Rank);
+
+    private static Region Part(Region region, long firstByte, long bytes) =>
+        region with { Address = region.Address + (nint)firstByte, Bytes = bytes };
+
+    private static void RequireHost(Region region)
+    {
+        if (region.Place == MemoryPlace.Device)
+        {
+            throw new FaultException(
+                FaultCode.Unavailable, "The in-process transport moves host memory, not a device's. Run with --device cpu.");
+        }
+    }
+
+    private void Show(Region region)
+    {
+        RequireHost(region);
+        _group.Shown[Rank] = region;
+        _group.Meet(Rank);
+    }
+
+    private void ShowEqual(Region region, string operation)
+    {
+        Show(region);
+        for (int rank = 0; rank < Size; rank++)
+        {
+            RequireLength(_group.Shown[rank].Bytes, region.Bytes, operation);
+        }
+    }
+
+    private void RequireLength(long actual, long expected, string operation)
+    {
+        if (actual != expected)
+        {
+            throw new FaultException(
+                FaultCode.RanksDisagree,
+                $"Rank {Rank} of {Size}: {operation} of {expected:N0} bytes, but another rank takes part with {actual:N0}: all ranks must "
+                + "come with the same shapes. Start every rank with the same arguments.")
+            {
+                Rank = Rank,
+            };
+        }
+    }
+}

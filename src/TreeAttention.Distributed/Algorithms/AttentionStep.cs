@@ -1,0 +1,149 @@
+using System;
+using System.Collections.Generic;
+using System.Diagnostics;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>One attention call over the keys of all ranks, made once for given sizes and run many times.</summary>
+/// <remarks>Everything is allocated when it is made, through the rank's device; a run allocates nothing.</remarks>
+public abstract class AttentionStep : IDisposable
+{
+    private readonly List<Region> _memory = [];
+    private long _compute;
+    private long _communication;
+    private long _since;
+
+    private protected AttentionStep(RankContext context, AttentionProblem problem, ShardMap shards, int queryCount)
+    {
+        Context = context;
+        Problem = problem;
+        Shards = shards;
+        QueryCount = queryCount;
+    }
+
+    /// <summary>Where the time of the last run went.</summary>
+    public StepTimes Times => new(_compute, _communication);
+
+    /// <summary>The reduction that folds the states; <see cref="ReductionKind.Auto"/> where the algorithm has none (single, rings).</summary>
+    public virtual ReductionKind Reduction => ReductionKind.Auto;
+
+    private protected RankContext Context { get; }
+
+    private protected AttentionProblem Problem { get; }
+
+    private protected ShardMap Shards { get; }
+
+    private protected int QueryCount { get; }
+
+    private protected ITransport Transport => Context.Transport;
+
+    private protected IDevice Device => Context.Device;
+
+    /// <summary>Makes a step. Every rank calls it with the same problem, shards and plan.</summary>
+    /// <param name="context">The rank.</param>
+    /// <param name="problem">Shape, options and masks.</param>
+    /// <param name="shards">Which keys each rank has; limits are shared before, where extreme values matter.</param>
+    /// <param name="plan">Algorithm, reduction, placement of queries.</param>
+    /// <param name="queryCount">Queries of this rank's blocks: all, or its share (<see cref="QueryLayout"/>).</param>
+    /// <exception cref="FaultException">The plan contradicts itself (2), or a part it needs is missing (69).</exception>
+    public static AttentionStep Create(RankContext context, AttentionProblem problem, ShardMap shards, AttentionPlan plan, int queryCount)
+    {
+        PlanRules.Check(context.Transport, problem.Shape, shards, plan, queryCount);
+        if (plan.Reduction == ReductionKind.Lanes)
+        {
+            return new LanesStep(context, problem, shards, queryCount);
+        }
+
+        bool replicated = plan.Placement == QueryPlacement.Replicated;
+        switch (plan.Algorithm)
+        {
+            case AttentionAlgorithm.Single:
+                return new SingleStep(context, problem, shards, queryCount);
+            case AttentionAlgorithm.Tree:
+                return new TreeStep(context, problem, shards, plan, queryCount);
+            case AttentionAlgorithm.RingQuery when replicated:
+                return new RingPartialStep(context, problem, shards, queryCount);
+            case AttentionAlgorithm.RingQuery:
+                return new RingQueryStep(context, problem, shards, queryCount);
+            default:
+                return new RingStep(context, problem, shards, queryCount, overlap: plan.Algorithm == AttentionAlgorithm.Ring);
+        }
+    }
+
+    /// <summary>Attention of the queries over the keys of all ranks.</summary>
+    /// <param name="queries">This rank's queries, as many as the step was made for.</param>
+    /// <param name="shard">This rank's keys and values.</param>
+    /// <returns>The final state of these queries; it belongs to the step and is valid until the next run.</returns>
+    /// <exception cref="ShapeMismatchException">The queries or the shard are not those that the step was made for.</exception>
+    public PartialAttention Run(QueryBlock queries, KeyValueShard shard)
+    {
+        if (queries.Count != QueryCount || shard.Plan.Elements != Shards.PlanOf(Transport.Rank).Elements)
+        {
+            throw new ShapeMismatchException(
+                $"Rank {Transport.Rank}: a step made for {QueryCount} queries and a shard of {Shards.PlanOf(Transport.Rank).Elements} "
+                + $"elements was given {queries.Count} queries and {shard.Plan.Elements} elements.");
+        }
+
+        (_compute, _communication) = (0, 0);
+        PartialAttention result = RunStep(queries, shard);
+        Device.Synchronize();
+        return result;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Dispose(disposing: true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees what the step allocated.</summary>
+    protected virtual void Dispose(bool disposing)
+    {
+        foreach (Region region in _memory)
+        {
+            Device.Free(region);
+        }
+
+        _memory.Clear();
+    }
+
+    private protected abstract PartialAttention RunStep(QueryBlock queries, KeyValueShard shard);
+
+    private protected Region Allocate(long elements, ElementType type)
+    {
+        Region region = Device.Allocate(elements * type.SizeInBytes(), type);
+        _memory.Add(region);
+        return region;
+    }
+
+    private protected PartialAttention AllocateState(int queryCount)
+    {
+        int rows = RowsFor(queryCount);
+        int valueDim = Problem.Shape.ValueDim;
+        return new PartialAttention(Allocate(PartialAttention.FloatsFor(rows, valueDim), ElementType.Float32), rows, valueDim);
+    }
+
+    private protected int RowsFor(int queryCount) => checked(Problem.Shape.Batch * Problem.Shape.QueryHeads * queryCount);
+
+    private protected void BeginCompute() => Begin("compute");
+
+    private protected void EndCompute() => _compute += End();
+
+    private protected void BeginCommunication(string operation) => Begin(operation);
+
+    private protected void EndCommunication() => _communication += End();
+
+    private void Begin(string operation)
+    {
+        Context.Control.Enter(operation);
+        _since = Stopwatch.GetTimestamp();
+    }
+
+    private long End()
+    {
+        long ticks = Stopwatch.GetTimestamp() - _since;
+        Context.Control.Leave();
+        return ticks;
+    }
+}

@@ -1,0 +1,49 @@
+namespace TreeAttention.Distributed;
+
+/// <summary>Which parts of a plan go together.</summary>
+internal static class PlanRules
+{
+    /// <summary>Throws when the plan contradicts itself or does not fit the ranks.</summary>
+    /// <exception cref="FaultException">The command line asks for what does not go together (2).</exception>
+    /// <exception cref="ShapeMismatchException">The shards or the queries are of other sizes.</exception>
+    public static void Check(ITransport transport, AttentionShape shape, ShardMap shards, AttentionPlan plan, int queryCount)
+    {
+        bool ring = plan.Algorithm is not (AttentionAlgorithm.Single or AttentionAlgorithm.Tree);
+        if (plan.Algorithm == AttentionAlgorithm.Single && transport.Size > 1)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine,
+                $"--algorithm single is for one rank, which holds all keys, but there are {transport.Size}. Use --ranks 1, or --algorithm tree.");
+        }
+
+        if (plan.Placement == QueryPlacement.Sharded && !ring)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine,
+                $"--query-placement sharded belongs to ring algorithms, not to {plan.Algorithm.Name()}. Use --algorithm ring or "
+                + "ring-query, or --query-placement replicated.");
+        }
+
+        if (plan.Reduction == ReductionKind.Lanes && (ring || shards.Layout != ShardLayout.Lanes))
+        {
+            throw new FaultException(
+                FaultCode.CommandLine,
+                $"--reproducible means --algorithm tree over --shard lanes, not {plan.Algorithm.Name()} over {shards.Layout.Name}. Leave "
+                + "--algorithm and --shard away.");
+        }
+
+        if (shards.Ranks != transport.Size || shards.Shape != shape)
+        {
+            throw new ShapeMismatchException(
+                $"The shard map is of {shards.Ranks} ranks and {shards.Shape}, but there are {transport.Size} ranks and the call is {shape}.");
+        }
+
+        int expected = QueryLayout.IndicesOf(plan.Placement, shards.Layout, shape, transport.Rank, transport.Size).Length;
+        if (queryCount != expected)
+        {
+            throw new ShapeMismatchException(
+                $"Rank {transport.Rank} of {transport.Size} has {queryCount} queries, but {plan.Placement.Name()} queries over "
+                + $"{shards.Layout.Name} are {expected} for it.");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using System.Runtime.InteropServices;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>What every rank knows about every rank's shard: its plan, and how large its numbers are.</summary>
+public sealed class ShardMap
+{
+    // Control planes carry small messages; limits of very long contexts travel in pieces of this many bytes.
+    private const int PieceBytes = 1 << 16;
+
+    private readonly ShardPlan[] _plans;
+    private readonly PageLimits[][] _limits;
+
+    /// <summary>Plans the shards of all ranks.</summary>
+    /// <param name="shape">Sizes of the call.</param>
+    /// <param name="layout">Which keys each rank owns.</param>
+    /// <param name="ranks">Ranks that share the keys.</param>
+    /// <param name="type">Storage type of keys and values.</param>
+    /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
+    /// <exception cref="ShapeMismatchException">The layout does not fit the key length or the ranks.</exception>
+    public ShardMap(AttentionShape shape, ShardLayout layout, int ranks, ElementType type, bool valuesInKeys)
+    {
+        Shape = shape;
+        Layout = layout;
+        Ranks = ranks;
+        _plans = new ShardPlan[ranks];
+        _limits = new PageLimits[ranks][];
+        for (int rank = 0; rank < ranks; rank++)
+        {
+            _plans[rank] = new ShardPlan(shape, layout.PagesOf(rank, ranks, shape.KeyLength), type, valuesInKeys);
+            _limits[rank] = new PageLimits[_plans[rank].Pages.Count * shape.KvHeads];
+            Array.Fill(_limits[rank], new PageLimits(float.NaN, float.NaN));
+        }
+    }
+
+    /// <summary>Sizes of the call.</summary>
+    public AttentionShape Shape { get; }
+
+    /// <summary>Which keys each rank owns.</summary>
+    public ShardLayout Layout { get; }
+
+    /// <summary>Ranks that share the keys.</summary>
+    public int Ranks { get; }
+
+    /// <summary>Elements of the largest shard.</summary>
+    public long LargestElements => _plans.Max(plan => plan.Elements);
+
+    /// <summary>Pages, positions and offsets of a rank's shard.</summary>
+    public ShardPlan PlanOf(int rank) => _plans[rank];
+
+    /// <summary>[pages, kv_heads] of a rank; NaN, the careful answer, until <see cref="ShareLimits"/> told. The array stays the same.</summary>
+    public PageLimits[] LimitsOf(int rank) => _limits[rank];
+
+    /// <summary>Gathers every rank's limits on every rank, through the control plane. Every rank calls it.</summary>
+    /// <param name="control">The control plane of the ranks.</param>
+    /// <param name="mine">[pages, kv_heads] of this rank.</param>
+    /// <exception cref="ShapeMismatchException"><paramref name="mine"/> is not of the length of this rank's plan.</exception>
+    public void ShareLimits(IControlPlane control, PageLimits[] mine)
+    {
+        PageLimits[] own = _limits[control.Rank];
+        if (mine.Length != own.Length || control.Size != Ranks)
+        {
+            throw new ShapeMismatchException(
+                $"Rank {control.Rank} of {control.Size} gave {mine.Length} page limits, but the shard map is of {Ranks} ranks and has "
+                + $"{own.Length} for this one: one for each page and KV head of the rank's plan.");
+        }
+
+        mine.CopyTo(own, 0);
+        int longest = _limits.Max(limits => MemoryMarshal.AsBytes(limits.AsSpan()).Length);
+        for (int first = 0; first < longest; first += PieceBytes)
+        {
+            IReadOnlyList<byte[]> pieces = control.AllGather(Piece(own, first).ToArray());
+            for (int rank = 0; rank < Ranks; rank++)
+            {
+                pieces[rank].CopyTo(Piece(_limits[rank], first));
+            }
+        }
+    }
+
+    private static Span<byte> Piece(PageLimits[] limits, int first)
+    {
+        Span<byte> bytes = MemoryMarshal.AsBytes(limits.AsSpan());
+        int start = Math.Min(first, bytes.Length);
+        return bytes.Slice(start, Math.Min(PieceBytes, bytes.Length - start));
+    }
+}

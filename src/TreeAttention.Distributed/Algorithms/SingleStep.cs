@@ -1,0 +1,18 @@
+namespace TreeAttention.Distributed;
+
+/// <summary>One rank holds all keys: its partial is the result. Memory: one state.</summary>
+internal sealed class SingleStep : AttentionStep
+{
+    private readonly PartialAttention _state;
+
+    public SingleStep(RankContext context, AttentionProblem problem, ShardMap shards, int queryCount)
+        : base(context, problem, shards, queryCount) => _state = AllocateState(queryCount);
+
+    private protected override PartialAttention RunStep(QueryBlock queries, KeyValueShard shard)
+    {
+        BeginCompute();
+        Device.Attend(Problem, queries, shard, _state);
+        EndCompute();
+        return _state;
+    }
+}

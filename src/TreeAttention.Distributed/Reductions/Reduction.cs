@@ -1,0 +1,131 @@
+using System;
+using System.Collections.Generic;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>Folds the states of all ranks into one, the same on every rank. Scratch is allocated once; a fold allocates nothing.</summary>
+public abstract class Reduction : IDisposable
+{
+    private readonly List<Region> _scratch = [];
+
+    private protected Reduction(RankContext context, int rows, int valueDim)
+    {
+        Context = context;
+        Rows = rows;
+        ValueDim = valueDim;
+    }
+
+    /// <summary>Which reduction this is; never <see cref="ReductionKind.Auto"/>.</summary>
+    public abstract ReductionKind Kind { get; }
+
+    private protected RankContext Context { get; }
+
+    private protected int Rows { get; }
+
+    private protected int ValueDim { get; }
+
+    private protected ITransport Transport => Context.Transport;
+
+    /// <summary>What the control plane calls a fold.</summary>
+    private protected abstract string Operation { get; }
+
+    /// <summary>Makes a reduction. Every rank calls it with the same arguments.</summary>
+    /// <param name="kind">Which; <see cref="ReductionKind.Auto"/> is decided by rank 0.</param>
+    /// <param name="context">The rank.</param>
+    /// <param name="rows">Rows of the states.</param>
+    /// <param name="valueDim">Elements of an output row.</param>
+    /// <param name="unit">What a weight of 1 counts in sums of numerators: a power of two, below 1 where they could overflow.</param>
+    /// <param name="nodes">The node of each rank for <see cref="ReductionKind.TwoLevel"/>; the transport's when null.</param>
+    /// <exception cref="FaultException">The transport cannot do it (69), or <paramref name="nodes"/> does not name one node for each rank (2).</exception>
+    public static Reduction Create(
+        ReductionKind kind, RankContext context, int rows, int valueDim, float unit = 1f, IReadOnlyList<int>? nodes = null)
+    {
+        nodes ??= context.Transport.Nodes;
+        bool chosen = kind == ReductionKind.Auto;
+        kind = chosen ? ReductionChoice.Agree(context, nodes, PartialAttention.FloatsFor(rows, valueDim) * sizeof(float)) : kind;
+        switch (kind)
+        {
+            case ReductionKind.ThreeAllReduce:
+                return new ThreeAllReduce(context, rows, valueDim, unit);
+            case ReductionKind.TwoAllReduce:
+                return new TwoAllReduce(context, rows, valueDim, unit);
+            case ReductionKind.Fused:
+                return new FusedReduction(context, rows, valueDim);
+            case ReductionKind.AllGather:
+                return new AllGatherReduction(context, rows, valueDim);
+            case ReductionKind.Butterfly:
+                return new ButterflyReduction(context, rows, valueDim);
+            case ReductionKind.TwoLevel:
+                return new TwoLevelReduction(context, rows, valueDim, nodes);
+            case ReductionKind.AllToAll:
+                return new AllToAllReduction(context, rows, valueDim);
+            case ReductionKind.OneShot when OneShotReduction.SharePeerMemory(context, rows, valueDim) is { } peers:
+                return new OneShotReduction(context, rows, valueDim, peers);
+            case ReductionKind.OneShot when chosen:
+                return new ButterflyReduction(context, rows, valueDim);
+            case ReductionKind.OneShot:
+                throw OneShotReduction.NoPeerMemory(context);
+            default:
+                throw new ArgumentOutOfRangeException(
+                    nameof(kind), kind, "Folds no single state; the lanes reduction is a part of the reproducible step.");
+        }
+    }
+
+    /// <summary>Folds the states of all ranks, in place.</summary>
+    /// <exception cref="ShapeMismatchException">The state is not of the shape that the reduction was made for.</exception>
+    public void Reduce(PartialAttention state)
+    {
+        if (state.Rows != Rows || state.ValueDim != ValueDim)
+        {
+            throw new ShapeMismatchException(
+                $"A reduction made for {Rows} rows × {ValueDim} was given a partial of {state.Rows} rows × {state.ValueDim}.");
+        }
+
+        Context.Control.Enter(Operation);
+        FoldAll(state);
+        Context.Control.Leave();
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Dispose(disposing: true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees the scratch.</summary>
+    protected virtual void Dispose(bool disposing)
+    {
+        foreach (Region region in _scratch)
+        {
+            Context.Device.Free(region);
+        }
+
+        _scratch.Clear();
+    }
+
+    private protected abstract void FoldAll(PartialAttention state);
+
+    private protected Region Allocate(long floats)
+    {
+        Region region = Context.Device.Allocate(floats * sizeof(float), ElementType.Float32);
+        _scratch.Add(region);
+        return region;
+    }
+
+    private protected PartialAttention AllocateState() =>
+        new(Allocate(PartialAttention.FloatsFor(Rows, ValueDim)), Rows, ValueDim);
+
+    /// <summary>States that lie one after the other in a region.</summary>
+    private protected static PartialAttention[] StatesIn(Region region, int count, int rows, int valueDim)
+    {
+        long floats = PartialAttention.FloatsFor(rows, valueDim);
+        var states = new PartialAttention[count];
+        for (int i = 0; i < count; i++)
+        {
+            states[i] = new PartialAttention(region.Slice(i * floats, floats), rows, valueDim);
+        }
+
+        return states;
+    }
+}

@@ -1,0 +1,34 @@
+namespace TreeAttention.Distributed;
+
+/// <summary>Algorithm 3 of Tree Attention (arXiv 2408.04093): all-reduce the max, the numerators, the denominators.</summary>
+/// <remarks>Three collectives of rows, rows × value_dim and rows floats. Scratch: rows × (value_dim + 2) floats.</remarks>
+internal sealed class ThreeAllReduce : Reduction
+{
+    private readonly Region _top;
+    private readonly Region _numerator;
+    private readonly Region _denominator;
+    private readonly float _unit;
+
+    public ThreeAllReduce(RankContext context, int rows, int valueDim, float unit)
+        : base(context, rows, valueDim)
+    {
+        _top = Allocate(rows);
+        _numerator = Allocate((long)rows * valueDim);
+        _denominator = Allocate(rows);
+        _unit = unit;
+    }
+
+    public override ReductionKind Kind => ReductionKind.ThreeAllReduce;
+
+    private protected override string Operation => "all-reduce";
+
+    private protected override void FoldAll(PartialAttention state)
+    {
+        Context.Device.Copy(state.MaxRegion, _top);
+        Transport.AllReduce(_top, ReduceOperation.Max);
+        Context.Device.Weigh(state, _top, _unit, _numerator, _denominator);
+        Transport.AllReduce(_numerator, ReduceOperation.Sum);
+        Transport.AllReduce(_denominator, ReduceOperation.Sum);
+        Context.Device.Unweigh(_top, _unit, _numerator, _denominator, state);
+    }
+}

@@ -1,0 +1,35 @@
+namespace TreeAttention.Distributed;
+
+/// <summary>All-reduce the max, then numerators and denominators as neighbours in one sum.</summary>
+/// <remarks>Two collectives of rows and rows × (value_dim + 1) floats. Scratch: rows × (value_dim + 2) floats.</remarks>
+internal sealed class TwoAllReduce : Reduction
+{
+    private readonly Region _top;
+    private readonly Region _packed;
+    private readonly Region _numerator;
+    private readonly Region _denominator;
+    private readonly float _unit;
+
+    public TwoAllReduce(RankContext context, int rows, int valueDim, float unit)
+        : base(context, rows, valueDim)
+    {
+        _top = Allocate(rows);
+        _packed = Allocate((long)rows * (valueDim + 1));
+        _numerator = _packed.Slice(0, (long)rows * valueDim);
+        _denominator = _packed.Slice((long)rows * valueDim, rows);
+        _unit = unit;
+    }
+
+    public override ReductionKind Kind => ReductionKind.TwoAllReduce;
+
+    private protected override string Operation => "all-reduce";
+
+    private protected override void FoldAll(PartialAttention state)
+    {
+        Context.Device.Copy(state.MaxRegion, _top);
+        Transport.AllReduce(_top, ReduceOperation.Max);
+        Context.Device.Weigh(state, _top, _unit, _numerator, _denominator);
+        Transport.AllReduce(_packed, ReduceOperation.Sum);
+        Context.Device.Unweigh(_top, _unit, _numerator, _denominator, state);
+    }
+}
