@@ -205,7 +205,7 @@ public sealed class InProcessTransport : ITransport
         }
 
         _group.Meet(Rank);
-        var memory = new InProcessPeerMemory(_group, _group.Peers[0], Rank);
+        PeerSlots memory = _group.Peers[0].ViewOf(Rank, _group.Members);
         _group.Meet(Rank);
         return memory;
     }

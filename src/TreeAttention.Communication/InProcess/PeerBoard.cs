@@ -4,37 +4,45 @@ using TreeAttention.Distributed;
 
 namespace TreeAttention.Communication;
 
-/// <summary>The memory behind <see cref="InProcessPeerMemory"/>: two sets of slots, and how many rounds each rank has published.</summary>
+/// <summary>The memory behind the <see cref="PeerSlots"/> of in-process ranks: the last rank that disposes of its view frees it.</summary>
 internal sealed class PeerBoard : IDisposable
 {
-    private const long SlotAlignment = 128; // two ranks never write one cache line, nor two that are fetched together
-    private const int CounterStride = 32;
-
     private readonly HostMemory _memory;
-    private readonly int[] _published;
-    private readonly long _slotBytes;
-    private readonly long _stride;
     private readonly int _ranks;
+    private readonly long _bytesPerRank;
     private int _users;
 
-    public PeerBoard(int ranks, long slotBytes)
+    public PeerBoard(int ranks, long bytesPerRank)
     {
-        _ranks = ranks;
-        _users = ranks;
-        _slotBytes = slotBytes;
-        _stride = (slotBytes + SlotAlignment - 1) / SlotAlignment * SlotAlignment;
-        _memory = new HostMemory(2 * ranks * _stride, ElementType.Byte);
-        _published = new int[ranks * CounterStride];
+        _memory = new HostMemory(PeerSlots.BytesFor(ranks, bytesPerRank), ElementType.Byte);
+        (_ranks, _bytesPerRank, _users) = (ranks, bytesPerRank, ranks);
     }
 
-    /// <summary>The slot of a rank in a round.</summary>
-    public Region Slot(int rank, int round) =>
-        _memory.Region.Slice((((round & 1) * _ranks) + rank) * _stride, _slotBytes);
+    /// <summary>One rank's view.</summary>
+    public PeerSlots ViewOf(int rank, GroupMembers members)
+    {
+        bool seenLost = false;
 
-    /// <summary>Rounds that a rank has published.</summary>
-    public ref int Published(int rank) => ref _published[rank * CounterStride];
+        // A rank may publish its last round and leave while this one still polls; so only the second look counts, after
+        // the awaited rounds were read once more.
+        void Check()
+        {
+            if (members.IsLost(GroupMembers.Any))
+            {
+                if (seenLost)
+                {
+                    members.ThrowLost(GroupMembers.Any);
+                }
 
-    /// <summary>A rank uses the memory no longer; the last one frees it.</summary>
+                seenLost = true;
+            }
+        }
+
+        bool polite = _ranks > Environment.ProcessorCount;
+        return new PeerSlots(_memory.Region.Address, rank, _ranks, _bytesPerRank, polite, Check, Dispose);
+    }
+
+    /// <summary>A rank uses the memory no longer.</summary>
     public void Dispose()
     {
         if (Interlocked.Decrement(ref _users) == 0)
