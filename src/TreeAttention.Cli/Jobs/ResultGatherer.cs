@@ -53,7 +53,7 @@ internal static class ResultGatherer
         mine.Scatter(shape, call.Indices, whole);
         for (int rank = 1; rank < group.Size; rank++)
         {
-            int[] indices = QueryLayout.IndicesOf(shape, call.Request.Layout, rank, group.Size);
+            int[] indices = QueryLayout.IndicesOf(QueryPlacement.Sharded, call.Request.Layout, shape, rank, group.Size);
             var theirs = new FinishedRows(shape, indices.Length);
             int from = rank;
             Move(theirs, region => transport.Receive(region, from));

@@ -19,9 +19,8 @@ internal sealed class ShardedCall : IDisposable
         Request = request;
         Single = request.Plan.Algorithm == AttentionAlgorithm.Single;
         Shards = new ShardMap(problem.Shape, request.Layout, Single ? 1 : group.Size, storageType, valuesInKeys);
-        Indices = request.Plan.Placement == QueryPlacement.Sharded
-            ? group.Together(() => QueryLayout.IndicesOf(problem.Shape, request.Layout, group.Rank, group.Size))
-            : AllQueries(problem.Shape);
+        Indices = group.Together(() =>
+            QueryLayout.IndicesOf(request.Plan.Placement, request.Layout, problem.Shape, group.Rank, group.Size));
         Shard = group.Together(() => loadShard(Shards.PlanOf(Single ? 0 : group.Rank)));
         Queries = group.Together(() => loadQueries(Indices));
         if (!Single)
@@ -60,16 +59,5 @@ internal sealed class ShardedCall : IDisposable
     {
         _group.Context.Device.Free(Shard.Contents);
         _group.Context.Device.Free(Queries.Values);
-    }
-
-    private static int[] AllQueries(AttentionShape shape)
-    {
-        int[] indices = new int[shape.QueryLength];
-        for (int i = 0; i < indices.Length; i++)
-        {
-            indices[i] = i;
-        }
-
-        return indices;
     }
 }

@@ -1,0 +1,72 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using TreeAttention.Communication;
+using TreeAttention.Devices;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Runtime;
+
+/// <summary>Brings the ranks of a group together, runs the same work on each, and ends them all with one code.</summary>
+public static class GroupLauncher
+{
+    /// <summary>Runs <paramref name="work"/> once on every rank of this process: on a thread each, or on the one rank that this process is.</summary>
+    /// <returns>What rank 0 of this process returned.</returns>
+    /// <exception cref="FaultException">The group cannot be formed, or a rank failed.</exception>
+    public static FaultCode Run(GroupOptions options, RuntimeEnvironment environment, Func<AttentionGroup, FaultCode> work)
+    {
+        RequireSupported(options);
+        TransportKind transport = options.Transport == TransportKind.Auto
+            ? environment.Launcher is null ? TransportKind.InProcess : TransportKind.Mpi
+            : options.Transport;
+        if (transport == TransportKind.Mpi)
+        {
+            return MpiGroup.Run(options, environment, work);
+        }
+
+        if (environment.Launcher is { Size: > 1 } launcher)
+        {
+            throw new FaultException(
+                FaultCode.RanksDisagree,
+                $"--transport in-process makes its ranks itself, but {launcher.Name} started {launcher.Size} processes. Leave --transport out, "
+                + "or start one process with --ranks.") { IsAgreed = true };
+        }
+
+        return RunInProcess(options, work);
+    }
+
+    internal static IDevice CreateDevice(GroupOptions options, int ranksOfNode) =>
+        new CpuDevice(options.Threads ?? Math.Max(1, Environment.ProcessorCount / ranksOfNode));
+
+    private static FaultCode RunInProcess(GroupOptions options, Func<AttentionGroup, FaultCode> work)
+    {
+        int ranks = options.Ranks ?? 1;
+        var results = new FaultCode[ranks];
+        using var group = InProcessGroup.Create(ranks, options.Nodes);
+        group.Run(rank =>
+        {
+            using IDevice device = CreateDevice(options, ranks);
+            var context = new RankContext(group.Transports[rank], device, group.Controls[rank]);
+            string description = ranks == 1 ? "1 rank in this process" : $"{ranks} in-process ranks";
+            results[rank] = work(new AttentionGroup(context, context.Transport.Nodes, description));
+        });
+        return results[0];
+    }
+
+    private static void RequireSupported(GroupOptions options)
+    {
+        if (options.Device == DeviceKind.Cuda)
+        {
+            throw new FaultException(
+                FaultCode.Unavailable, "--device cuda: this version computes on the CPU alone. Run with --device cpu, or leave --device out.")
+            { IsAgreed = true };
+        }
+
+        if (options.Transport == TransportKind.Nccl)
+        {
+            throw new FaultException(
+                FaultCode.Unavailable, "--transport nccl: this version has no GPU ranks to connect. Use --transport mpi or in-process.")
+            { IsAgreed = true };
+        }
+    }
+}
