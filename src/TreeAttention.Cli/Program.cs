@@ -11,7 +11,7 @@ internal static class Program
 {
     private static int Main(string[] arguments)
     {
-        var environment = RuntimeEnvironment.Read();
+        var environment = ProcessEnvironment.Read();
         bool speaks = environment.Launcher is not { Rank: > 0 };
         RootCommand root = BuildCommands(environment);
         ParseResult parsed = root.Parse(arguments, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
@@ -51,7 +51,7 @@ internal static class Program
         }
     }
 
-    private static RootCommand BuildCommands(RuntimeEnvironment environment)
+    private static RootCommand BuildCommands(ProcessEnvironment environment)
     {
         var root = new RootCommand(
             "Exact attention over contexts too long for one device: keys sharded over ranks, partial results merged in a tree.");
@@ -62,7 +62,7 @@ internal static class Program
         return root;
     }
 
-    private static int Launch(RuntimeEnvironment environment, GroupOptions options, Func<AttentionGroup, FaultCode> work) =>
+    private static int Launch(ProcessEnvironment environment, GroupOptions options, Func<AttentionGroup, FaultCode> work) =>
         (int)GroupLauncher.Run(options, environment, work);
 
     private static void ReportErrors(ParseResult parsed)

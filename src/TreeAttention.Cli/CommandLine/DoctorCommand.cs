@@ -15,7 +15,7 @@ internal static class DoctorCommand
     private const string NeededUnderLauncher = "MPI libraries";
 
     /// <summary>The command. It needs no group: every launched process looks at its machine, rank 0 tells.</summary>
-    public static Command Build(RuntimeEnvironment environment)
+    public static Command Build(ProcessEnvironment environment)
     {
         Option<bool> json = new("--json") { Description = "The last line of stdout is one JSON object." };
         var command = new Command("doctor", "Says what this machine has, what is missing, and how to get it.");
@@ -24,10 +24,10 @@ internal static class DoctorCommand
         return command;
     }
 
-    private static FaultCode Run(RuntimeEnvironment environment, bool json)
+    private static FaultCode Run(ProcessEnvironment environment, bool json)
     {
         IReadOnlyList<Finding> findings = MachineInspection.Inspect(environment);
-        bool works = environment.Launcher is null || findings.Single(finding => finding.Subject == NeededUnderLauncher).IsThere;
+        bool works = !environment.Launcher.IsPresent || findings.Single(finding => finding.Subject == NeededUnderLauncher).IsThere;
         if (environment.Launcher is not { Rank: > 0 })
         {
             Print(findings, works, json);

@@ -7,8 +7,14 @@ namespace TreeAttention.Cli;
 internal static class PaperFormulas
 {
     /// <summary>One comment line.</summary>
-    public static string Line(AttentionShape shape, int ranks) => string.Create(
-        CultureInfo.InvariantCulture,
-        $"# paper: ring moves 2btd·p = {ExpectedTraffic.PaperRingElements(shape, ranks):F0} elements in all, "
-        + $"tree 2(p-1)/p·(bd + 2bn) = {ExpectedTraffic.PaperTreeElements(shape, ranks):F1} elements a rank");
+    public static string Line(AttentionShape shape, int ranks)
+    {
+        int hidden = shape.QueryHeads * shape.ValueDim;
+        double ring = ExpectedTraffic.PaperRingElements(
+            shape.Batch, (double)shape.KeyLength / ranks, shape.KvHeads * shape.HeadDim, ranks);
+        double tree = ExpectedTraffic.PaperTreeElements(shape.Batch, hidden, shape.QueryHeads, ranks);
+        return string.Create(
+            CultureInfo.InvariantCulture,
+            $"# the paper's formulas: V_ring = 2btd·p = {ring:F0} elements, V_tree = 2(p-1)/p·(bd + 2bn) = {tree:F1} elements");
+    }
 }

@@ -13,11 +13,11 @@ public static class GroupLauncher
     /// <summary>Runs <paramref name="work"/> once on every rank of this process: on a thread each, or on the one rank that this process is.</summary>
     /// <returns>What rank 0 of this process returned.</returns>
     /// <exception cref="FaultException">The group cannot be formed, or a rank failed.</exception>
-    public static FaultCode Run(GroupOptions options, RuntimeEnvironment environment, Func<AttentionGroup, FaultCode> work)
+    public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
         RequireSupported(options);
         TransportKind transport = options.Transport == TransportKind.Auto
-            ? environment.Launcher is null ? TransportKind.InProcess : TransportKind.Mpi
+            ? environment.Launcher.IsPresent ? TransportKind.Mpi : TransportKind.InProcess
             : options.Transport;
         if (transport == TransportKind.Mpi)
         {

@@ -15,7 +15,7 @@ public static class MachineInspection
     private static readonly string[] _launchers = ["mpiexec.openmpi", "mpiexec.mpich", "mpiexec", "srun"];
 
     /// <summary>Looks at everything once.</summary>
-    public static IReadOnlyList<Finding> Inspect(RuntimeEnvironment environment)
+    public static IReadOnlyList<Finding> Inspect(ProcessEnvironment environment)
     {
         var libraries = new LibrarySearch(environment.LibraryPath);
         return
@@ -67,7 +67,7 @@ public static class MachineInspection
             : new Finding("MPI libraries", false, $"none of {string.Join(", ", _mpiSonames)}", "apt-get install openmpi-bin, or mpich; in-process ranks work without.");
     }
 
-    private static Finding Launchers(RuntimeEnvironment environment)
+    private static Finding Launchers(ProcessEnvironment environment)
     {
         string[] found = [.. _launchers
             .Select(name => environment.SearchPath.Select(folder => Path.Combine(folder, name)).FirstOrDefault(File.Exists))
@@ -77,9 +77,9 @@ public static class MachineInspection
             : new Finding("launchers", false, "neither mpiexec nor srun is on the path", "apt-get install openmpi-bin, or mpich.");
     }
 
-    private static Finding Launched(RuntimeEnvironment environment) => new(
+    private static Finding Launched(ProcessEnvironment environment) => new(
         "started by", true,
-        environment.Launcher is { } launcher ? $"{launcher.Name}: rank {launcher.Rank} of {launcher.Size}" : "no launcher: in-process ranks");
+        environment.Launcher is { IsPresent: true } launcher ? $"{launcher.Name}: rank {launcher.Rank} of {launcher.Size}" : "no launcher: in-process ranks");
 
     private static Finding Library(LibrarySearch libraries, string subject, string[] sonames, string wayOut)
     {
