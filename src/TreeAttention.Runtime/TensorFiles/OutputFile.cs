@@ -28,7 +28,10 @@ internal sealed class OutputFile : IDisposable
         try
         {
             // A link stays a link: what it leads to is replaced.
-            _target = _isStream ? path : File.ResolveLinkTarget(path, returnFinalTarget: true)?.FullName ?? Path.GetFullPath(path);
+            bool isLink = !_isStream && new FileInfo(path).LinkTarget is not null;
+            _target = _isStream ? path
+                : isLink ? File.ResolveLinkTarget(path, returnFinalTarget: true)!.FullName
+                : Path.GetFullPath(path);
         }
         catch (Exception error) when (IsFileFault(error))
         {
