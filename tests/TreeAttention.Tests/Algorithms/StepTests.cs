@@ -1,0 +1,160 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using TreeAttention.Distributed;
+using Xunit;
+
+namespace TreeAttention.Tests;
+
+/// <summary>What a step counts, allocates, refuses and leaves behind.</summary>
+public sealed class StepTests
+{
+    private static readonly AttentionCase _attention = AttentionCases.All[2];
+
+    public static TheoryData<AttentionAlgorithm, ReductionKind, QueryPlacement> Plans
+    {
+        get
+        {
+            var data = new TheoryData<AttentionAlgorithm, ReductionKind, QueryPlacement>();
+            foreach (ReductionKind kind in Enum.GetValues<ReductionKind>().Where(kind => kind != ReductionKind.Auto))
+            {
+                data.Add(AttentionAlgorithm.Tree, kind, QueryPlacement.Replicated);
+            }
+
+            foreach (AttentionAlgorithm ring in new[] { AttentionAlgorithm.Ring, AttentionAlgorithm.RingNoOverlap, AttentionAlgorithm.RingQuery })
+            {
+                data.Add(ring, ReductionKind.Auto, QueryPlacement.Replicated);
+                data.Add(ring, ReductionKind.Auto, QueryPlacement.Sharded);
+            }
+
+            return data;
+        }
+    }
+
+    [Theory, MemberData(nameof(Plans))]
+    public void Counted_traffic_and_memory_are_what_the_formulas_say(
+        AttentionAlgorithm algorithm, ReductionKind reduction, QueryPlacement placement)
+    {
+        var plan = new AttentionPlan(algorithm, reduction, placement);
+        foreach (int ranks in new[] { 1, 2, 3, 4, 5, 8 })
+        {
+            foreach (AttentionCase attention in AttentionCases.All)
+            {
+                foreach (ShardLayout layout in LayoutsFor(plan, attention, ranks))
+                {
+                    (TrafficForecast traffic, long peak) = Measure(attention, layout, plan, ranks);
+
+                    ShardMap shards = attention.ShardsFor(layout, ranks);
+                    Assert.Equal(ExpectedTraffic.Of(plan, shards, new int[ranks]), traffic);
+                    Assert.Equal(ExpectedTraffic.StepBytes(plan, shards), peak);
+                }
+            }
+        }
+    }
+
+    [Fact]
+    public void The_ring_sends_p_minus_1_shards_and_the_butterfly_states_times_exchanges()
+    {
+        // 29 keys over 4 ranks: shards of 8, 7, 7, 7 keys; the busiest rank sends all but one of 7.
+        ShardMap shards = _attention.ShardsFor(ShardLayout.Contiguous, 4);
+        long keyBytes = 2 * 2 * (5 + 3) * sizeof(float);
+        long stateBytes = 2 * 4 * 3 * (3 + 2) * sizeof(float);
+        var ring = new AttentionPlan(AttentionAlgorithm.Ring, ReductionKind.Auto, QueryPlacement.Replicated);
+        var butterfly = new AttentionPlan(AttentionAlgorithm.Tree, ReductionKind.Butterfly, QueryPlacement.Replicated);
+
+        Assert.Equal(new TrafficForecast((8 + 7 + 7) * keyBytes, 3, 0), ExpectedTraffic.Of(ring, shards, [0, 0, 0, 0]));
+        Assert.Equal(new TrafficForecast(2 * stateBytes, 2, 0), ExpectedTraffic.Of(butterfly, shards, [0, 0, 0, 0]));
+        Assert.Equal((2 * 8 * keyBytes) + (2 * stateBytes), ExpectedTraffic.StepBytes(ring, shards));
+    }
+
+    [Fact]
+    public void The_papers_formulas_are_those_of_its_section_on_volume()
+    {
+        Assert.Equal(2.0 * 1 * 1000 * 2048 * 8, ExpectedTraffic.PaperRingElements(1, 1000, 2048, 8));
+        Assert.Equal(2 * 7 / 8.0 * (2048 + (2 * 16)), ExpectedTraffic.PaperTreeElements(1, 2048, 16, 8));
+    }
+
+    [Theory, MemberData(nameof(Plans))]
+    public void A_run_allocates_no_managed_memory(AttentionAlgorithm algorithm, ReductionKind reduction, QueryPlacement placement)
+    {
+        var plan = new AttentionPlan(algorithm, reduction, placement);
+        ShardLayout layout = reduction == ReductionKind.Lanes ? ShardLayout.Lanes : ShardLayout.Zigzag;
+
+        RankThreads.Run(3, context => WithStep(context, _attention, layout, plan, (step, queries, shard) =>
+        {
+            step.Run(queries, shard);
+            step.Run(queries, shard);
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            for (int run = 0; run < 10; run++)
+            {
+                step.Run(queries, shard);
+            }
+
+            Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        }));
+    }
+
+    [Theory, MemberData(nameof(Plans))]
+    public void A_second_run_gives_the_same_bits_and_its_own_times(
+        AttentionAlgorithm algorithm, ReductionKind reduction, QueryPlacement placement)
+    {
+        var plan = new AttentionPlan(algorithm, reduction, placement);
+        ShardLayout layout = reduction == ReductionKind.Lanes ? ShardLayout.Lanes : ShardLayout.Zigzag;
+
+        RankThreads.Run(3, context => WithStep(context, _attention, layout, plan, (step, queries, shard) =>
+        {
+            float[] first = step.Run(queries, shard).Region.AsSpan<float>().ToArray();
+            for (int run = 0; run < 20; run++)
+            {
+                Assert.True(Bits.Equal(first, step.Run(queries, shard).Region.AsSpan<float>()));
+            }
+
+            Assert.True(step.Times.ComputeTicks > 0 && step.Times.CommunicationTicks > 0);
+            Assert.Equal(reduction, step.Reduction);
+        }));
+    }
+
+    private static IEnumerable<ShardLayout> LayoutsFor(AttentionPlan plan, AttentionCase attention, int ranks) =>
+        plan.Reduction == ReductionKind.Lanes
+            ? [ShardLayout.Lanes]
+            : AttentionCases.LayoutsFor(attention.Shape, ranks).Where(layout => plan.Placement == QueryPlacement.Replicated
+                || attention.Shape.QueryLength == attention.Shape.KeyLength || !layout.Name.StartsWith("lengths", StringComparison.Ordinal));
+
+    private static (TrafficForecast Traffic, long Peak) Measure(AttentionCase attention, ShardLayout layout, AttentionPlan plan, int ranks)
+    {
+        var counted = new TrafficForecast[ranks];
+        long[] peaks = new long[ranks];
+        RankThreads.Run(ranks, context =>
+        {
+            int rank = context.Transport.Rank;
+            long before = 0;
+            WithStep(
+                context, attention, layout, plan,
+                (step, queries, shard) =>
+                {
+                    Traffic traffic = context.Transport.Traffic;
+                    peaks[rank] = context.Device.Memory.PeakBytes - before;
+                    traffic.Reset();
+                    step.Run(queries, shard);
+                    counted[rank] = new TrafficForecast(traffic.BytesSent, traffic.Messages, traffic.Collectives);
+                },
+                () => before = context.Device.Memory.Bytes);
+        });
+        return (
+            new TrafficForecast(counted.Max(one => one.Bytes), counted.Max(one => one.Messages), counted.Max(one => one.Collectives)),
+            peaks.Max());
+    }
+
+    private static void WithStep(
+        RankContext context, AttentionCase attention, ShardLayout layout, AttentionPlan plan,
+        Action<AttentionStep, QueryBlock, KeyValueShard> body, Action? beforeCreate = null)
+    {
+        ShardMap shards = attention.ShardsFor(layout, context.Transport.Size);
+        int[] indices = QueryLayout.IndicesOf(plan.Placement, layout, attention.Shape, context.Transport.Rank, context.Transport.Size);
+        QueryBlock queries = attention.QueriesOn(context.Device, indices);
+        KeyValueShard shard = attention.ShardOn(context.Device, shards, context.Transport.Rank);
+        beforeCreate?.Invoke();
+        using var step = AttentionStep.Create(context, attention.Problem, shards, plan, indices.Length);
+        body(step, queries, shard);
+    }
+}
