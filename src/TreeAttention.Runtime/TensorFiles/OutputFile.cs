@@ -146,7 +146,8 @@ internal sealed class OutputFile : IDisposable
         }
         catch (IOException error) when (bytes > 0 && error is not (DirectoryNotFoundException or FileNotFoundException))
         {
-            throw WritingFailed($"no room could be reserved for its {bytes} bytes; the disk is full, or takes no files of this size", error);
+            throw WritingFailed(
+                $"no room could be reserved for its {bytes} bytes; the disk is full, or the file too large for it", error);
         }
         catch (Exception error) when (IsFileFault(error))
         {
