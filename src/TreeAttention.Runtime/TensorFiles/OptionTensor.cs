@@ -67,7 +67,8 @@ public static class OptionTensor
         if (!isWanted(view.Type))
         {
             throw new FaultException(
-                FaultCode.BadInput, $"{optionName} {spec} holds {view.Type.ShortName()}: it must hold {wanted}. Convert it with numpy's astype.");
+                FaultCode.BadInput,
+                $"{optionName} {spec} holds {view.Type.ShortName()}: it must hold {wanted}. Convert it with numpy's astype.");
         }
 
         if (view.Count > Array.MaxLength)

@@ -72,7 +72,7 @@ internal sealed class OutputFile : IDisposable
         }
         catch (Exception error) when (IsFileFault(error))
         {
-            throw WritingFailed(error);
+            throw WritingFailed(Reason(error), error);
         }
     }
 
@@ -104,7 +104,7 @@ internal sealed class OutputFile : IDisposable
         }
         catch (Exception error) when (IsFileFault(error))
         {
-            throw WritingFailed(error);
+            throw WritingFailed(Reason(error), error);
         }
     }
 
@@ -146,7 +146,8 @@ internal sealed class OutputFile : IDisposable
         }
         catch (IOException error) when (bytes > 0 && error is not (DirectoryNotFoundException or FileNotFoundException))
         {
-            throw WritingFailed(error);
+            throw WritingFailed(
+                $"no room could be reserved for its {bytes} bytes; the disk is full, or the file too large for it", error);
         }
         catch (Exception error) when (IsFileFault(error))
         {
@@ -194,9 +195,9 @@ internal sealed class OutputFile : IDisposable
     private FaultException Exists() =>
         new(FaultCode.CannotCreate, $"{_path} exists already and is left as it is. Choose another output file, or give --force.");
 
-    private FaultException WritingFailed(Exception error) => new(
+    private FaultException WritingFailed(string reason, Exception error) => new(
         FaultCode.InputOutput,
-        $"Writing {_path} failed after {_written} bytes: {Reason(error)}. "
+        $"Writing {_path} failed after {_written} bytes: {reason}. "
             + (_isStream ? "" : "Nothing half-written is left, and an earlier file is as it was. ")
             + "Free some space or choose another output file.",
         error);

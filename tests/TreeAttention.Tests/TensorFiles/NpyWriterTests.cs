@@ -207,6 +207,7 @@ public class NpyWriterTests : TensorFileTestBase
         writer.Dispose();
 
         Assert.Equal(FaultCode.InputOutput, fault.Code);
+        Assert.Contains($"{(1L << 46) + 128} bytes", fault.Message, StringComparison.Ordinal);
         Assert.Equal([1, 2, 3], File.ReadAllBytes(path));
         AssertNothingElse("out.npy");
     }
