@@ -1,0 +1,42 @@
+using System;
+
+namespace TreeAttention.Devices;
+
+/// <summary>Brings scores of any size into fp32's range without changing their order: max and sum of a partial are fp32.</summary>
+/// <remarks>
+/// Below 2^30 a score stays a double: its distance from the rounded maximum is at most 32, so e^distance fits a sum. From
+/// there on scores are rounded to fp32 first, so that their differences are exact; the spacing is 64 or more there, and
+/// all that counts is which is largest. Beyond 2^100 the exponents up to 2^400 (no product of three fp32 numbers is
+/// larger) are squeezed into what is left below 2^128, linear in the bits of the double: neighbours that differ by 2·10^-6 stay apart.
+/// </remarks>
+internal static class ScoreRange
+{
+    /// <summary>Scores below this magnitude are left as they are.</summary>
+    internal const double Untouched = 1 << 30;
+
+    private const double Squeezed = 1267650600228229401496703205376d; // 2^100
+    private const double Largest = 2.5822498780869086e120; // 2^400
+
+    /// <summary>The score as max and sum may hold it. NaN and ±∞ stay what they are.</summary>
+    internal static double Settle(double score)
+    {
+        double magnitude = Math.Abs(score);
+        if (magnitude < Untouched || !double.IsFinite(score))
+        {
+            return score;
+        }
+
+        return magnitude <= Squeezed ? (float)score : Math.CopySign(Squeeze(magnitude), score);
+    }
+
+    private static float Squeeze(double magnitude)
+    {
+        const float Lowest = 1.2676506e30f;
+        const int Steps = (27 << 23) + (7 << 20); // 27.875 binades of floats from 2^100 on
+        double from = BitConverter.DoubleToInt64Bits(Squeezed);
+        double to = BitConverter.DoubleToInt64Bits(Largest);
+        double at = BitConverter.DoubleToInt64Bits(Math.Min(magnitude, Largest));
+        int step = (int)((at - from) / (to - from) * Steps);
+        return BitConverter.Int32BitsToSingle(BitConverter.SingleToInt32Bits(Lowest) + step);
+    }
+}

@@ -1,0 +1,155 @@
+using System;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>One worker's attention over pages for one row tile at a time: sends each row of each page to the kernel that is exact enough.</summary>
+internal abstract unsafe class TileWorker : IDisposable
+{
+    /// <summary>Makes room for tiles of so many rows, so that later calls allocate nothing on the managed heap.</summary>
+    internal abstract void Reserve(int rows);
+
+    /// <summary>Takes a tile of query rows.</summary>
+    internal abstract void Load(AttentionProblem problem, QueryBlock queries, int batch, int kvHead, int first, int count);
+
+    /// <summary>Attention of the tile over pages <paramref name="first"/> to <paramref name="end"/> - 1 of the plan, from scratch.</summary>
+    /// <param name="shard">The shard.</param>
+    /// <param name="first">Index of the first page in the plan.</param>
+    /// <param name="end">Index after the last page.</param>
+    /// <param name="into">The tile's rows; what they held is replaced.</param>
+    internal abstract void Attend(KeyValueShard shard, int first, int end, StateRows into);
+
+    /// <inheritdoc/>
+    public abstract void Dispose();
+}
+
+/// <summary>The worker over one kernel and storage type.</summary>
+internal sealed unsafe class TileWorker<TElement>(TileKernel kernel, MemoryAccount account) : TileWorker
+    where TElement : struct, IStoredElement
+{
+    // Sums of such values over 2^28 keys stay inside fp32's range.
+    private const float LargestFastValue = 1e30f;
+
+    // Running sums are closed and merged after so many pages: rounding errors add up over 16,384 keys, not over the context.
+    private const int ChapterPages = 32;
+
+    private readonly Scratch _chapter = new(account);
+    private readonly RowTile _tile = new();
+    private readonly PageView _page = new();
+    private readonly PreciseKernel<TElement> _precise = new(account);
+    private KeyInterval[] _preciseIndices = [];
+
+    internal override void Reserve(int rows)
+    {
+        if (_preciseIndices.Length < rows)
+        {
+            _preciseIndices = new KeyInterval[rows];
+            _tile.Reserve(rows);
+            _page.Reserve(rows);
+            kernel.Reserve(rows);
+            _precise.Reserve(rows);
+        }
+    }
+
+    internal override void Load(AttentionProblem problem, QueryBlock queries, int batch, int kvHead, int first, int count)
+    {
+        Reserve(count);
+        _tile.Take(problem, queries, batch, kvHead, first, count);
+        kernel.Load(_tile);
+        _precise.Load();
+    }
+
+    internal override void Attend(KeyValueShard shard, int first, int end, StateRows into)
+    {
+        AttendChapter(shard, first, Math.Min(first + ChapterPages, end), into);
+        if (first + ChapterPages < end)
+        {
+            var chapter = StateRows.At(_chapter.Floats(PartialAttention.FloatsFor(into.Rows, into.ValueDim)), into.Rows, into.ValueDim);
+            for (int page = first + ChapterPages; page < end; page += ChapterPages)
+            {
+                AttendChapter(shard, page, Math.Min(page + ChapterPages, end), chapter);
+                into.FoldFrom(chapter);
+            }
+        }
+    }
+
+    public override void Dispose()
+    {
+        kernel.Dispose();
+        _precise.Dispose();
+        _chapter.Dispose();
+    }
+
+    private void AttendChapter(KeyValueShard shard, int first, int end, StateRows into)
+    {
+        kernel.Reset();
+        _precise.Reset();
+        for (int page = first; page < end; page++)
+        {
+            if (_page.Take(shard.Plan.Pages[page].Span, _tile))
+            {
+                Locate(shard, page, end);
+                AttendPage(shard.Limits[(page * shard.Plan.Shape.KvHeads) + _tile.KvHead]);
+            }
+        }
+
+        kernel.Finish((float*)into.Output, (float*)into.Max, (float*)into.Sum);
+        _precise.FoldInto(_tile, (float*)into.Output, (float*)into.Max, (float*)into.Sum);
+    }
+
+    private void Locate(KeyValueShard shard, int page, int end)
+    {
+        _page.Keys = KeysOf(shard, page);
+        _page.NextKeys = page + 1 < end ? KeysOf(shard, page + 1) : _page.Keys;
+        _page.KeyStride = (nint)shard.Plan.Shape.HeadDim * TElement.Size;
+        _page.ValueStride = (nint)shard.Plan.ValueStride * TElement.Size;
+        KeyPage place = shard.Plan.Pages[page];
+        long values = place.ValueOffset + ((long)_tile.KvHead * place.Span.Count * shard.Plan.ValueStride);
+        _page.Values = (byte*)shard.Contents.Address + (values * TElement.Size);
+    }
+
+    private byte* KeysOf(KeyValueShard shard, int page)
+    {
+        KeyPage place = shard.Plan.Pages[page];
+        long keys = place.KeyOffset + ((long)_tile.KvHead * place.Span.Count * shard.Plan.Shape.HeadDim);
+        return (byte*)shard.Contents.Address + (keys * TElement.Size);
+    }
+
+    private void AttendPage(PageLimits limits)
+    {
+        bool anyFast = false;
+        bool anyPrecise = false;
+        for (int row = 0; row < _tile.Count; row++)
+        {
+            KeyInterval seen = _page.Indices[row];
+            bool isPrecise = !seen.IsEmpty && !IsFast(row, limits);
+            _preciseIndices[row] = isPrecise ? seen : default;
+            _page.Indices[row] = isPrecise ? default : seen;
+            anyPrecise |= isPrecise;
+            anyFast |= !isPrecise && !seen.IsEmpty;
+        }
+
+        if (anyPrecise)
+        {
+            _precise.Attend(_tile, _page, _preciseIndices);
+        }
+
+        if (anyFast && (!anyPrecise || _page.FindHull(_tile.Count)))
+        {
+            kernel.Attend(_tile, _page);
+        }
+    }
+
+    // Written so that NaN and ∞ are not fast.
+    private bool IsFast(int row, PageLimits limits)
+    {
+        double magnitude = _tile.Magnitude[row];
+        AttentionMask mask = _tile.Problem.Mask;
+        double bias = mask.HasBias
+            ? mask.LargestBias(_tile.Batch, _tile.Head[row], _tile.Index[row], _page.Span.FirstPosition, _page.Span.LastPosition)
+            : 0;
+        return magnitude <= kernel.QueryLimit
+            && (magnitude * limits.LargestKeyNorm) + bias <= kernel.ScoreLimit
+            && limits.LargestValue <= LargestFastValue;
+    }
+}

@@ -1,0 +1,22 @@
+using System.Runtime.CompilerServices;
+
+namespace TreeAttention.Devices;
+
+/// <summary>binary32 storage.</summary>
+internal readonly unsafe struct Float32Element : IStoredElement
+{
+    public static int Size => sizeof(float);
+
+    public static float Shift => 1f;
+
+    // Rounding a dot product of |q||k||scale| <= 64 moves the score by about 64·2^-24·√steps < 1e-5.
+    public static double ScoreLimit => 64;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TVector Load<TWidth, TVector>(byte* source)
+        where TWidth : struct, IVectorWidth<TVector>
+        where TVector : struct => TWidth.Load((float*)source);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static double ToDouble(byte* source) => *(float*)source;
+}
