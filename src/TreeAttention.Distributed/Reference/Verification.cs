@@ -90,9 +90,10 @@ public static class Verification
             if (Math.Max(ratio, lseRatio) > worstRatio)
             {
                 worstRatio = Math.Max(ratio, lseRatio);
-                worst = ratio >= lseRatio
-                    ? worst with { ErrorMax = measure.Output.Error, ErrorBound = bound, WorstRow = Describe(measure.Row, $"output[dim {measure.Output.Index}]", measure.Output) }
-                    : worst with { ErrorMax = measure.LogSumExp.Error, ErrorBound = lseBound, WorstRow = Describe(measure.Row, "lse", measure.LogSumExp) };
+                (Deviation deviation, double limit, string number) = ratio >= lseRatio
+                    ? (measure.Output, bound, $"output[dim {measure.Output.Index}]")
+                    : (measure.LogSumExp, lseBound, "lse");
+                worst = worst with { ErrorMax = deviation.Error, ErrorBound = limit, WorstRow = Describe(measure.Row, number, deviation) };
             }
         }
 
@@ -156,7 +157,8 @@ public static class Verification
             naiveError, naiveLseError);
     }
 
-    // Where the naive computation overflows there is no twice its error, and the limit alone holds. The smallest float is added because nothing smaller can be told apart.
+    // Where the naive computation overflows there is no twice its error, and the limit alone holds. The smallest float is
+    // added because nothing smaller can be told apart.
     private static double OutputBound(RowMeasure measure, ElementType storage, bool rounded, double naiveError)
     {
         double floor = (measure.Magnitude * Math.ScaleB(1, -22)) + float.Epsilon;
