@@ -10,6 +10,11 @@ internal sealed class RandomStates(int rows, int valueDim, int seed) : IDisposab
     private static readonly float[] _special =
         [0f, -0f, float.NaN, float.PositiveInfinity, float.NegativeInfinity, float.Epsilon, -1e-40f, float.MaxValue, float.MinValue];
 
+    // A row that has seen a key has a positive sum and, unless it is not finite, a maximum above -∞.
+    private static readonly float[] _specialSums = [float.NaN, float.PositiveInfinity, float.Epsilon, 1e-40f, float.MaxValue];
+    private static readonly float[] _specialMaxima =
+        [0f, -0f, float.NaN, float.PositiveInfinity, float.Epsilon, -1e-40f, float.MaxValue, float.MinValue];
+
     private readonly List<HostMemory> _memories = [];
     private readonly Random _random = new(seed);
 
@@ -52,8 +57,8 @@ internal sealed class RandomStates(int rows, int valueDim, int seed) : IDisposab
 
         for (int row = 0; row < rows; row++)
         {
-            state.Max[row] = _random.Next(4) == 0 ? _special[_random.Next(_special.Length)] : state.Max[row];
-            state.Sum[row] = _random.Next(4) == 0 ? _special[_random.Next(_special.Length)] : state.Sum[row];
+            state.Max[row] = _random.Next(4) == 0 ? _specialMaxima[_random.Next(_specialMaxima.Length)] : state.Max[row];
+            state.Sum[row] = _random.Next(4) == 0 ? _specialSums[_random.Next(_specialSums.Length)] : state.Sum[row];
             if (_random.Next(4) == 0)
             {
                 state.Output.Slice(row * valueDim, valueDim).Clear();
