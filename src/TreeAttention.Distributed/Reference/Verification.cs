@@ -12,9 +12,9 @@ namespace TreeAttention.Distributed;
 /// 1e-5 · max(1, |lse|).
 /// f16, bf16: within twice the largest error of the naive computation in that type over the compared rows, plus 1e-5, and
 /// never further than 1e-2 of the row's own largest value; the log-sum-exp likewise, relative to max(1, |lse|). Where wider
-/// keys or values are rounded for storage, no computation on what was stored can promise the 1e-2: there it gives way to two
-/// units of roundoff of the weighted mean of |value| and to twice the naive error of the row itself, and the log-sum-exp has
-/// the first rule alone.
+/// keys or values are rounded for storage, no computation on what was stored can promise the 1e-2: there it gives way to
+/// the naive computation's own share: twice the largest naive error relative to its row, and two units of roundoff of the
+/// weighted mean of |value|. Twice the naive error still holds.
 /// -∞ is matched by -∞ alone, NaN by nothing but a NaN of the reference.
 /// </remarks>
 public static class Verification
@@ -77,7 +77,9 @@ public static class Verification
         }
 
         bool rounded = key.Type != storage || value.Type != storage;
-        double naiveOutput = measures.Select(measure => Finite(measure.NaiveOutputError)).DefaultIfEmpty().Max();
+        (double, double) naiveOutput = (
+            measures.Select(measure => Finite(measure.NaiveOutputError)).DefaultIfEmpty().Max(),
+            measures.Select(measure => Finite(measure.NaiveOutputError / measure.Largest)).DefaultIfEmpty().Max());
         double naiveLse = measures.Select(measure => Finite(measure.NaiveLseError)).DefaultIfEmpty().Max();
         long wrong = 0;
         var worst = new VerificationReport(0, 0, 0, rows.Count, null);
@@ -161,7 +163,8 @@ public static class Verification
 
     // Where the naive computation overflows there is no twice its error, and the limit alone holds. The smallest float is
     // added because nothing smaller can be told apart.
-    private static double OutputBound(RowMeasure measure, ElementType storage, bool rounded, double naiveError)
+    private static double OutputBound(
+        RowMeasure measure, ElementType storage, bool rounded, (double Absolute, double Relative) naive)
     {
         double floor = (measure.Magnitude * Math.ScaleB(1, -22)) + float.Epsilon;
         if (storage == ElementType.Float32)
@@ -173,10 +176,10 @@ public static class Verification
         double limit = LimitOf16Bits * measure.Largest;
         if (rounded)
         {
-            limit = Math.Max(limit, 2 * Math.Max(roundoff * measure.Magnitude, Finite(measure.NaiveOutputError)));
+            limit = (Math.Max(LimitOf16Bits, 2 * naive.Relative) * measure.Largest) + (2 * roundoff * measure.Magnitude);
         }
 
-        return Math.Max(floor, Math.Min((2 * Math.Max(naiveError, measure.NaiveOutputError)) + Relative, limit));
+        return Math.Max(floor, Math.Min((2 * Math.Max(naive.Absolute, measure.NaiveOutputError)) + Relative, limit));
     }
 
     private static double LogSumExpBound(RowMeasure measure, ElementType storage, bool rounded, double naiveError)
