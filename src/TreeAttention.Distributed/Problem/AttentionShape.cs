@@ -28,7 +28,9 @@ public sealed record AttentionShape(
     {
         if (Batch < 0 || QueryLength < 0 || KeyLength < 0 || QueryHeads < 1 || KvHeads < 1)
         {
-            throw new ShapeMismatchException($"{this}: lengths must not be negative and there must be at least one head.");
+            throw new ShapeMismatchException(
+                $"Batch {Batch}, query length {QueryLength}, key length {KeyLength}, {QueryHeads} query heads, {KvHeads} KV heads: "
+                + "lengths must not be negative and there must be at least one head.");
         }
 
         if (QueryHeads % KvHeads != 0)
