@@ -13,10 +13,10 @@ internal static class Float8E4M3
     private const int DroppedBits = 20;
     private const uint ExponentShift = (127 - 7) << 3;
 
-    private static readonly float[] Values = AllValues();
+    private static readonly float[] _values = AllValues();
 
     /// <summary>The value of an encoding, exactly.</summary>
-    public static float ToSingle(byte encoded) => Values[encoded];
+    public static float ToSingle(byte encoded) => _values[encoded];
 
     /// <summary>The nearest encoding, ties to even; larger values and infinities saturate, NaN stays NaN.</summary>
     public static byte FromSingle(float value)

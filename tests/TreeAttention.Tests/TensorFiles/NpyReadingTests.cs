@@ -8,7 +8,7 @@ namespace TreeAttention.Tests;
 
 public class NpyReadingTests : TensorFileTestBase
 {
-    private static readonly float[] Six = [1, 2, 3, 4, 5, 6];
+    private static readonly float[] _six = [1, 2, 3, 4, 5, 6];
 
     [Theory]
     [InlineData(1)]
@@ -16,7 +16,7 @@ public class NpyReadingTests : TensorFileTestBase
     [InlineData(3)]
     public void Every_version_of_the_format_is_read(byte major)
     {
-        string path = Save(TensorFileBytes.Npy("<f4", false, "(2, 3)", TensorFileBytes.Floats(Six), major), "a.npy");
+        string path = Save(TensorFileBytes.Npy("<f4", false, "(2, 3)", TensorFileBytes.Floats(_six), major), "a.npy");
 
         using var file = TensorFile.Open(path, "query");
 
@@ -24,7 +24,7 @@ public class NpyReadingTests : TensorFileTestBase
         Assert.Equal(ElementType.Float32, file.View.Type);
         Assert.Equal([2, 3], file.View.Shape);
         Assert.Equal([3, 1], file.View.Strides);
-        Assert.Equal(Six, Elements(file.View));
+        Assert.Equal(_six, Elements(file.View));
     }
 
     [Fact]
@@ -35,7 +35,7 @@ public class NpyReadingTests : TensorFileTestBase
         using var file = TensorFile.Open(path, "query");
 
         Assert.Equal([1, 2], file.View.Strides);
-        Assert.Equal(Six, Elements(file.View));
+        Assert.Equal(_six, Elements(file.View));
     }
 
     [Theory]
@@ -192,7 +192,7 @@ public class NpyReadingTests : TensorFileTestBase
     [Fact]
     public void Every_cut_of_a_file_is_refused_and_only_the_whole_is_read()
     {
-        byte[] whole = TensorFileBytes.Npy("<f4", false, "(2, 3)", TensorFileBytes.Floats(Six));
+        byte[] whole = TensorFileBytes.Npy("<f4", false, "(2, 3)", TensorFileBytes.Floats(_six));
 
         for (int length = 0; length <= whole.Length; length++)
         {
@@ -214,8 +214,8 @@ public class NpyReadingTests : TensorFileTestBase
     [Fact]
     public void Every_flipped_bit_and_every_other_byte_of_a_header_is_read_safely_or_refused()
     {
-        byte[] whole = TensorFileBytes.Npy("<f4", false, "(2, 3)", TensorFileBytes.Floats(Six));
-        int header = whole.Length - (4 * Six.Length);
+        byte[] whole = TensorFileBytes.Npy("<f4", false, "(2, 3)", TensorFileBytes.Floats(_six));
+        int header = whole.Length - (4 * _six.Length);
         int read = 0;
 
         for (int at = 0; at < header; at++)

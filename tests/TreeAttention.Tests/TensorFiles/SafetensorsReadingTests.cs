@@ -17,12 +17,12 @@ public class SafetensorsReadingTests : TensorFileTestBase
         """;
 
     // 1 and -2 as bf16, then 3 and 4 as f32.
-    private static readonly byte[] TwoTensorsData = [0x80, 0x3F, 0x00, 0xC0, .. TensorFileBytes.Floats(3, 4)];
+    private static readonly byte[] _twoTensorsData = [0x80, 0x3F, 0x00, 0xC0, .. TensorFileBytes.Floats(3, 4)];
 
     [Fact]
     public void A_named_tensor_is_found_among_others_that_lie_in_another_order()
     {
-        string path = Save(TensorFileBytes.Safetensors(TwoTensors, TwoTensorsData), "m.safetensors");
+        string path = Save(TensorFileBytes.Safetensors(TwoTensors, _twoTensorsData), "m.safetensors");
 
         using var key = TensorFile.Open(path + ":k", "key");
         using var value = TensorFile.Open(path + ":layers.0:v", "value");
@@ -39,7 +39,7 @@ public class SafetensorsReadingTests : TensorFileTestBase
         string one = Save(
             TensorFileBytes.Safetensors("""{"w":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}   """, TensorFileBytes.Floats(5)),
             "one.safetensors");
-        string two = Save(TensorFileBytes.Safetensors(TwoTensors, TwoTensorsData), "two.safetensors");
+        string two = Save(TensorFileBytes.Safetensors(TwoTensors, _twoTensorsData), "two.safetensors");
 
         using var only = TensorFile.Open(one, "key");
 
@@ -54,7 +54,7 @@ public class SafetensorsReadingTests : TensorFileTestBase
     public void A_path_may_hold_colons_and_look_like_a_tensor_itself()
     {
         string folder = Directory.CreateDirectory(At("a.safetensors:b")).FullName;
-        byte[] bytes = TensorFileBytes.Safetensors(TwoTensors, TwoTensorsData);
+        byte[] bytes = TensorFileBytes.Safetensors(TwoTensors, _twoTensorsData);
         File.WriteAllBytes(Path.Join(folder, "c:d.safetensors"), bytes);
         File.WriteAllBytes(At("e.safetensors:f.npy"), TensorFileBytes.Npy("<f4", false, "()", TensorFileBytes.Floats(9)));
 
@@ -231,7 +231,7 @@ public class SafetensorsReadingTests : TensorFileTestBase
     [Fact]
     public void Every_cut_of_a_file_is_refused_and_only_the_whole_is_read()
     {
-        byte[] whole = TensorFileBytes.Safetensors(TwoTensors, TwoTensorsData);
+        byte[] whole = TensorFileBytes.Safetensors(TwoTensors, _twoTensorsData);
 
         for (int length = 0; length <= whole.Length; length++)
         {
@@ -244,8 +244,8 @@ public class SafetensorsReadingTests : TensorFileTestBase
     [Fact]
     public void Every_other_byte_in_a_header_is_read_safely_or_refused()
     {
-        byte[] whole = TensorFileBytes.Safetensors(TwoTensors, TwoTensorsData);
-        int header = whole.Length - TwoTensorsData.Length;
+        byte[] whole = TensorFileBytes.Safetensors(TwoTensors, _twoTensorsData);
+        int header = whole.Length - _twoTensorsData.Length;
         int refused = 0;
 
         for (int at = 0; at < header; at++)

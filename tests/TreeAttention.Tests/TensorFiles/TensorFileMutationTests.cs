@@ -7,10 +7,10 @@ namespace TreeAttention.Tests;
 public class TensorFileMutationTests : TensorFileTestBase
 {
     // A longer hunt sets this; the seed is in every failure.
-    private static readonly int Mutants =
+    private static readonly int _mutants =
         int.TryParse(Environment.GetEnvironmentVariable("TREEATTN_TEST_MUTANTS"), out int mutants) ? mutants : 20_000;
 
-    private static readonly byte[][] Fragments =
+    private static readonly byte[][] _fragments =
     [
         [.. "9223372036854775807"u8], [.. "-1"u8], [.. "0"u8], [.. "1e9"u8], [.. "{"u8], [.. "}"u8], [.. "["u8], [.. "]"u8], [.. "("u8], [.. ")"u8],
         [.. "\""u8], [.. "'"u8], [.. "\\u0061"u8], [.. "\\ud800"u8], [.. ","u8], [.. ":"u8], [.. "'shape'"u8], [.. "\"shape\""u8],
@@ -30,7 +30,7 @@ public class TensorFileMutationTests : TensorFileTestBase
         string spec = format == "npy" ? "m.npy" : "m.safetensors";
         int read = 0;
 
-        for (int seed = 0; seed < Mutants; seed++)
+        for (int seed = 0; seed < _mutants; seed++)
         {
             byte[] mutant = Mutate(whole, new Random(seed));
             string path = Overwrite(mutant, spec);
@@ -38,7 +38,7 @@ public class TensorFileMutationTests : TensorFileTestBase
         }
 
         // Both ends matter: were all refused, the mutants would test nothing behind the first check.
-        Assert.InRange(read, Mutants / 200, Mutants / 2);
+        Assert.InRange(read, _mutants / 200, _mutants / 2);
     }
 
     private static byte[] Mutate(byte[] whole, Random random)
@@ -47,7 +47,7 @@ public class TensorFileMutationTests : TensorFileTestBase
         for (int changes = random.Next(1, 4); changes > 0; changes--)
         {
             int at = random.Next(bytes.Count);
-            byte[] fragment = Fragments[random.Next(Fragments.Length)];
+            byte[] fragment = _fragments[random.Next(_fragments.Length)];
             switch (random.Next(6))
             {
                 case 0:
