@@ -1,6 +1,7 @@
 using System;
 using System.Buffers.Binary;
 using System.Collections.Generic;
+using System.Globalization;
 using System.Linq;
 using System.Text.Json;
 using TreeAttention.Distributed;
@@ -86,7 +87,8 @@ public sealed class AttentionGroup
             throw new FaultException(
                 FaultCode.RanksDisagree,
                 $"The {Size} ranks disagree on {differing.Length} setting(s); start every rank with the same arguments and files:\n"
-                + string.Join('\n', differing)) { IsAgreed = true };
+                + string.Join('\n', differing))
+            { IsAgreed = true };
         }
     }
 
@@ -123,7 +125,7 @@ public sealed class AttentionGroup
     {
         byte[] mine = fault is null
             ? []
-            : JsonSerializer.SerializeToUtf8Bytes([((int)fault.Code).ToString(), fault.Message], RuntimeJson.Default.StringArray);
+            : JsonSerializer.SerializeToUtf8Bytes([((int)fault.Code).ToString(CultureInfo.InvariantCulture), fault.Message], RuntimeJson.Default.StringArray);
         IReadOnlyList<byte[]> all = Context.Control.AllGather(mine);
         for (int rank = 0; rank < all.Count; rank++)
         {
@@ -133,7 +135,7 @@ public sealed class AttentionGroup
             }
 
             string[] found = JsonSerializer.Deserialize(all[rank], RuntimeJson.Default.StringArray)!;
-            throw new FaultException((FaultCode)int.Parse(found[0], System.Globalization.CultureInfo.InvariantCulture), found[1], fault)
+            throw new FaultException((FaultCode)int.Parse(found[0], CultureInfo.InvariantCulture), found[1], fault)
             {
                 Rank = rank,
                 IsAgreed = true,

@@ -1,6 +1,4 @@
 using System;
-using System.Collections.Generic;
-using System.Linq;
 using TreeAttention.Communication;
 using TreeAttention.Devices;
 using TreeAttention.Distributed;
@@ -29,7 +27,8 @@ public static class GroupLauncher
             throw new FaultException(
                 FaultCode.RanksDisagree,
                 $"--transport in-process makes its ranks itself, but {launcher.Name} started {launcher.Size} processes. Leave --transport out, "
-                + "or start one process with --ranks.") { IsAgreed = true };
+                + "or start one process with --ranks.")
+            { IsAgreed = true };
         }
 
         return RunInProcess(options, work);

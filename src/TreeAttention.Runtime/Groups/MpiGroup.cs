@@ -11,7 +11,7 @@ internal static class MpiGroup
     /// <summary>Joins the job, runs the work, leaves. A fault of this rank alone ends the whole job with its code.</summary>
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
-        using MpiWorld world = MpiWorld.Join(environment.Launcher, environment.MpiLibrary, Warn);
+        using var world = MpiWorld.Join(environment.Launcher, environment.MpiLibrary, Warn);
         try
         {
             return RunOn(world, options, work);
@@ -46,8 +46,8 @@ internal static class MpiGroup
             { IsAgreed = true };
         }
 
-        using MpiTransport transport = world.CreateTransport(options.Nodes);
-        using IControlPlane control = CreateControl(world, transport, options);
+        using MpiTransport transport = world.CreateTransport();
+        using IControlPlane control = null!;
         int ranksOfNode = world.Nodes.Count(node => node == world.Nodes[world.Rank]);
         using IDevice device = GroupLauncher.CreateDevice(options, ranksOfNode);
         var context = new RankContext(transport, device, control);

@@ -31,7 +31,7 @@ internal sealed class LibrarySearch
         var cache = new Dictionary<string, string>(StringComparer.Ordinal);
         try
         {
-            using var process = Process.Start(new ProcessStartInfo("/sbin/ldconfig", "-p") { RedirectStandardOutput = true, RedirectStandardError = true })!;
+            using Process process = Process.Start(new ProcessStartInfo("/sbin/ldconfig", "-p") { RedirectStandardOutput = true, RedirectStandardError = true })!;
             while (process.StandardOutput.ReadLine() is { } line)
             {
                 int arrow = line.IndexOf(" => ", StringComparison.Ordinal);

@@ -38,7 +38,7 @@ public static class MachineInspection
 
     private static Finding Memory()
     {
-        Dictionary<string, long> kilobytes = File.ReadLines("/proc/meminfo")
+        var kilobytes = File.ReadLines("/proc/meminfo")
             .Select(line => line.Split([':', ' '], StringSplitOptions.RemoveEmptyEntries))
             .Where(parts => parts.Length >= 2)
             .ToDictionary(parts => parts[0], parts => long.Parse(parts[1], CultureInfo.InvariantCulture));
