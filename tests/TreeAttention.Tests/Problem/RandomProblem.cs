@@ -15,10 +15,12 @@ namespace TreeAttention.Tests;
 public sealed record ProblemRecipe(
     int Seed, AttentionShape Shape, int[] Options, ElementType Type = ElementType.Float32, double Magnitude = 1, double ValueMagnitude = 1)
 {
+    private IEnumerable<string> UsedOptions =>
+        RandomProblem.OptionNames.Zip(Options, (name, level) => $"{name}={level}").Where((_, option) => Options[option] > 0);
+
     /// <inheritdoc/>
     public override string ToString() =>
-        $"seed {Seed}, {Shape}, options [{string.Join(", ", Options.Select((level, i) => (level, i)).Where(option => option.level > 0).Select(option => $"{RandomProblem.OptionNames[option.i]}={option.level}"))}], "
-        + $"{Type.ShortName()}, magnitudes {Magnitude} and {ValueMagnitude}";
+        $"seed {Seed}, {Shape}, options [{string.Join(", ", UsedOptions)}], {Type.ShortName()}, magnitudes {Magnitude} and {ValueMagnitude}";
 }
 
 /// <summary>A random attention call with its tensors: awkward sizes, any set of options, reproducible from one seed.</summary>
