@@ -40,6 +40,8 @@ internal static unsafe class HostRegions
     public static Span<float> Floats(Region region, long first, int count) =>
         MemoryMarshal.CreateSpan(ref Unsafe.AsRef<float>((float*)region.Address + first), count);
 
+    // Without this, vectors of the machine's width are compiled slow at first, and short runs see nothing else.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Accumulate(Span<float> into, ReadOnlySpan<float> from, ReduceOperation operation)
     {
         int width = Vector<float>.Count;

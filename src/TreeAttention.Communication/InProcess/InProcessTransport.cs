@@ -169,7 +169,11 @@ public sealed class InProcessTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public void Barrier() => _group.Meet(Rank);
+    public void Barrier()
+    {
+        Traffic.CountCollective(0);
+        _group.Meet(Rank);
+    }
 
     /// <inheritdoc/>
     public ITransport Split(int color, int key)

@@ -1,4 +1,5 @@
 using System;
+using System.Diagnostics;
 using System.Threading;
 
 namespace TreeAttention.Communication;
@@ -7,15 +8,23 @@ namespace TreeAttention.Communication;
 /// <remarks>Only the rank itself waits here; any rank wakes it. Nothing is allocated.</remarks>
 internal sealed class RankGate
 {
-    private const int Yields = 400;
+    private const int PollsBetweenLooks = 16; // at the clock
     private static readonly TimeSpan _look = TimeSpan.FromMilliseconds(20); // how soon a sleeper sees a fault of the group
 
     private readonly object _sleep = new();
-    private readonly int _spins;
+    private readonly long _spinTicks;
+    private readonly long _yieldTicks;
     private int _asleep;
 
     /// <summary>A gate of one of <paramref name="ranks"/> ranks. With more ranks than cores, spinning would keep the others from working.</summary>
-    public RankGate(int ranks) => _spins = ranks <= Environment.ProcessorCount ? 200 : 0;
+    public RankGate(int ranks)
+    {
+        // With a core for every rank, a core that is yielded goes to a stranger for a whole time slice. Waking a sleeper on an
+        // idle core takes up to 0.1 ms: with a patience of that order two ranks would put each other to sleep at every step.
+        bool roomy = ranks <= Environment.ProcessorCount;
+        _spinTicks = roomy ? Stopwatch.Frequency / 1000 : 0;
+        _yieldTicks = Stopwatch.Frequency / (roomy ? 500 : 2000);
+    }
 
     /// <summary>Wakes the rank if it sleeps; what was written before is what it then reads.</summary>
     public void Wake()
@@ -38,27 +47,38 @@ internal sealed class RankGate
     /// <param name="peer">The rank that is waited for, or <see cref="GroupMembers.Any"/>.</param>
     public void WaitWhileEqual(ref int location, int value, GroupMembers members, int peer)
     {
-        for (int spin = 0; spin < _spins; spin++)
+        if (Volatile.Read(ref location) == value
+            && !Poll(ref location, value, _spinTicks, yields: false)
+            && !Poll(ref location, value, _yieldTicks, yields: true))
         {
-            if (Volatile.Read(ref location) != value)
-            {
-                return;
-            }
+            Sleep(ref location, value, members, peer);
+        }
+    }
 
-            Thread.SpinWait(8);
+    // True as soon as the value is another one.
+    private static bool Poll(ref int location, int value, long ticks, bool yields)
+    {
+        for (long start = Stopwatch.GetTimestamp(); ticks > 0 && Stopwatch.GetTimestamp() - start < ticks;)
+        {
+            for (int poll = 0; poll < PollsBetweenLooks; poll++)
+            {
+                if (Volatile.Read(ref location) != value)
+                {
+                    return true;
+                }
+
+                if (yields)
+                {
+                    Thread.Yield();
+                }
+                else
+                {
+                    Thread.SpinWait(1);
+                }
+            }
         }
 
-        for (int yield = 0; yield < Yields; yield++)
-        {
-            if (Volatile.Read(ref location) != value)
-            {
-                return;
-            }
-
-            Thread.Yield();
-        }
-
-        Sleep(ref location, value, members, peer);
+        return false;
     }
 
     private void Sleep(ref int location, int value, GroupMembers members, int peer)

@@ -129,11 +129,27 @@ public abstract class AttentionStep : IDisposable
 
     private protected void BeginCompute() => Begin("compute");
 
-    private protected void EndCompute() => _compute += End();
+    private protected void EndCompute()
+    {
+        _compute += ElapsedTicks();
+        Context.Control.Leave();
+    }
 
     private protected void BeginCommunication(string operation) => Begin(operation);
 
-    private protected void EndCommunication() => _communication += End();
+    private protected void EndCommunication()
+    {
+        _communication += ElapsedTicks();
+        Context.Control.Leave();
+    }
+
+    /// <summary>Folds by a reduction, which tells the control plane itself.</summary>
+    private protected void Fold(Reduction reduction, PartialAttention state)
+    {
+        _since = Stopwatch.GetTimestamp();
+        reduction.Reduce(state);
+        _communication += ElapsedTicks();
+    }
 
     private void Begin(string operation)
     {
@@ -141,10 +157,5 @@ public abstract class AttentionStep : IDisposable
         _since = Stopwatch.GetTimestamp();
     }
 
-    private long End()
-    {
-        long ticks = Stopwatch.GetTimestamp() - _since;
-        Context.Control.Leave();
-        return ticks;
-    }
+    private long ElapsedTicks() => Stopwatch.GetTimestamp() - _since;
 }

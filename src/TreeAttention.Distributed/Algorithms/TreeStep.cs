@@ -33,9 +33,7 @@ internal sealed class TreeStep : AttentionStep
         BeginCompute();
         Device.Attend(Problem, queries, shard, _state);
         EndCompute();
-        BeginCommunication("reduction");
-        _reduction.Reduce(_state);
-        EndCommunication();
+        Fold(_reduction, _state);
         return _state;
     }
 }

@@ -9,7 +9,7 @@ namespace TreeAttention.Tests;
 /// <summary>Every algorithm, reduction, layout and rank count gives what dense float64 attention gives.</summary>
 public sealed class AgreementTests
 {
-    private const double Bound = 1e-5; // of the row's largest value, fp32
+    private const double Bound = 1e-5; // of the row's scale, fp32
 
     public static TheoryData<int, int> CasesAndRanks
     {

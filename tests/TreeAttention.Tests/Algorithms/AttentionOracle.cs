@@ -10,6 +10,7 @@ internal sealed class AttentionOracle
     private readonly AttentionCase _case;
     private readonly double[][] _outputs; // [batch, head, query][value_dim]
     private readonly double[] _lses;
+    private readonly double[] _scales; // [row] the largest Σ p·|v| of an element: what rounding is relative to where values cancel
 
     public AttentionOracle(AttentionCase attention)
     {
@@ -18,13 +19,14 @@ internal sealed class AttentionOracle
         int rows = shape.Batch * shape.QueryHeads * shape.QueryLength;
         _outputs = new double[rows][];
         _lses = new double[rows];
+        _scales = new double[rows];
         for (int row = 0; row < rows; row++)
         {
             Attend(row);
         }
     }
 
-    /// <summary>Largest error of a state over these queries: of outputs as a part of the row's largest value, of log-sum-exps as a part of them.</summary>
+    /// <summary>Largest error of a state over these queries: of outputs as a part of the row's scale, of log-sum-exps as a part of them.</summary>
     public double ErrorOf(ReadOnlySpan<float> state, int[] indices)
     {
         AttentionShape shape = _case.Shape;
@@ -38,11 +40,10 @@ internal sealed class AttentionOracle
             float sum = state[(rows * (shape.ValueDim + 1)) + row];
             double lse = sum == 0 ? double.NegativeInfinity : max + Math.Log(sum);
             most = Worse(most, lse == _lses[expected] ? 0 : (lse - _lses[expected]) / Math.Max(1, Math.Abs(_lses[expected])));
-            double scale = _outputs[expected].Max(Math.Abs);
             for (int d = 0; d < shape.ValueDim; d++)
             {
                 double difference = state[(row * shape.ValueDim) + d] - _outputs[expected][d];
-                most = Worse(most, difference == 0 ? 0 : difference / scale);
+                most = Worse(most, difference == 0 ? 0 : difference / _scales[expected]);
             }
         }
 
@@ -69,14 +70,19 @@ internal sealed class AttentionOracle
 
         double whole = scores.Sum(score => Math.Exp(score - top));
         _lses[row] = top + Math.Log(whole);
+        double[] magnitudes = new double[shape.ValueDim];
         for (int key = 0; key < scores.Length; key++)
         {
             int token = (((batch * shape.KeyLength) + key) * shape.KvHeads) + (head / (shape.QueryHeads / shape.KvHeads));
             for (int d = 0; d < shape.ValueDim; d++)
             {
-                _outputs[row][d] += Math.Exp(scores[key] - top) / whole * _case.Value[(token * shape.ValueDim) + d];
+                double share = Math.Exp(scores[key] - top) / whole * _case.Value[(token * shape.ValueDim) + d];
+                _outputs[row][d] += share;
+                magnitudes[d] += Math.Abs(share);
             }
         }
+
+        _scales[row] = magnitudes.Max();
     }
 
     private double Score(int batch, int head, int query, int key)

@@ -114,6 +114,27 @@ public sealed class StepTests
         }));
     }
 
+    [Theory]
+    [InlineData(AttentionAlgorithm.Tree, "compute,butterfly exchange")]
+    [InlineData(AttentionAlgorithm.RingNoOverlap, "compute,ring hop,compute")]
+    [InlineData(AttentionAlgorithm.Ring, "ring hop,compute,ring hop,compute")]
+    public void The_control_plane_learns_each_operation(AttentionAlgorithm algorithm, string operations)
+    {
+        var plan = new AttentionPlan(algorithm, ReductionKind.Butterfly, QueryPlacement.Replicated);
+
+        RankThreads.Run(2, context =>
+        {
+            using var control = new RecordingControlPlane(context.Control);
+            WithStep(context with { Control = control }, _attention, ShardLayout.Contiguous, plan, (step, queries, shard) =>
+            {
+                step.Run(queries, shard);
+
+                Assert.Equal(operations.Split(','), control.Operations);
+                Assert.Equal(0, control.Open);
+            });
+        });
+    }
+
     private static IEnumerable<ShardLayout> LayoutsFor(AttentionPlan plan, AttentionCase attention, int ranks) =>
         plan.Reduction == ReductionKind.Lanes
             ? [ShardLayout.Lanes]
