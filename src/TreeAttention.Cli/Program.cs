@@ -12,7 +12,7 @@ internal static class Program
     private static int Main(string[] arguments)
     {
         var environment = ProcessEnvironment.Read();
-        bool speaks = environment.Launcher is not { Rank: > 0 };
+        bool speaks = environment.SpeaksForAll;
         RootCommand root = BuildCommands(environment);
         ParseResult parsed = root.Parse(arguments, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
         if (parsed.Errors.Count > 0)
@@ -44,6 +44,11 @@ internal static class Program
             }
 
             return (int)fault.Code;
+        }
+        catch (Exception bug)
+        {
+            Terminal.Error.WriteLine($"treeattn: this is a bug of treeattn {ProductVersion.Text}, please report it with its command line: {bug}");
+            return (int)FaultCode.Bug;
         }
         finally
         {

@@ -8,7 +8,13 @@ namespace TreeAttention.Runtime;
 public sealed record ProcessEnvironment
 {
     /// <summary>Who launched the process; <see cref="LauncherEnvironment.None"/> when nobody did.</summary>
-    public required LauncherEnvironment Launcher { get; init; }
+    internal LauncherEnvironment Launcher { get; init; } = LauncherEnvironment.None;
+
+    /// <summary>A launcher (mpiexec, srun) started this process as one of several.</summary>
+    public bool IsLaunched => Launcher.IsPresent;
+
+    /// <summary>This process is rank 0, or alone: it tells what all have to say.</summary>
+    public bool SpeaksForAll => Launcher is not { Rank: > 0 };
 
     /// <summary>TREEATTN_MPI_LIBRARY: the MPI library to load, before every other choice.</summary>
     public string? MpiLibrary { get; init; }

@@ -88,6 +88,9 @@ internal static class ArgumentText
         return values;
     }
 
+    /// <summary>The values of an option that was given; null for one that was not.</summary>
+    public static int[]? Given(ParseResult parsed, Option<int[]?> option) => parsed.GetResult(option) is null ? null : parsed.GetValue(option);
+
     /// <summary>A count with a binary suffix: <c>65536</c>, <c>64K</c>, <c>1M</c>.</summary>
     public static int Size(ArgumentResult result, int most)
     {

@@ -27,8 +27,8 @@ internal static class DoctorCommand
     private static FaultCode Run(ProcessEnvironment environment, bool json)
     {
         IReadOnlyList<Finding> findings = MachineInspection.Inspect(environment);
-        bool works = !environment.Launcher.IsPresent || findings.Single(finding => finding.Subject == NeededUnderLauncher).IsThere;
-        if (environment.Launcher is not { Rank: > 0 })
+        bool works = !environment.IsLaunched || findings.Single(finding => finding.Subject == NeededUnderLauncher).IsThere;
+        if (environment.SpeaksForAll)
         {
             Print(findings, works, json);
         }

@@ -58,7 +58,7 @@ internal sealed class GroupArguments
         Transport = parsed.GetValue(_transport),
         Device = parsed.GetValue(_device),
         Threads = parsed.GetValue(_threads),
-        Nodes = parsed.GetValue(_nodes),
+        Nodes = ArgumentText.Given(parsed, _nodes),
         StallTimeout = TimeSpan.FromSeconds(parsed.GetValue(_stallTimeout)),
     };
 }

@@ -61,7 +61,7 @@ internal sealed class PlanArguments
     /// <summary>What the command line asks for.</summary>
     public PlanRequest Read(ParseResult parsed)
     {
-        int[]? lengths = parsed.GetValue(_shardLengths);
+        int[]? lengths = ArgumentText.Given(parsed, _shardLengths);
         bool reproducible = parsed.GetValue(_reproducible);
         ShardLayout layout = reproducible ? ShardLayout.Lanes
             : lengths is not null ? ShardLayout.Lengths(lengths)

@@ -1,4 +1,3 @@
-using System;
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
@@ -63,10 +62,10 @@ internal sealed class SemanticsArguments
     /// <summary>What the command line asks for; files are named, not yet read.</summary>
     public SemanticsRequest Read(ParseResult parsed, bool withFiles)
     {
-        int[]? window = parsed.GetValue(_window);
+        int[]? window = ArgumentText.Given(parsed, _window);
         var request = new SemanticsRequest
         {
-            Scale = (float?)parsed.GetValue(_scale),
+            Scale = parsed.GetValue(_scale),
             Causal = parsed.GetValue(_causal),
             WindowLeft = window?[0] ?? -1,
             WindowRight = window?[1] ?? -1,
@@ -107,7 +106,7 @@ internal sealed class SemanticsArguments
 /// <summary>Scale, masks and biases as the command line names them.</summary>
 internal sealed record SemanticsRequest
 {
-    public float? Scale { get; init; }
+    public double? Scale { get; init; }
 
     public bool Causal { get; init; }
 

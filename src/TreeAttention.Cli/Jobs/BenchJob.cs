@@ -1,6 +1,5 @@
 using System.Collections.Generic;
 using System.IO;
-using System.Linq;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -35,7 +34,7 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
         return group.Gather(wrong)[0][0] == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
     }
 
-    private IEnumerable<int> Contexts()
+    private List<int> Contexts()
     {
         if (request.Tensors is not null)
         {

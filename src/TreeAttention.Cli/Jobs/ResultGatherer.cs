@@ -63,17 +63,16 @@ internal static class ResultGatherer
         return whole;
     }
 
-    private static unsafe void Move(FinishedRows rows, Action<Region> move)
+    // Transports move memory that the garbage collector leaves in place.
+    private static void Move(FinishedRows rows, Action<Region> move)
     {
         foreach (float[] values in (float[][])[rows.Output, rows.Lse])
         {
-            if (values.Length > 0)
-            {
-                fixed (float* address = values)
-                {
-                    move(new Region((nint)address, (long)values.Length * sizeof(float), ElementType.Float32, MemoryPlace.Host));
-                }
-            }
+            using var fixedMemory = new HostMemory((long)values.Length * sizeof(float), ElementType.Float32);
+            Span<float> moved = fixedMemory.Region.AsSpan<float>();
+            values.CopyTo(moved);
+            move(fixedMemory.Region);
+            moved.CopyTo(values);
         }
     }
 

@@ -31,7 +31,7 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
     public Func<AttentionResult, VerificationReport> PrepareCheck(AttentionProblem problem)
     {
         int kvHead = shape.KvHeads / 2;
-        using SyntheticTensors head = SyntheticTensors.OneHead(shape, Seed, kvHead);
+        using var head = SyntheticTensors.OneHead(shape, Seed, kvHead);
         var alone = new AttentionProblem(
             shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale });
         var rows = VerificationRows.Compute(alone, head.Query, head.Key, head.Value, storageType, Seed);
@@ -50,14 +50,14 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
     {
         int tokens = shape.Batch * shape.QueryLength;
         int part = count * shape.ValueDim;
-        var output = new float[(long)tokens * part];
+        float[] output = new float[(long)tokens * part];
         for (int token = 0; token < tokens; token++)
         {
             Array.Copy(whole.Output, ((long)token * shape.QueryHeads * shape.ValueDim) + (first * shape.ValueDim), output, (long)token * part, part);
         }
 
         int lines = count * shape.QueryLength;
-        var lse = new float[(long)shape.Batch * lines];
+        float[] lse = new float[(long)shape.Batch * lines];
         for (int batch = 0; batch < shape.Batch; batch++)
         {
             Array.Copy(whole.Lse, (((long)batch * shape.QueryHeads) + first) * shape.QueryLength, lse, (long)batch * lines, lines);

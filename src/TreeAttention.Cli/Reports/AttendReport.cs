@@ -1,4 +1,3 @@
-using System;
 using System.Globalization;
 using System.IO;
 using TreeAttention.Distributed;
@@ -20,7 +19,7 @@ internal static class AttendReport
             Reduction = plan.Algorithm == AttentionAlgorithm.Tree ? step.Reduction.Name() : null,
             Transport = group.Context.Transport.Name,
             Device = group.Context.Device.Name,
-            Dtype = call.Shards.Type.ShortName(),
+            Dtype = call.Shard.Plan.Type.ShortName(),
             Ranks = group.Size,
             Cost = cost,
             Verification = verification,

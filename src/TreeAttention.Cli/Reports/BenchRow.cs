@@ -1,4 +1,3 @@
-using System.Text.Json;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Cli;

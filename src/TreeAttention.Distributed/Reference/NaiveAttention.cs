@@ -76,7 +76,7 @@ public static class NaiveAttention
                 continue;
             }
 
-            score[0] = problem.Scale * TensorPrimitives.Dot(queryRow, keys.Read(row.Batch, j, row.Head / problem.Shape.GroupSize));
+            score[0] = (float)problem.Scale * TensorPrimitives.Dot(queryRow, keys.Read(row.Batch, j, row.Head / problem.Shape.GroupSize));
             Round(score, storage);
             if (softcap > 0)
             {

@@ -76,7 +76,7 @@ public static class ReferenceAttention
         KeyInterval visible = problem.Mask.Visible(row.Batch, row.Query);
         double[] scores = new double[visible.End];
         Array.Fill(scores, double.NegativeInfinity);
-        double scale = problem.Options.Scale ?? (1 / Math.Sqrt(problem.Shape.HeadDim));
+        double scale = problem.Scale;
         double softcap = problem.Options.Softcap;
         double[] queryRow = new double[problem.Shape.HeadDim];
         double[] keyRow = new double[problem.Shape.HeadDim];

@@ -52,7 +52,7 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
         _ = _weights.Floats(3L * TWidth.Count * (Block + 8));
         float* queries = _queries.Floats((long)_padded * _headDim);
         new Span<float>(queries, _padded * _headDim).Clear();
-        float scale = tile.Problem.Scale;
+        float scale = (float)tile.Problem.Scale;
         for (int first = 0; first < _padded;)
         {
             int width = WidthAt(first);

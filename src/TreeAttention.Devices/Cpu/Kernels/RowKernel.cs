@@ -48,7 +48,7 @@ internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount 
         _outputStride = RoundUp(_valueDim);
         float* queries = _queries.Floats((long)_padded * _queryStride);
         new Span<float>(queries, _padded * _queryStride).Clear();
-        float factor = tile.Problem.Scale;
+        float factor = (float)tile.Problem.Scale;
         for (int row = 0; row < _rows; row++)
         {
             for (int i = 0; i < headDim; i++)

@@ -94,6 +94,6 @@ internal sealed unsafe class RowTile
             }
         }
 
-        return Math.Sqrt(squares) * Math.Abs((double)Problem.Scale);
+        return Math.Sqrt(squares) * Math.Abs(Problem.Scale);
     }
 }
