@@ -30,11 +30,10 @@ internal sealed class AttentionBench : IDisposable
             plan => inputs.LoadShard(device, plan), indices => inputs.LoadQueries(device, indices));
         foreach (AttentionPlan plan in Plans())
         {
-            long atRest = device.Memory.Bytes;
-            device.Memory.ResetPeak();
+            long before = device.Memory.Bytes;
             AttentionStep step = group.Together(() => _call.CreateStep(plan));
-            var recorder = new StepRecorder(group, step, _call.Queries, _call.Shard);
-            _entries.Add(new Entry(plan, step, recorder, atRest));
+            long alone = _call.Shard.Contents.Bytes + _call.Queries.Values.Bytes + device.Memory.Bytes - before;
+            _entries.Add(new Entry(plan, step, new StepRecorder(group, step, _call.Queries, _call.Shard), alone));
         }
 
         _ceiling = request.Ceiling ? new CeilingRecorder(group) : null;
@@ -79,7 +78,6 @@ internal sealed class AttentionBench : IDisposable
     private void Check(Entry entry, Func<AttentionResult, VerificationReport>? check)
     {
         PartialAttention state = entry.Recorder.WarmUp();
-        entry.PeakBytes = _call.Shard.Contents.Bytes + _call.Queries.Values.Bytes + _group.Context.Device.Memory.Bytes - entry.BytesBefore;
         if (!_request.Check)
         {
             return;
@@ -113,7 +111,7 @@ internal sealed class AttentionBench : IDisposable
     private BenchRow RowOf(Entry entry, CeilingMeasurement? ceiling)
     {
         StepMeasurement cost = entry.Recorder.Summarise();
-        cost = cost with { PeakBytes = _group.Gather(entry.PeakBytes).Max(rank => rank[0]) };
+        cost = cost with { PeakBytes = _group.Gather(entry.Bytes).Max(rank => rank[0]) };
         var result = new ResultRow
         {
             Algorithm = entry.Plan.Algorithm.Name(),
@@ -131,7 +129,7 @@ internal sealed class AttentionBench : IDisposable
             ceiling?.FmaRatio(cost, UsefulWork.Operations(_problem)));
     }
 
-    private sealed class Entry(AttentionPlan plan, AttentionStep step, StepRecorder recorder, long bytesBefore)
+    private sealed class Entry(AttentionPlan plan, AttentionStep step, StepRecorder recorder, long bytes)
     {
         public AttentionPlan Plan { get; } = plan;
 
@@ -139,9 +137,8 @@ internal sealed class AttentionBench : IDisposable
 
         public StepRecorder Recorder { get; } = recorder;
 
-        public long BytesBefore { get; } = bytesBefore;
-
-        public long PeakBytes { get; set; }
+        /// <summary>Device memory of this rank, had it run this plan alone.</summary>
+        public long Bytes { get; } = bytes;
 
         public VerificationReport? Report { get; set; }
     }
