@@ -22,6 +22,8 @@ internal static class WatchedLoop
         using var control = TcpControlPlane.Connect(
             world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, code, reason));
         RequireAgreement(control);
+        using IPeerMemory? peers = transport.SharePeerMemory(4096);
+        Check.That(peers != null, "the ranks of one machine share no memory");
         Console.WriteLine($"rank {world.Rank} pid {Environment.ProcessId}");
         using var memory = new HostMemory(4 * 1024, ElementType.Float32);
         for (int round = 0; rounds == 0 || round < rounds; round++)

@@ -62,5 +62,5 @@ internal static class StallJudge
             : (waiter.Rank, $"all ranks wait {waiter.Where} for {Seconds(waiter.Standing)}: their regions may differ in length, or the network is stuck");
     }
 
-    private static string Seconds(TimeSpan time) => FormattableString.Invariant($"{time.TotalSeconds:0.0} s");
+    internal static string Seconds(TimeSpan time) => FormattableString.Invariant($"{time.TotalSeconds:0.0} s");
 }

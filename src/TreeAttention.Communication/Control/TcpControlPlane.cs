@@ -33,14 +33,10 @@ public sealed class TcpControlPlane : IControlPlane
     private readonly OperationClock _clock = new();
     private readonly ControlAgreement _agreement;
     private readonly Lock _agreeing = new();
-    private readonly object _gate = new();
-    private readonly Dictionary<int, byte[][]> _agreed = [];
+    private readonly FirstFault _fault = new();
     private readonly Thread? _watch;
     private readonly byte[] _beat = new byte[ControlBeat.MostBytes];
     private int _agreements;
-    private FaultException? _fault;
-    private long _tellAt = long.MaxValue;
-    private bool _told;
     private volatile bool _closing;
 
     private TcpControlPlane(int rank, int size, ControlLink[] links, StallLimits limits, Action<FaultCode, string> onFault)
@@ -110,7 +106,7 @@ public sealed class TcpControlPlane : IControlPlane
                     _links[0].Send(ControlFrame.Part, ControlAgreement.Pack(number, mine.Span));
                 }
 
-                return AwaitParts(number);
+                return _agreement.Await(number, WhyInVain);
             }
             finally
             {
@@ -148,43 +144,17 @@ public sealed class TcpControlPlane : IControlPlane
         }
     }
 
-    private byte[][] AwaitParts(int number)
-    {
-        lock (_gate)
-        {
-            byte[][]? parts;
-            while (!_agreed.Remove(number, out parts))
-            {
-                if (_fault != null)
-                {
-                    throw new FaultException(_fault.Code, _fault.Message) { Rank = _fault.Rank };
-                }
+    private FaultException? WhyInVain() =>
+        _fault.ToThrow() ?? (_links.FirstOrDefault(link => link.HasLeft) is not ControlLink gone ? null
+            : new FaultException(FaultCode.PeerLost, $"Rank {gone.Rank} ({gone.Place}) has left, but the others want to agree with it.") { Rank = gone.Rank });
 
-                if (_links.FirstOrDefault(link => link.HasLeft) is ControlLink gone)
-                {
-                    throw new FaultException(FaultCode.PeerLost, $"Rank {gone.Rank} ({gone.Place}) has left, but the others want to agree with it.") { Rank = gone.Rank };
-                }
-
-                Monitor.Wait(_gate, _limits.Beat);
-            }
-
-            return parts;
-        }
-    }
-
+    // Rank 0 goes on only when the parts are on their way: its goodbye must not overtake them.
     private void TakePart(int number, int rank, byte[] part)
     {
-        byte[][]? parts;
-        lock (_gate)
+        byte[][]? parts = _agreement.Add(number, rank, part);
+        if (parts == null)
         {
-            parts = _agreement.Add(number, rank, part);
-            if (parts == null)
-            {
-                return;
-            }
-
-            _agreed[number] = parts;
-            Monitor.PulseAll(_gate);
+            return;
         }
 
         byte[] packed = ControlAgreement.PackAll(number, parts);
@@ -192,6 +162,8 @@ public sealed class TcpControlPlane : IControlPlane
         {
             link.Send(ControlFrame.Parts, packed);
         }
+
+        _agreement.Complete(number, parts);
     }
 
     // The one thread that reads: woken by whatever arrives, and at the latest for the next beat.
@@ -280,12 +252,7 @@ public sealed class TcpControlPlane : IControlPlane
                 TakePart(ControlAgreement.NumberOf(payload), link.Rank, ControlAgreement.PartOf(payload));
                 break;
             case ControlFrame.Parts:
-                lock (_gate)
-                {
-                    _agreed[ControlAgreement.NumberOf(payload)] = ControlAgreement.PartsOf(payload, Size);
-                    Monitor.PulseAll(_gate);
-                }
-
+                _agreement.Complete(ControlAgreement.NumberOf(payload), ControlAgreement.PartsOf(payload, Size));
                 break;
             case ControlFrame.Abort:
                 var code = (FaultCode)BinaryPrimitives.ReadInt32LittleEndian(payload);
@@ -294,12 +261,8 @@ public sealed class TcpControlPlane : IControlPlane
             default:
                 link.Send(ControlFrame.Goodbye, []);
                 link.EndSending();
-                lock (_gate)
-                {
-                    link.HasLeft = true;
-                    Monitor.PulseAll(_gate);
-                }
-
+                link.HasLeft = true;
+                _agreement.Wake();
                 break;
         }
     }
@@ -324,17 +287,8 @@ public sealed class TcpControlPlane : IControlPlane
 
     private void Judge(long now)
     {
-        if (_fault != null)
-        {
-            if (now >= _tellAt)
-            {
-                Tell();
-            }
-
-            return;
-        }
-
-        if (!_limits.IsWatching || _closing)
+        _fault.Tell(now, _onFault);
+        if (!_limits.IsWatching || _closing || _fault.Fault != null)
         {
             return;
         }
@@ -357,15 +311,21 @@ public sealed class TcpControlPlane : IControlPlane
         else if (_links[0].IsOpen && now - _links[0].LastHeard >= _limits.Operation.TotalMilliseconds + patience - GraceMilliseconds)
         {
             RankPulse silent = _links[0].PulseAt(now);
-            Stall(0, $"{silent.Name} is stopped or unreachable: no sign of life for {silent.Silence.TotalSeconds:0.0} s, last seen {silent.Where}");
+            RankPulse own = OwnPulse(now);
+            Stall(0, $"{silent.Name} is stopped or unreachable: no sign of life for {StallJudge.Seconds(silent.Silence)}, last seen {silent.Where} "
+                + $"while {own.Name} is {own.Where} for {StallJudge.Seconds(own.Standing)}");
         }
+    }
+
+    private RankPulse OwnPulse(long now)
+    {
+        (long count, string? operation, TimeSpan standing) = _clock.Look(now, wasPaused: false);
+        return new RankPulse(Rank, ControlRendezvous.OwnPlace, count, operation, standing, TimeSpan.Zero, HasLeft: false);
     }
 
     private void JudgeAll(long now)
     {
-        (long count, string? operation, TimeSpan standing) = _clock.Look(now, wasPaused: false);
-        var own = new RankPulse(0, ControlRendezvous.OwnPlace, count, operation, standing, TimeSpan.Zero, HasLeft: false);
-        RankPulse[] pulses = [own, .. _links.Select(link => link.PulseAt(now))];
+        RankPulse[] pulses = [OwnPulse(now), .. _links.Select(link => link.PulseAt(now))];
         if (StallJudge.Judge(pulses, _limits) is (int rank, string reason))
         {
             Stall(rank, reason);
@@ -380,22 +340,15 @@ public sealed class TcpControlPlane : IControlPlane
     private void Fail(FaultCode code, string reason, int rank)
     {
         Learn(new FaultException(code, reason) { Rank = rank }, from: null);
-        Tell();
+        _fault.Tell(long.MaxValue, _onFault);
     }
 
     // Passes a fault on, and remembers it; the first one stays. Whoever learns of it from another gives that one time to act.
     private void Learn(FaultException fault, ControlLink? from)
     {
-        lock (_gate)
+        if (!_fault.Keep(fault, Environment.TickCount64 + GraceMilliseconds))
         {
-            if (_fault != null)
-            {
-                return;
-            }
-
-            _fault = fault;
-            _tellAt = Environment.TickCount64 + GraceMilliseconds;
-            Monitor.PulseAll(_gate);
+            return;
         }
 
         byte[] frame = ControlAgreement.Pack((int)fault.Code, Encoding.UTF8.GetBytes(fault.Message));
@@ -406,22 +359,7 @@ public sealed class TcpControlPlane : IControlPlane
                 link.Send(ControlFrame.Abort, frame);
             }
         }
-    }
 
-    private void Tell()
-    {
-        FaultException fault;
-        lock (_gate)
-        {
-            if (_told)
-            {
-                return;
-            }
-
-            _told = true;
-            fault = _fault!;
-        }
-
-        _onFault(fault.Code, fault.Message);
+        _agreement.Wake();
     }
 }
