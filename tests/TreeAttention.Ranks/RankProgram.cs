@@ -64,6 +64,9 @@ internal static class RankProgram
             case "abort":
                 AbortFromAnotherThread(world, int.Parse(arguments[1], CultureInfo.InvariantCulture));
                 break;
+            case "loop":
+                WatchedLoop.Run(world, arguments[1..]);
+                break;
             default:
                 throw new CheckFailedException($"no such thing to do: {arguments[0]}");
         }

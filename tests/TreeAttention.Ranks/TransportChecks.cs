@@ -27,6 +27,7 @@ internal static class TransportChecks
         ("barrier", transport => transport.Barrier()),
         ("split", Split),
         ("refusals", Refusals),
+        ("a message too long for its receiver", MessageTooLong),
         ("no allocation", NoAllocation),
     ];
 
@@ -259,6 +260,30 @@ internal static class TransportChecks
         }
 
         throw new CheckFailedException("a message to a rank that is not there went somewhere");
+    }
+
+    private static void MessageTooLong(ITransport transport)
+    {
+        using HostMemory memory = Floats(4, _ => 1);
+        if (transport.Rank == 1)
+        {
+            transport.Send(memory.Region, 0);
+        }
+        else if (transport.Rank == 0 && transport.Size > 1)
+        {
+            try
+            {
+                transport.Receive(memory.Region.Slice(0, 2), 1);
+            }
+            catch (FaultException fault)
+            {
+                Check.That(fault.Message.Contains("receive of 8 bytes failed with MPI_ERR_TRUNCATE: ", StringComparison.Ordinal), fault.Message);
+                Check.That(fault.Message.Contains("The ranks disagree on the length", StringComparison.Ordinal), fault.Message);
+                return;
+            }
+
+            throw new CheckFailedException("a message of 16 bytes fitted into 8");
+        }
     }
 
     private static void NoAllocation(ITransport transport)
