@@ -2,7 +2,6 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using TreeAttention.Distributed;
-using Xunit;
 
 namespace TreeAttention.Tests;
 
@@ -48,7 +47,7 @@ internal static class CpuOptions
         },
     };
 
-    public static TheoryData<string> Names => [.. _options.Keys];
+    internal static IEnumerable<string> Names => _options.Keys;
 
     internal static AttentionOptions Of(string name, AttentionShape shape) => _options[name](shape);
 

@@ -6,15 +6,15 @@ namespace TreeAttention.Devices;
 /// <remarks>
 /// Below 2^30 a score stays a double: its distance from the rounded maximum is at most 32, so e^distance fits a sum. From
 /// there on scores are rounded to fp32 first, so that their differences are exact; the spacing is 64 or more there, and
-/// all that counts is which is largest. Beyond 2^100 the exponents up to 2^400 (no product of three fp32 numbers is
-/// larger) are squeezed into what is left below 2^128, linear in the bits of the double: neighbours that differ by 2·10^-6 stay apart.
+/// all that counts is which is largest. Beyond 2^120 the exponents up to 2^400 (no product of three fp32 numbers is
+/// larger) are squeezed into what is left below 2^128, linear in the bits of the double: neighbours that differ by 5·10^-6 stay apart.
 /// </remarks>
 internal static class ScoreRange
 {
     /// <summary>Scores below this magnitude are left as they are.</summary>
     internal const double Untouched = 1 << 30;
 
-    private const double Squeezed = 1267650600228229401496703205376d; // 2^100
+    private const double Squeezed = 1329227995784915872903807060280344576d; // 2^120
     private const double Largest = 2.5822498780869086e120; // 2^400
 
     /// <summary>The score as max and sum may hold it. NaN and ±∞ stay what they are.</summary>
@@ -31,8 +31,8 @@ internal static class ScoreRange
 
     private static float Squeeze(double magnitude)
     {
-        const float Lowest = 1.2676506e30f;
-        const int Steps = (27 << 23) + (7 << 20); // 27.875 binades of floats from 2^100 on
+        const float Lowest = 1.329228e36f;
+        const int Steps = (7 << 23) + (7 << 20); // 7.875 binades of floats from 2^120 on
         double from = BitConverter.DoubleToInt64Bits(Squeezed);
         double to = BitConverter.DoubleToInt64Bits(Largest);
         double at = BitConverter.DoubleToInt64Bits(Math.Min(magnitude, Largest));

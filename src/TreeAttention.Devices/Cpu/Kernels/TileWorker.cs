@@ -37,6 +37,7 @@ internal sealed unsafe class TileWorker<TElement>(TileKernel kernel, MemoryAccou
     private readonly RowTile _tile = new();
     private readonly PageView _page = new();
     private readonly PreciseKernel<TElement> _precise = new(account);
+    private readonly CleanPage<TElement> _clean = new(account);
     private KeyInterval[] _preciseIndices = [];
 
     internal override void Reserve(int rows)
@@ -78,6 +79,7 @@ internal sealed unsafe class TileWorker<TElement>(TileKernel kernel, MemoryAccou
         kernel.Dispose();
         _precise.Dispose();
         _chapter.Dispose();
+        _clean.Dispose();
     }
 
     private void AttendChapter(KeyValueShard shard, int first, int end, StateRows into)
@@ -117,12 +119,19 @@ internal sealed unsafe class TileWorker<TElement>(TileKernel kernel, MemoryAccou
 
     private void AttendPage(PageLimits limits)
     {
+        bool isClean = float.IsFinite(limits.LargestKeyNorm) && float.IsFinite(limits.LargestValue);
+        if (!isClean)
+        {
+            _clean.Examine(_page, _tile.Problem.Shape);
+        }
+
         bool anyFast = false;
         bool anyPrecise = false;
         for (int row = 0; row < _tile.Count; row++)
         {
             KeyInterval seen = _page.Indices[row];
-            bool isPrecise = !seen.IsEmpty && !IsFast(row, limits);
+            bool isFast = isClean ? IsFast(row, limits) : IsFast(row, _clean.Limits) && !_clean.IsSeen(_tile, _page, row);
+            bool isPrecise = !seen.IsEmpty && !isFast;
             _preciseIndices[row] = isPrecise ? seen : default;
             _page.Indices[row] = isPrecise ? default : seen;
             anyPrecise |= isPrecise;
@@ -136,6 +145,11 @@ internal sealed unsafe class TileWorker<TElement>(TileKernel kernel, MemoryAccou
 
         if (anyFast && (!anyPrecise || _page.FindHull(_tile.Count)))
         {
+            if (!isClean)
+            {
+                _clean.Enter(_page);
+            }
+
             kernel.Attend(_tile, _page);
         }
     }
