@@ -76,7 +76,7 @@ internal static class RankProgram
     {
         foreach (int piece in (int[])[MpiTransport.DefaultPieceBytes, SmallPiece])
         {
-            using MpiTransport transport = world.CreateTransport(piece);
+            using MpiTransport transport = world.CreateTransport(pieceBytes: piece);
             foreach ((string name, Action<ITransport> run) in TransportChecks.All)
             {
                 try

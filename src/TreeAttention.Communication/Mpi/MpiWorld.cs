@@ -113,11 +113,12 @@ public sealed unsafe class MpiWorld : IDisposable
     }
 
     /// <summary>The transport among all ranks.</summary>
+    /// <param name="nodes">Node of each rank, in place of what the machine says; null for the truth.</param>
     /// <param name="pieceBytes">Bytes of the longest piece of a message; every rank gives the same.</param>
-    public MpiTransport CreateTransport(int pieceBytes = MpiTransport.DefaultPieceBytes)
+    public MpiTransport CreateTransport(IReadOnlyList<int>? nodes = null, int pieceBytes = MpiTransport.DefaultPieceBytes)
     {
         var channel = new MpiChannel(_library, _library.Constants.CommWorld, IsOversubscribed, pieceBytes);
-        return new MpiTransport(this, channel, [.. Nodes], new Traffic(), ownsCommunicator: false);
+        return new MpiTransport(this, channel, MpiNodes.Number([.. nodes ?? Nodes]), new Traffic(), ownsCommunicator: false);
     }
 
     /// <summary>Gives every rank the bytes of rank 0: how the control plane's address travels. Collective.</summary>

@@ -11,18 +11,21 @@ namespace TreeAttention.Runtime;
 /// <summary>One rank's place in a group of ranks that attend together: its transport, its device, and how all agree.</summary>
 public sealed class AttentionGroup
 {
-    internal AttentionGroup(RankContext context, IReadOnlyList<int> nodes, string description)
+    internal AttentionGroup(RankContext context, int threads, string description)
     {
         Context = context;
-        Nodes = nodes;
+        Threads = threads;
         Description = description;
     }
 
     /// <summary>The transport, the device and the control plane of this rank.</summary>
     public RankContext Context { get; }
 
-    /// <summary>Node of each rank: the transport's own, or what the options put in its place.</summary>
-    public IReadOnlyList<int> Nodes { get; }
+    /// <summary>Threads that this rank computes with on a CPU.</summary>
+    public int Threads { get; }
+
+    /// <summary>Node of each rank: what the transport finds, or what the options put in its place.</summary>
+    public IReadOnlyList<int> Nodes => Context.Transport.Nodes;
 
     /// <summary>What the ranks are: <c>4 in-process ranks</c>, the MPI library.</summary>
     public string Description { get; }
@@ -43,6 +46,7 @@ public sealed class AttentionGroup
     {
         T result = default!;
         FaultException? fault = null;
+        Context.Control.Enter("compute");
         try
         {
             result = work();
@@ -54,6 +58,10 @@ public sealed class AttentionGroup
         catch (FaultException error) when (error.Code is not (FaultCode.PeerLost or FaultCode.NoProgress or FaultCode.CommunicationFault))
         {
             fault = error;
+        }
+        finally
+        {
+            Context.Control.Leave();
         }
 
         Settle(fault);

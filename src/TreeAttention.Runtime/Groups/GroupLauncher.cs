@@ -34,8 +34,8 @@ public static class GroupLauncher
         return RunInProcess(options, work);
     }
 
-    internal static IDevice CreateDevice(GroupOptions options, int ranksOfNode) =>
-        new CpuDevice(options.Threads ?? Math.Max(1, Environment.ProcessorCount / ranksOfNode));
+    internal static int ThreadsOf(GroupOptions options, int ranksOfNode) =>
+        options.Threads ?? Math.Max(1, Environment.ProcessorCount / ranksOfNode);
 
     private static FaultCode RunInProcess(GroupOptions options, Func<AttentionGroup, FaultCode> work)
     {
@@ -44,10 +44,11 @@ public static class GroupLauncher
         using var group = InProcessGroup.Create(ranks, options.Nodes);
         group.Run(rank =>
         {
-            using IDevice device = CreateDevice(options, ranks);
+            int threads = ThreadsOf(options, ranks);
+            using IDevice device = new CpuDevice(threads);
             var context = new RankContext(group.Transports[rank], device, group.Controls[rank]);
             string description = ranks == 1 ? "1 rank in this process" : $"{ranks} in-process ranks";
-            results[rank] = work(new AttentionGroup(context, context.Transport.Nodes, description));
+            results[rank] = work(new AttentionGroup(context, threads, description));
         });
         return results[0];
     }

@@ -1,6 +1,7 @@
 using System;
 using System.Linq;
 using TreeAttention.Communication;
+using TreeAttention.Devices;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Runtime;
@@ -24,8 +25,7 @@ internal static class MpiGroup
         {
             FaultCode code = (error as FaultException)?.Code ?? FaultCode.Bug;
             string message = error is FaultException ? error.Message : error.ToString();
-            Warn($"rank {world.Rank} ({world.Hosts[world.Rank]}, pid {Environment.ProcessId}): {message}");
-            world.Abort(code);
+            End(world, code, message);
             throw;
         }
     }
@@ -46,12 +46,20 @@ internal static class MpiGroup
             { IsAgreed = true };
         }
 
-        using MpiTransport transport = world.CreateTransport();
-        using IControlPlane control = null!;
-        int ranksOfNode = world.Nodes.Count(node => node == world.Nodes[world.Rank]);
-        using IDevice device = GroupLauncher.CreateDevice(options, ranksOfNode);
+        using MpiTransport transport = world.CreateTransport(options.Nodes);
+        var limits = new StallLimits { Operation = options.StallTimeout };
+        using var control = TcpControlPlane.Connect(
+            world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, code, reason));
+        int threads = GroupLauncher.ThreadsOf(options, world.Nodes.Count(node => node == world.Nodes[world.Rank]));
+        using IDevice device = new CpuDevice(threads);
         var context = new RankContext(transport, device, control);
-        return work(new AttentionGroup(context, transport.Nodes, $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"));
+        return work(new AttentionGroup(context, threads, $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"));
+    }
+
+    private static void End(MpiWorld world, FaultCode code, string reason)
+    {
+        Warn($"rank {world.Rank} ({world.Hosts[world.Rank]}, pid {Environment.ProcessId}): {reason}");
+        world.Abort(code);
     }
 
     private static void Warn(string message) => Console.Error.WriteLine($"treeattn: {message}");

@@ -24,7 +24,9 @@ public sealed class RunRecorder(AttentionGroup group)
     /// <returns>The time stamp of the start.</returns>
     public long Begin()
     {
+        group.Context.Control.Enter("barrier");
         group.Context.Transport.Barrier();
+        group.Context.Control.Leave();
         _traffic.Reset();
         return Stopwatch.GetTimestamp();
     }
