@@ -18,7 +18,9 @@ internal sealed class ShardedCall : IDisposable
         Problem = problem;
         Request = request;
         Single = request.Plan.Algorithm == AttentionAlgorithm.Single;
-        Shards = new ShardMap(problem.Shape, request.Layout, Single ? 1 : group.Size, storageType, valuesInKeys);
+        Shards = group.Together(() => Single
+            ? new ShardMap(problem.Shape, ShardLayout.Contiguous, 1, storageType, valuesInKeys)
+            : new ShardMap(problem.Shape, request.Layout, group.Size, storageType, valuesInKeys));
         Indices = group.Together(() =>
             QueryLayout.IndicesOf(request.Plan.Placement, request.Layout, problem.Shape, group.Rank, group.Size));
         Shard = group.Together(() => loadShard(Shards.PlanOf(Single ? 0 : group.Rank)));

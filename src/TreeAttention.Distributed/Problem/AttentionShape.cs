@@ -20,7 +20,7 @@ public sealed record AttentionShape(
     public const int MaxHeadDim = 576;
 
     /// <summary>Query heads that share one KV head.</summary>
-    public int GroupSize => QueryHeads / KvHeads;
+    public int GroupSize => KvHeads == 0 ? 0 : QueryHeads / KvHeads;
 
     /// <summary>Throws when the sizes do not describe an attention call.</summary>
     /// <exception cref="ShapeMismatchException">A size is out of range or the heads do not divide.</exception>

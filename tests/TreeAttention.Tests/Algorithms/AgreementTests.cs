@@ -134,11 +134,7 @@ public sealed class AgreementTests
             }
         }
 
-        if (ranks == 1)
-        {
-            yield return new AttentionPlan(AttentionAlgorithm.Single, ReductionKind.Auto, QueryPlacement.Replicated);
-        }
-
+        yield return new AttentionPlan(AttentionAlgorithm.Single, ReductionKind.Auto, QueryPlacement.Replicated);
         bool canShard = shape.QueryLength == shape.KeyLength || !layout.Name.StartsWith("lengths", StringComparison.Ordinal);
         QueryPlacement[] placements = canShard ? [QueryPlacement.Replicated, QueryPlacement.Sharded] : [QueryPlacement.Replicated];
         foreach (QueryPlacement placement in placements)
