@@ -295,7 +295,7 @@ public sealed class TcpControlPlane : IControlPlane
 
     private void Judge(long now)
     {
-        _fault.Tell(now, _onFault);
+        Tell(now);
         if (!_limits.IsWatching || _closing || _fault.Fault != null)
         {
             return;
@@ -348,7 +348,15 @@ public sealed class TcpControlPlane : IControlPlane
     private void Fail(FaultCode code, string reason, int rank)
     {
         Learn(new FaultException(code, reason) { Rank = rank }, from: null);
-        _fault.Tell(long.MaxValue, _onFault);
+        Tell(long.MaxValue);
+    }
+
+    private void Tell(long now)
+    {
+        if (_fault.Tell(now, _onFault))
+        {
+            _agreement.Wake();
+        }
     }
 
     // Passes a fault on, and remembers it; the first one stays. Whoever learns of it from another gives that one time to act.
@@ -367,7 +375,5 @@ public sealed class TcpControlPlane : IControlPlane
                 link.Send(ControlFrame.Abort, frame);
             }
         }
-
-        _agreement.Wake();
     }
 }
