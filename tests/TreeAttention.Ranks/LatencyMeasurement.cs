@@ -20,52 +20,61 @@ internal static class LatencyMeasurement
         using var memory = new HostMemory(4L * floats, ElementType.Float32);
         using IPeerMemory peers = transport.SharePeerMemory(4L * floats)!;
         PartialAttention state = StateSample.Fill(memory, Rows, ValueDim, transport.Rank);
+
+        // Merging again and again would let the sums grow without bound: each call begins with the same state.
+        float[] first = state.Region.AsSpan<float>().ToArray();
+        using var zeros = new HostMemory(4L * floats, ElementType.Float32);
         double[] bare = new double[Blocks * CallsOfBlock];
         double[] round = new double[Blocks * CallsOfBlock];
         double[] merged = new double[Blocks * CallsOfBlock];
         double[] fused = new double[Blocks * CallsOfBlock];
         for (int block = 0; block < Blocks; block++)
         {
-            Time(transport, bare, block, () => transport.AllReduce(state.Region, ReduceOperation.Max));
-            Time(transport, round, block, () => OneShot(peers, state, merge: false, transport.Rank));
-            Time(transport, merged, block, () => OneShot(peers, state, merge: true, transport.Rank));
-            Time(transport, fused, block, () => transport.AllReduceStates(state));
+            Time(transport, bare, block, Renew, () => transport.AllReduce(zeros.Region, ReduceOperation.Sum));
+            Time(transport, round, block, Renew, () => OneShot(peers, state, merge: false, transport.Rank, transport.Size));
+            Time(transport, merged, block, Renew, () => OneShot(peers, state, merge: true, transport.Rank, transport.Size));
+            Time(transport, fused, block, Renew, () => transport.AllReduceStates(state));
         }
+
+        void Renew() => first.CopyTo(state.Region.AsSpan<float>());
 
         if (transport.Rank == 0)
         {
             Console.WriteLine(string.Create(
                 CultureInfo.InvariantCulture,
-                $"{floats} floats, {transport.Size} ranks, median of {bare.Length} calls: bare all-reduce {Median(bare):F2} us, one-shot round "
+                $"{floats} floats, {transport.Size} ranks, median of {bare.Length} calls: bare all-reduce (sum) {Median(bare):F2} us, one-shot round "
                 + $"{Median(round):F2} us ({Median(round) / Median(bare):F2}), with merge {Median(merged):F2} us, fused {Median(fused):F2} us"));
         }
     }
 
-    private static void OneShot(IPeerMemory peers, PartialAttention state, bool merge, int self)
+    private static void OneShot(IPeerMemory peers, PartialAttention state, bool merge, int self, int size)
     {
+        const int outputs = Rows * ValueDim;
         state.Region.AsSpan<float>().CopyTo(peers.Mine.AsSpan<float>());
         peers.Publish();
         peers.AwaitAll();
-        Region other = peers.SlotOf(1 - self);
-        if (merge)
+        for (int rank = 0; rank < size; rank++)
         {
-            ReadOnlySpan<float> floats = other.AsSpan<float>();
-            const int outputs = Rows * ValueDim;
-            PartialMerge.Fold(
-                state.Output, state.Max, state.Sum, floats[..outputs], floats.Slice(outputs, Rows), floats[(outputs + Rows)..], ValueDim);
-        }
-        else
-        {
-            other.AsSpan<float>().CopyTo(state.Region.AsSpan<float>());
+            ReadOnlySpan<float> floats = peers.SlotOf(rank).AsSpan<float>();
+            if (rank != self && merge)
+            {
+                PartialMerge.Fold(
+                    state.Output, state.Max, state.Sum, floats[..outputs], floats.Slice(outputs, Rows), floats[(outputs + Rows)..], ValueDim);
+            }
+            else if (rank != self)
+            {
+                floats.CopyTo(state.Region.AsSpan<float>());
+            }
         }
 
         peers.NextRound();
     }
 
-    private static void Time(ITransport transport, double[] times, int block, Action call)
+    private static void Time(ITransport transport, double[] times, int block, Action prepare, Action call)
     {
         for (int i = 0; i < CallsOfBlock; i++)
         {
+            prepare();
             transport.Barrier();
             long start = Stopwatch.GetTimestamp();
             call();

@@ -10,6 +10,7 @@ internal sealed class FirstFault
     private FaultException? _fault;
     private long _tellAt = long.MaxValue;
     private int _told;
+    private volatile bool _survived;
 
     /// <summary>The fault; null while there is none.</summary>
     internal FaultException? Fault => Volatile.Read(ref _fault);
@@ -29,14 +30,19 @@ internal sealed class FirstFault
     }
 
     /// <summary>Tells the fault unless that was done, or its time has not come.</summary>
-    internal void Tell(long now, Action<FaultCode, string> onFault)
+    /// <returns>It was told, and the process lives on: whoever waits may be told too.</returns>
+    internal bool Tell(long now, Action<FaultCode, string> onFault)
     {
         if (Fault is FaultException fault && now >= Volatile.Read(ref _tellAt) && Interlocked.Exchange(ref _told, 1) == 0)
         {
             onFault(fault.Code, fault.Message);
+            _survived = true;
         }
+
+        return _survived;
     }
 
-    /// <summary>A new exception for whoever waits in vain.</summary>
-    internal FaultException? ToThrow() => Fault is FaultException fault ? new FaultException(fault.Code, fault.Message) { Rank = fault.Rank } : null;
+    /// <summary>A new exception for whoever waits in vain; not before the fault was told, so that the user reads it once.</summary>
+    internal FaultException? ToThrow() =>
+        _survived && Fault is FaultException fault ? new FaultException(fault.Code, fault.Message) { Rank = fault.Rank } : null;
 }

@@ -16,7 +16,7 @@ namespace TreeAttention.Communication;
 /// judge rank 0's silence. A connection that ends without a goodbye is a lost peer (200), after a second in which whoever knows
 /// better may end the group. <see cref="Enter"/> and <see cref="Leave"/> do not nest. Whoever computes for long says so
 /// with an operation named <see cref="StallLimits.ComputeOperation"/>.
-/// The fault is handed to the delegate on the finder first; on the others a second later, should they still live.
+/// Disposing of it is the last thing before the transport's end: it stops the watch. The fault is handed to the delegate on the finder first; on the others a second later, should they still live.
 /// </remarks>
 public sealed class TcpControlPlane : IControlPlane
 {
@@ -230,9 +230,17 @@ public sealed class TcpControlPlane : IControlPlane
     private void Read(ControlLink link)
     {
         bool open = link.Fill();
-        while (link.TryTake(out ControlFrame kind, out ReadOnlySpan<byte> payload))
+        try
         {
-            Take(link, kind, payload);
+            while (link.TryTake(out ControlFrame kind, out ReadOnlySpan<byte> payload))
+            {
+                Take(link, kind, payload);
+            }
+        }
+        catch (FaultException fault)
+        {
+            link.LostAt = Environment.TickCount64;
+            Fail(fault.Code, fault.Message, link.Rank);
         }
 
         if (!open && !link.HasLeft)
@@ -287,7 +295,7 @@ public sealed class TcpControlPlane : IControlPlane
 
     private void Judge(long now)
     {
-        _fault.Tell(now, _onFault);
+        Tell(now);
         if (!_limits.IsWatching || _closing || _fault.Fault != null)
         {
             return;
@@ -340,7 +348,15 @@ public sealed class TcpControlPlane : IControlPlane
     private void Fail(FaultCode code, string reason, int rank)
     {
         Learn(new FaultException(code, reason) { Rank = rank }, from: null);
-        _fault.Tell(long.MaxValue, _onFault);
+        Tell(long.MaxValue);
+    }
+
+    private void Tell(long now)
+    {
+        if (_fault.Tell(now, _onFault))
+        {
+            _agreement.Wake();
+        }
     }
 
     // Passes a fault on, and remembers it; the first one stays. Whoever learns of it from another gives that one time to act.
@@ -359,7 +375,5 @@ public sealed class TcpControlPlane : IControlPlane
                 link.Send(ControlFrame.Abort, frame);
             }
         }
-
-        _agreement.Wake();
     }
 }

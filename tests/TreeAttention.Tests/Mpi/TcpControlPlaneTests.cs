@@ -14,6 +14,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>The control plane among threads of one process: the same sockets and threads as among processes.</summary>
+[Collection("mpi")]
 public sealed class TcpControlPlaneTests
 {
     private readonly ConcurrentQueue<(FaultCode Code, string Reason)> _faults = new();
@@ -85,6 +86,45 @@ public sealed class TcpControlPlaneTests
         Task<IReadOnlyList<byte[]>> there = Task.Run(() => second.AllGather(new byte[] { 7 }), TestContext.Current.CancellationToken);
         Assert.Equal([7], zero.AllGather(new byte[] { 5 })[1]);
         Assert.Equal([5], (await there)[0]);
+    }
+
+    [Theory]
+    [InlineData(false, FaultCode.PeerLost, "rank 1 (b07, pid 4242) is lost: its process ended")]
+    [InlineData(true, FaultCode.CommunicationFault, "to rank 1 (b07, pid 4242) sent a frame of -1 bytes")]
+    public async Task A_connection_that_ends_or_talks_nonsense_is_a_fault_that_names_the_rank(bool nonsense, FaultCode code, string message)
+    {
+        byte[] invitation = [];
+        using var invited = new ManualResetEventSlim();
+        Task<TcpControlPlane> joining = Task.Run(
+            () => Connect(0, 2, bytes =>
+            {
+                invitation = bytes;
+                invited.Set();
+                return bytes;
+            }),
+            TestContext.Current.CancellationToken);
+        invited.Wait(TestContext.Current.CancellationToken);
+        string[] lines = Encoding.UTF8.GetString(invitation).Split('\n');
+        using var peer = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
+        await peer.ConnectAsync(new IPEndPoint(IPAddress.Parse(lines[3]), int.Parse(lines[2], null)), TestContext.Current.CancellationToken);
+        byte[] place = Encoding.UTF8.GetBytes("b07, pid 4242");
+        byte[] hello = [(byte)(20 + place.Length), 0, 0, 0, 1, .. Convert.FromHexString(lines[0]), 1, 0, 0, 0, .. place];
+        await peer.SendAsync(hello, TestContext.Current.CancellationToken);
+        using TcpControlPlane plane = await joining;
+
+        if (nonsense)
+        {
+            await peer.SendAsync(new byte[] { 255, 255, 255, 255, 2 }, TestContext.Current.CancellationToken);
+        }
+        else
+        {
+            peer.Close();
+        }
+
+        FaultException fault = Assert.Throws<FaultException>(() => plane.AllGather(new byte[1]));
+        Assert.Equal(code, fault.Code);
+        Assert.Contains(message, fault.Message, StringComparison.Ordinal);
+        Assert.Single(_faults);
     }
 
     [Fact]
