@@ -101,13 +101,13 @@ internal sealed unsafe class TileWorker<TElement>(TileKernel kernel, MemoryAccou
 
     private void Locate(KeyValueShard shard, int page, int end)
     {
+        int next = page + 1 < end ? page + 1 : page;
         _page.Keys = KeysOf(shard, page);
-        _page.NextKeys = page + 1 < end ? KeysOf(shard, page + 1) : _page.Keys;
+        _page.Values = ValuesOf(shard, page);
+        _page.NextKeys = KeysOf(shard, next);
+        _page.NextValues = ValuesOf(shard, next);
         _page.KeyStride = (nint)shard.Plan.Shape.HeadDim * TElement.Size;
         _page.ValueStride = (nint)shard.Plan.ValueStride * TElement.Size;
-        KeyPage place = shard.Plan.Pages[page];
-        long values = place.ValueOffset + ((long)_tile.KvHead * place.Span.Count * shard.Plan.ValueStride);
-        _page.Values = (byte*)shard.Contents.Address + (values * TElement.Size);
     }
 
     private byte* KeysOf(KeyValueShard shard, int page)
@@ -115,6 +115,13 @@ internal sealed unsafe class TileWorker<TElement>(TileKernel kernel, MemoryAccou
         KeyPage place = shard.Plan.Pages[page];
         long keys = place.KeyOffset + ((long)_tile.KvHead * place.Span.Count * shard.Plan.Shape.HeadDim);
         return (byte*)shard.Contents.Address + (keys * TElement.Size);
+    }
+
+    private byte* ValuesOf(KeyValueShard shard, int page)
+    {
+        KeyPage place = shard.Plan.Pages[page];
+        long values = place.ValueOffset + ((long)_tile.KvHead * place.Span.Count * shard.Plan.ValueStride);
+        return (byte*)shard.Contents.Address + (values * TElement.Size);
     }
 
     private void AttendPage(PageLimits limits)

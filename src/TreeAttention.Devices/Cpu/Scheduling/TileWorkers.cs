@@ -37,7 +37,8 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
                 $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has f32, f16 and bf16. Choose one of these with --dtype, or --device cuda."),
         };
 
-        return new TileKind(element, (long)shape.GroupSize * shape.QueryLength >= PanelRows / 3);
+        // Rows that fill two vectors or less are faster one by one than in a panel of three.
+        return new TileKind(element, (long)shape.GroupSize * shape.QueryLength > PanelRows * 2 / 3);
     }
 
     /// <summary>The tiles of a call.</summary>
