@@ -9,7 +9,9 @@ namespace TreeAttention.Devices;
 /// fp32 cannot hold becomes the largest it can. A hidden key is not computed with, so its NaN or ∞ stays where it is. A score of NaN
 /// makes the row NaN; a score of +∞ makes its output NaN and its maximum +∞.
 /// </remarks>
-internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : IDisposable
+internal sealed unsafe class PreciseKernel<TWidth, TVector, TElement>(MemoryAccount account) : IDisposable
+    where TWidth : struct, IDoubleWidth<TVector>
+    where TVector : struct
     where TElement : struct, IStoredElement
 {
     // Keys and values of a block, as doubles, stay in the first-level cache for all rows.
@@ -51,9 +53,9 @@ internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : ID
                 int seen = FindSeen(tile, page, row, indices[row], block, count);
                 if (seen > 0 && !isWidened)
                 {
-                    PreciseSteps<TElement>.Widen(
+                    PreciseSteps<TWidth, TVector, TElement>.Widen(
                         page.Keys + (block * page.KeyStride), page.KeyStride, count, shape.HeadDim, _keys.Doubles((long)Block * _keyStride), _keyStride);
-                    PreciseSteps<TElement>.Widen(
+                    PreciseSteps<TWidth, TVector, TElement>.Widen(
                         page.Values + (block * page.ValueStride), page.ValueStride, count, shape.ValueDim, _values.Doubles((long)Block * _valueStride), _valueStride);
                     isWidened = true;
                 }
@@ -152,7 +154,7 @@ internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : ID
         double scale = tile.Problem.Scale;
         double cap = tile.Problem.Options.Softcap;
         AttentionMask mask = tile.Problem.Mask;
-        PreciseSteps<TElement>.Dots(_queries.Doubles(0) + ((long)row * _keyStride), _keys.Doubles(0), _keyStride, _seen, seen, _scores);
+        PreciseSteps<TWidth, TVector, TElement>.Dots(_queries.Doubles(0) + ((long)row * _keyStride), _keys.Doubles(0), _keyStride, _seen, seen, _scores);
         for (int n = 0; n < seen; n++)
         {
             double score = scale * _scores[n];
@@ -173,17 +175,17 @@ internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : ID
     private void Accumulate(int row, int seen)
     {
         double before = _max[row];
-        double top = PreciseSteps<TElement>.Largest(_scores, seen, before);
+        double top = PreciseSteps<TWidth, TVector, TElement>.Largest(_scores, seen, before);
         if (double.IsNegativeInfinity(top))
         {
             return;
         }
 
         double correction = top == before ? 1 : Math.Exp(before - top);
-        double sum = PreciseSteps<TElement>.Exponentiate(_scores, seen, top);
+        double sum = PreciseSteps<TWidth, TVector, TElement>.Exponentiate(_scores, seen, top);
         _max[row] = top;
         _sum[row] = double.IsPositiveInfinity(top) ? 1 : (_sum[row] * correction) + sum;
         double* output = _outputs.Doubles(0) + ((long)row * _valueStride);
-        PreciseSteps<TElement>.AddValues(_scores, _seen, seen, _values.Doubles(0), _valueStride, output, correction);
+        PreciseSteps<TWidth, TVector, TElement>.AddValues(_scores, _seen, seen, _values.Doubles(0), _valueStride, output, correction);
     }
 }

@@ -5,7 +5,9 @@ using System.Runtime.Intrinsics;
 namespace TreeAttention.Devices;
 
 /// <summary>The vector steps of the precise kernel: doubles, one row at a time, over the keys of a block that the row sees.</summary>
-internal static unsafe class PreciseSteps<TElement>
+internal static unsafe class PreciseSteps<TWidth, TVector, TElement>
+    where TWidth : struct, IDoubleWidth<TVector>
+    where TVector : struct
     where TElement : struct, IStoredElement
 {
     /// <summary>Rows of stored elements as rows of doubles, filled up with zeros.</summary>
@@ -50,22 +52,22 @@ internal static unsafe class PreciseSteps<TElement>
             }
 
             double* k0 = k[0], k1 = k[1], k2 = k[2], k3 = k[3], k4 = k[4], k5 = k[5], k6 = k[6], k7 = k[7];
-            Vector256<double> a0 = Vector256<double>.Zero, a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
-            for (int i = 0; i < stride; i += Vector256<double>.Count)
+            TVector a0 = TWidth.Create(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
+            for (int i = 0; i < stride; i += TWidth.Count)
             {
-                var q = Vector256.Load(query + i);
-                a0 = Vector256.FusedMultiplyAdd(Vector256.Load(k0 + i), q, a0);
-                a1 = Vector256.FusedMultiplyAdd(Vector256.Load(k1 + i), q, a1);
-                a2 = Vector256.FusedMultiplyAdd(Vector256.Load(k2 + i), q, a2);
-                a3 = Vector256.FusedMultiplyAdd(Vector256.Load(k3 + i), q, a3);
-                a4 = Vector256.FusedMultiplyAdd(Vector256.Load(k4 + i), q, a4);
-                a5 = Vector256.FusedMultiplyAdd(Vector256.Load(k5 + i), q, a5);
-                a6 = Vector256.FusedMultiplyAdd(Vector256.Load(k6 + i), q, a6);
-                a7 = Vector256.FusedMultiplyAdd(Vector256.Load(k7 + i), q, a7);
+                TVector q = TWidth.Load(query + i);
+                a0 = TWidth.MultiplyAdd(TWidth.Load(k0 + i), q, a0);
+                a1 = TWidth.MultiplyAdd(TWidth.Load(k1 + i), q, a1);
+                a2 = TWidth.MultiplyAdd(TWidth.Load(k2 + i), q, a2);
+                a3 = TWidth.MultiplyAdd(TWidth.Load(k3 + i), q, a3);
+                a4 = TWidth.MultiplyAdd(TWidth.Load(k4 + i), q, a4);
+                a5 = TWidth.MultiplyAdd(TWidth.Load(k5 + i), q, a5);
+                a6 = TWidth.MultiplyAdd(TWidth.Load(k6 + i), q, a6);
+                a7 = TWidth.MultiplyAdd(TWidth.Load(k7 + i), q, a7);
             }
 
-            (scores[n], scores[n + 1], scores[n + 2], scores[n + 3]) = (Vector256.Sum(a0), Vector256.Sum(a1), Vector256.Sum(a2), Vector256.Sum(a3));
-            (scores[n + 4], scores[n + 5], scores[n + 6], scores[n + 7]) = (Vector256.Sum(a4), Vector256.Sum(a5), Vector256.Sum(a6), Vector256.Sum(a7));
+            TWidth.Sums(a0, a1, a2, a3).StoreUnsafe(ref scores[n]);
+            TWidth.Sums(a4, a5, a6, a7).StoreUnsafe(ref scores[n + 4]);
         }
     }
 
@@ -103,52 +105,58 @@ internal static unsafe class PreciseSteps<TElement>
     internal static void AddValues(
         ReadOnlySpan<double> weights, ReadOnlySpan<int> seen, int count, double* values, int stride, double* output, double correction)
     {
-        var by = Vector256.Create(correction);
+        TVector by = TWidth.Create(correction);
         int at = 0;
-        for (; at + 32 <= stride; at += 32)
+        for (; at + (8 * TWidth.Count) <= stride; at += 8 * TWidth.Count)
         {
-            Vector256<double> a0 = Vector256.Load(output + at) * by, a1 = Vector256.Load(output + at + 4) * by;
-            Vector256<double> a2 = Vector256.Load(output + at + 8) * by, a3 = Vector256.Load(output + at + 12) * by;
-            Vector256<double> a4 = Vector256.Load(output + at + 16) * by, a5 = Vector256.Load(output + at + 20) * by;
-            Vector256<double> a6 = Vector256.Load(output + at + 24) * by, a7 = Vector256.Load(output + at + 28) * by;
-            for (int n = 0; n < count; n++)
-            {
-                double* value = values + ((long)seen[n] * stride) + at;
-                var weight = Vector256.Create(weights[n]);
-                a0 = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value), a0);
-                a1 = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value + 4), a1);
-                a2 = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value + 8), a2);
-                a3 = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value + 12), a3);
-                a4 = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value + 16), a4);
-                a5 = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value + 20), a5);
-                a6 = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value + 24), a6);
-                a7 = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value + 28), a7);
-            }
-
-            a0.Store(output + at);
-            a1.Store(output + at + 4);
-            a2.Store(output + at + 8);
-            a3.Store(output + at + 12);
-            a4.Store(output + at + 16);
-            a5.Store(output + at + 20);
-            a6.Store(output + at + 24);
-            a7.Store(output + at + 28);
+            AddEight(weights, seen, count, values + at, stride, output + at, by);
         }
 
-        for (; at < stride; at += 8)
+        for (; at < stride; at += TWidth.Count)
         {
-            Vector256<double> lower = Vector256.Load(output + at) * by;
-            Vector256<double> upper = Vector256.Load(output + at + 4) * by;
+            TVector sum = TWidth.Multiply(TWidth.Load(output + at), by);
             for (int n = 0; n < count; n++)
             {
-                double* value = values + ((long)seen[n] * stride) + at;
-                var weight = Vector256.Create(weights[n]);
-                lower = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value), lower);
-                upper = Vector256.FusedMultiplyAdd(weight, Vector256.Load(value + 4), upper);
+                sum = TWidth.MultiplyAdd(TWidth.Create(weights[n]), TWidth.Load(values + ((long)seen[n] * stride) + at), sum);
             }
 
-            lower.Store(output + at);
-            upper.Store(output + at + 4);
+            TWidth.Store(sum, output + at);
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void AddEight(
+        ReadOnlySpan<double> weights, ReadOnlySpan<int> seen, int count, double* values, int stride, double* output, TVector by)
+    {
+        TVector a0 = TWidth.Multiply(TWidth.Load(output), by);
+        TVector a1 = TWidth.Multiply(TWidth.Load(output + TWidth.Count), by);
+        TVector a2 = TWidth.Multiply(TWidth.Load(output + (2 * TWidth.Count)), by);
+        TVector a3 = TWidth.Multiply(TWidth.Load(output + (3 * TWidth.Count)), by);
+        TVector a4 = TWidth.Multiply(TWidth.Load(output + (4 * TWidth.Count)), by);
+        TVector a5 = TWidth.Multiply(TWidth.Load(output + (5 * TWidth.Count)), by);
+        TVector a6 = TWidth.Multiply(TWidth.Load(output + (6 * TWidth.Count)), by);
+        TVector a7 = TWidth.Multiply(TWidth.Load(output + (7 * TWidth.Count)), by);
+        for (int n = 0; n < count; n++)
+        {
+            double* value = values + ((long)seen[n] * stride);
+            TVector weight = TWidth.Create(weights[n]);
+            a0 = TWidth.MultiplyAdd(weight, TWidth.Load(value), a0);
+            a1 = TWidth.MultiplyAdd(weight, TWidth.Load(value + TWidth.Count), a1);
+            a2 = TWidth.MultiplyAdd(weight, TWidth.Load(value + (2 * TWidth.Count)), a2);
+            a3 = TWidth.MultiplyAdd(weight, TWidth.Load(value + (3 * TWidth.Count)), a3);
+            a4 = TWidth.MultiplyAdd(weight, TWidth.Load(value + (4 * TWidth.Count)), a4);
+            a5 = TWidth.MultiplyAdd(weight, TWidth.Load(value + (5 * TWidth.Count)), a5);
+            a6 = TWidth.MultiplyAdd(weight, TWidth.Load(value + (6 * TWidth.Count)), a6);
+            a7 = TWidth.MultiplyAdd(weight, TWidth.Load(value + (7 * TWidth.Count)), a7);
+        }
+
+        TWidth.Store(a0, output);
+        TWidth.Store(a1, output + TWidth.Count);
+        TWidth.Store(a2, output + (2 * TWidth.Count));
+        TWidth.Store(a3, output + (3 * TWidth.Count));
+        TWidth.Store(a4, output + (4 * TWidth.Count));
+        TWidth.Store(a5, output + (5 * TWidth.Count));
+        TWidth.Store(a6, output + (6 * TWidth.Count));
+        TWidth.Store(a7, output + (7 * TWidth.Count));
     }
 }
