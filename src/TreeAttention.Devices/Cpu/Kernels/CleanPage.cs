@@ -1,4 +1,5 @@
 using System;
+using System.Runtime.Intrinsics;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
@@ -77,11 +78,15 @@ internal sealed unsafe class CleanPage<TElement>(MemoryAccount account) : IDispo
     {
         double squares = 0;
         double largest = 0;
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i += Vector256<float>.Count)
         {
-            double value = TElement.ToDouble(source + (i * TElement.Size));
-            squares += value * value;
-            largest = Math.Max(largest, Math.Abs(value));
+            Vector256<float> values = TElement.LoadExact(source + (i * TElement.Size));
+            for (int n = 0; n < Math.Min(Vector256<float>.Count, count - i); n++)
+            {
+                double value = values[n];
+                squares += value * value;
+                largest = Math.Max(largest, Math.Abs(value));
+            }
         }
 
         return (squares, largest);

@@ -24,6 +24,9 @@ internal sealed unsafe class PageView
     /// <summary>The keys that will be read after this page's; for prefetching alone, so any address will do.</summary>
     internal byte* NextKeys { get; set; }
 
+    /// <summary>The values that will be read after this page's; for prefetching alone.</summary>
+    internal byte* NextValues { get; set; }
+
     /// <summary>Keys of the page.</summary>
     internal PageSpan Span { get; private set; }
 

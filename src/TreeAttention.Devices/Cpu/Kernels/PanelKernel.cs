@@ -25,6 +25,8 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
     private int _headDim;
     private int _valueDim;
     private int _outputDim;
+    private byte* _nextKeys;
+    private byte* _nextValues;
 
     internal override double QueryLimit => double.PositiveInfinity;
 
@@ -91,6 +93,9 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
             int count = Math.Min(Block, page.Span.Count - block);
             (nint, nint) keys = Widen(_keys, page.Keys + (block * page.KeyStride), page.KeyStride, count, _headDim);
             (nint, nint) values = Widen(_values, page.Values + (block * page.ValueStride), page.ValueStride, count, _outputDim);
+            bool isLast = block + Block >= page.Hull.End;
+            _nextKeys = isLast ? page.NextKeys : page.Keys + ((block + Block) * page.KeyStride);
+            _nextValues = isLast ? page.NextValues : page.Values + ((block + Block) * page.ValueStride);
             for (int first = 0; first < _padded; first += WidthAt(first))
             {
                 AttendPanel(tile, page, block, count, first, keys, values);
@@ -166,6 +171,12 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
         float* queries = _queries.Floats(0) + ((long)first * _headDim);
         for (int key = low / step * step; key < high; key += step)
         {
+            if (first == 0)
+            {
+                PanelSteps<TWidth, TVector, TElement>.Prefetch(_nextKeys + (key * page.KeyStride), step * page.KeyStride);
+                PanelSteps<TWidth, TVector, TElement>.Prefetch(_nextValues + (key * page.ValueStride), step * page.ValueStride);
+            }
+
             PanelProduct<TWidth, TVector>.Multiply(
                 width, (float*)keys.Address, keys.Stride, 1, key, count, _headDim, queries, scores + (key * width), null);
         }

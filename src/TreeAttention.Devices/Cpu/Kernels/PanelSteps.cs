@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
 
 namespace TreeAttention.Devices;
 
@@ -10,6 +11,19 @@ internal static unsafe class PanelSteps<TWidth, TVector, TElement>
 {
     // Finite stand-in for a maximum of -∞, so that -∞ - max stays -∞.
     private const float Lowest = -1e38f;
+
+    /// <summary>Asks for bytes that will be read soon.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static void Prefetch(byte* from, nint bytes)
+    {
+        if (Sse.IsSupported)
+        {
+            for (nint at = 0; at < bytes; at += 64)
+            {
+                Sse.Prefetch1(from + at);
+            }
+        }
+    }
 
     /// <summary>Rows of stored elements as fp32 rows without gaps.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -1,5 +1,4 @@
 using System;
-using System.Runtime.Intrinsics;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
@@ -10,10 +9,13 @@ namespace TreeAttention.Devices;
 /// fp32 cannot hold becomes the largest it can. A hidden key is not computed with, so its NaN or ∞ stays where it is. A score of NaN
 /// makes the row NaN; a score of +∞ makes its output NaN and its maximum +∞.
 /// </remarks>
-internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : IDisposable
+internal sealed unsafe class PreciseKernel<TWidth, TVector, TElement>(MemoryAccount account) : IDisposable
+    where TWidth : struct, IDoubleWidth<TVector>
+    where TVector : struct
     where TElement : struct, IStoredElement
 {
-    private const int Block = TileKernel.Block;
+    // Keys and values of a block, as doubles, stay in the first-level cache for all rows.
+    private const int Block = 16;
 
     private readonly Scratch _queries = new(account);
     private readonly Scratch _outputs = new(account);
@@ -51,8 +53,10 @@ internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : ID
                 int seen = FindSeen(tile, page, row, indices[row], block, count);
                 if (seen > 0 && !isWidened)
                 {
-                    Widen(page.Keys + (block * page.KeyStride), page.KeyStride, count, shape.HeadDim, _keyStride, _keys);
-                    Widen(page.Values + (block * page.ValueStride), page.ValueStride, count, shape.ValueDim, _valueStride, _values);
+                    PreciseSteps<TWidth, TVector, TElement>.Widen(
+                        page.Keys + (block * page.KeyStride), page.KeyStride, count, shape.HeadDim, _keys.Doubles((long)Block * _keyStride), _keyStride);
+                    PreciseSteps<TWidth, TVector, TElement>.Widen(
+                        page.Values + (block * page.ValueStride), page.ValueStride, count, shape.ValueDim, _values.Doubles((long)Block * _valueStride), _valueStride);
                     isWidened = true;
                 }
 
@@ -100,26 +104,10 @@ internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : ID
     private static float Saturate(double value) =>
         double.IsFinite(value) ? (float)Math.Clamp(value, -float.MaxValue, float.MaxValue) : (float)value;
 
-    private static void Widen(byte* source, nint stride, int count, int elements, int targetStride, Scratch scratch)
-    {
-        double* target = scratch.Doubles((long)Block * targetStride);
-        for (int row = 0; row < count; row++)
-        {
-            for (int i = 0; i < elements; i++)
-            {
-                target[i] = TElement.ToDouble(source + (i * TElement.Size));
-            }
-
-            new Span<double>(target + elements, targetStride - elements).Clear();
-            source += stride;
-            target += targetStride;
-        }
-    }
-
     private void Prepare(RowTile tile)
     {
         AttentionShape shape = tile.Problem.Shape;
-        (_keyStride, _valueStride) = ((shape.HeadDim + 3) / 4 * 4, (shape.ValueDim + 3) / 4 * 4);
+        (_keyStride, _valueStride) = ((shape.HeadDim + 7) / 8 * 8, (shape.ValueDim + 7) / 8 * 8);
         if (!_isLoaded)
         {
             double* target = _queries.Doubles((long)tile.Count * _keyStride);
@@ -166,11 +154,10 @@ internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : ID
         double scale = tile.Problem.Scale;
         double cap = tile.Problem.Options.Softcap;
         AttentionMask mask = tile.Problem.Mask;
-        double* query = _queries.Doubles(0) + ((long)row * _keyStride);
-        double* keys = _keys.Doubles(0);
+        PreciseSteps<TWidth, TVector, TElement>.Dots(_queries.Doubles(0) + ((long)row * _keyStride), _keys.Doubles(0), _keyStride, _seen, seen, _scores);
         for (int n = 0; n < seen; n++)
         {
-            double score = scale * Dot(query, keys + (_seen[n] * _keyStride), _keyStride);
+            double score = scale * _scores[n];
             if (cap > 0)
             {
                 score = cap * Math.Tanh(score / cap);
@@ -185,66 +172,20 @@ internal sealed unsafe class PreciseKernel<TElement>(MemoryAccount account) : ID
         }
     }
 
-    private static double Dot(double* left, double* right, int count)
-    {
-        Vector256<double> even = Vector256<double>.Zero;
-        Vector256<double> odd = even;
-        int i = 0;
-        for (; i + 8 <= count; i += 8)
-        {
-            even = Vector256.FusedMultiplyAdd(Vector256.Load(left + i), Vector256.Load(right + i), even);
-            odd = Vector256.FusedMultiplyAdd(Vector256.Load(left + i + 4), Vector256.Load(right + i + 4), odd);
-        }
-
-        if (i < count)
-        {
-            even = Vector256.FusedMultiplyAdd(Vector256.Load(left + i), Vector256.Load(right + i), even);
-        }
-
-        return Vector256.Sum(even + odd);
-    }
-
     private void Accumulate(int row, int seen)
     {
-        Span<double> scores = _scores.AsSpan(0, seen);
         double before = _max[row];
-        double top = before;
-        foreach (double score in scores)
-        {
-            top = Math.Max(top, (float)score); // NaN wins
-        }
-
+        double top = PreciseSteps<TWidth, TVector, TElement>.Largest(_scores, seen, before);
         if (double.IsNegativeInfinity(top))
         {
             return;
         }
 
         double correction = top == before ? 1 : Math.Exp(before - top);
-        double sum = 0;
-        for (int n = 0; n < seen; n++)
-        {
-            scores[n] = Math.Exp(scores[n] - top);
-            sum += scores[n];
-        }
-
+        double sum = PreciseSteps<TWidth, TVector, TElement>.Exponentiate(_scores, seen, top);
         _max[row] = top;
         _sum[row] = double.IsPositiveInfinity(top) ? 1 : (_sum[row] * correction) + sum;
-        AddValues(_outputs.Doubles(0) + ((long)row * _valueStride), seen, correction);
-    }
-
-    private void AddValues(double* output, int seen, double correction)
-    {
-        double* values = _values.Doubles(0);
-        for (int i = 0; i < _valueStride; i += 4)
-        {
-            Vector256<double> sum = Vector256<double>.Zero;
-            for (int n = 0; n < seen; n++)
-            {
-                sum = Vector256.FusedMultiplyAdd(
-                    Vector256.Create(_scores[n]), Vector256.Load(values + (_seen[n] * _valueStride) + i), sum);
-            }
-
-            Vector256.FusedMultiplyAdd(Vector256.Load(output + i), Vector256.Create(correction), sum).Store(output + i);
-        }
+        double* output = _outputs.Doubles(0) + ((long)row * _valueStride);
+        PreciseSteps<TWidth, TVector, TElement>.AddValues(_scores, _seen, seen, _values.Doubles(0), _valueStride, output, correction);
     }
 }

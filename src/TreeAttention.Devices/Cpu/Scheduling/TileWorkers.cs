@@ -37,7 +37,8 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
                 $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has f32, f16 and bf16. Choose one of these with --dtype, or --device cuda."),
         };
 
-        return new TileKind(element, (long)shape.GroupSize * shape.QueryLength >= PanelRows / 3);
+        // Rows that fill two vectors or less are faster one by one than in a panel of three.
+        return new TileKind(element, (long)shape.GroupSize * shape.QueryLength > PanelRows * 2 / 3);
     }
 
     /// <summary>The tiles of a call.</summary>
@@ -65,28 +66,4 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
 
     /// <summary>Makes one worker.</summary>
     protected abstract TileWorker Create(TileKind kind, MemoryAccount account);
-}
-
-/// <summary>Tile workers over vectors of one width.</summary>
-internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount account) : TileWorkers(threads, account)
-    where TWidth : struct, IVectorWidth<TVector>
-    where TVector : struct
-{
-    internal override string Name => TWidth.Name;
-
-    protected override int PanelRows => 3 * TWidth.Count;
-
-    protected override TileWorker Create(TileKind kind, MemoryAccount account) => kind.Element switch
-    {
-        0 => Create<Float32Element>(kind, account),
-        1 => Create<Float16Element>(kind, account),
-        _ => Create<BFloat16Element>(kind, account),
-    };
-
-#pragma warning disable CA2000 // The worker owns its kernel and disposes of it.
-    private static TileWorker<TElement> Create<TElement>(TileKind kind, MemoryAccount account)
-        where TElement : struct, IStoredElement => kind.IsPanel
-            ? new TileWorker<TElement>(new PanelKernel<TWidth, TVector, TElement>(account), account)
-            : new TileWorker<TElement>(new RowKernel<TWidth, TVector, TElement>(account), account);
-#pragma warning restore CA2000
 }

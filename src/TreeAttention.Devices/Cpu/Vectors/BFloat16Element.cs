@@ -1,5 +1,5 @@
-using System;
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 
 namespace TreeAttention.Devices;
 
@@ -19,5 +19,5 @@ internal readonly unsafe struct BFloat16Element : IStoredElement
         where TVector : struct => TWidth.LoadBFloat16((ushort*)source);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static double ToDouble(byte* source) => BitConverter.UInt32BitsToSingle((uint)*(ushort*)source << 16);
+    public static Vector256<float> LoadExact(byte* source) => Width256.LoadBFloat16((ushort*)source);
 }

@@ -1,5 +1,5 @@
-using System;
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 
 namespace TreeAttention.Devices;
 
@@ -19,5 +19,13 @@ internal readonly unsafe struct Float16Element : IStoredElement
         where TVector : struct => TWidth.LoadHalfShifted((ushort*)source);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static double ToDouble(byte* source) => (double)*(Half*)source;
+    public static Vector256<float> LoadExact(byte* source)
+    {
+        // The largest exponent comes out as 65,536 and more: ∞ where the fraction is 0, NaN elsewhere.
+        Vector256<float> value = Width256.LoadHalfShifted((ushort*)source) * Shift;
+        var magnitude = Vector256.Abs(value);
+        var unbounded = Vector256.ConditionalSelect(
+            Vector256.Equals(magnitude, Vector256.Create(65536f)), value * float.PositiveInfinity, Vector256.Create(float.NaN));
+        return Vector256.ConditionalSelect(Vector256.LessThan(magnitude, Vector256.Create(65536f)), value, unbounded);
+    }
 }

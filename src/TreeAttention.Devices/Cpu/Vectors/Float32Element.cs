@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 
 namespace TreeAttention.Devices;
 
@@ -18,5 +19,5 @@ internal readonly unsafe struct Float32Element : IStoredElement
         where TVector : struct => TWidth.Load((float*)source);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static double ToDouble(byte* source) => *(float*)source;
+    public static Vector256<float> LoadExact(byte* source) => Vector256.Load((float*)source);
 }

@@ -1,3 +1,5 @@
+using System.Runtime.Intrinsics;
+
 namespace TreeAttention.Devices;
 
 /// <summary>A storage type of keys and values, read as fp32 vectors that are <see cref="Shift"/> times smaller.</summary>
@@ -17,6 +19,6 @@ internal unsafe interface IStoredElement
         where TWidth : struct, IVectorWidth<TVector>
         where TVector : struct;
 
-    /// <summary>One element, exactly, whatever it is.</summary>
-    static abstract double ToDouble(byte* source);
+    /// <summary>Eight elements, exactly, NaN and ∞ too.</summary>
+    static abstract Vector256<float> LoadExact(byte* source);
 }
