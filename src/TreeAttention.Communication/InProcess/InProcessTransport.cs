@@ -21,6 +21,7 @@ public sealed class InProcessTransport : ITransport
     private Region _incoming;
     private int _to;
     private int _from;
+    private bool _underWay;
 
     internal InProcessTransport(GroupBoard group, int rank, Traffic traffic)
     {
@@ -65,6 +66,12 @@ public sealed class InProcessTransport : ITransport
     {
         RequireHost(outgoing);
         RequireHost(incoming);
+        if (_underWay)
+        {
+            throw new InvalidOperationException("An exchange is under way: complete it before the next one.");
+        }
+
+        _underWay = true;
         (_outgoing, _to, _incoming, _from) = (outgoing, to, incoming, from);
         if (outgoing.Bytes > 0)
         {
@@ -86,7 +93,7 @@ public sealed class InProcessTransport : ITransport
             _group.Channel(Rank, _to).AwaitTaken(_group.Gates, _group.Members);
         }
 
-        (_incoming, _outgoing) = (Region.Empty, Region.Empty);
+        (_incoming, _outgoing, _underWay) = (Region.Empty, Region.Empty, false);
     }
 
     /// <inheritdoc/>

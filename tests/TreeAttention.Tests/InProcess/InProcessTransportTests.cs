@@ -131,6 +131,16 @@ public sealed class InProcessTransportTests : TransportConformance
     }
 
     [Fact]
+    public void A_second_exchange_before_the_first_is_complete_is_refused()
+    {
+        using var group = InProcessGroup.Create(2);
+        using var values = new HostFloats(1);
+        group.Transports[0].StartExchange(values.Region, 1, Region.Empty, 1);
+
+        Assert.Throws<InvalidOperationException>(() => group.Transports[0].Send(values.Region, 1));
+    }
+
+    [Fact]
     public void The_operation_under_way_is_known()
     {
         using var group = InProcessGroup.Create(1);
