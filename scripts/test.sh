@@ -6,13 +6,20 @@ scripts/setup.sh --mpi --numpy
 scripts/build.sh
 dotnet format TreeAttention.Distributed.sln --verify-no-changes --no-restore --verbosity quiet
 
-results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 status=0
-dotnet artifacts/bin/TreeAttention.Tests/release/TreeAttention.Tests.dll --no-progress --results-directory "$results" \
-  2>&1 | tee "$results/log" || status=$?
-passed=$(sed -n 's/^ *succeeded: //p' "$results/log" | tail -1)
-failed=$(sed -n 's/^ *failed: //p' "$results/log" | tail -1)
-skipped=$(sed -n 's/^ *skipped: //p' "$results/log" | tail -1)
-echo "${passed:-0} passed, ${failed:-1} failed, ${skipped:-0} skipped"
-[ "$status" -eq 0 ] && [ "${passed:-0}" -gt 0 ]
+dotnet artifacts/bin/TreeAttention.Tests/release/TreeAttention.Tests.dll -noColor 2>&1 | tee "$log" || status=$?
+
+# The runner's summary: "Total: 1412, Errors: 0, Failed: 1, Skipped: 2, Not Run: 0"; errors are failures outside a test.
+count() { grep -a 'Total: ' "$log" | tail -1 | sed -n "s/.*$1: \([0-9]*\).*/\1/p"; }
+total=$(count Total) failed=$(count Failed) errors=$(count Errors) skipped=$(count Skipped)
+if [ -z "$total" ]; then
+  echo "The test run ended without a summary (exit $status)." >&2
+  echo "0 passed, 1 failed"
+  exit 1
+fi
+failed=$((failed + errors))
+passed=$((total - failed - skipped))
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$status" -eq 0 ] && [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -35,7 +35,7 @@ public sealed class AgreementTests
         var oracle = new AttentionOracle(attention);
         foreach (ShardLayout layout in AttentionCases.LayoutsFor(attention.Shape, ranks))
         {
-            AttentionPlan[] plans = [.. PlansFor(attention.Shape, layout, ranks)];
+            AttentionPlan[] plans = [.. PlansFor(attention.Shape, layout)];
             var states = new (float[] State, int[] Indices)[plans.Length, ranks];
             RankThreads.Run(ranks, context =>
             {
@@ -124,7 +124,7 @@ public sealed class AgreementTests
         return region.AsSpan<float>().ToArray();
     }
 
-    private static IEnumerable<AttentionPlan> PlansFor(AttentionShape shape, ShardLayout layout, int ranks)
+    private static IEnumerable<AttentionPlan> PlansFor(AttentionShape shape, ShardLayout layout)
     {
         foreach (ReductionKind kind in Enum.GetValues<ReductionKind>())
         {
