@@ -168,7 +168,7 @@ internal sealed unsafe class PreciseKernel<TWidth, TVector, TElement>(MemoryAcco
                 score += mask.Bias(tile.Batch, tile.Head[row], tile.Index[row], page.Positions[block + _seen[n]]);
             }
 
-            _scores[n] = ScoreRange.Settle(score);
+            _scores[n] = Math.Abs(score) < ScoreRange.Untouched ? score : ScoreRange.Settle(score);
         }
     }
 

@@ -92,7 +92,7 @@ internal static unsafe class PreciseSteps<TWidth, TVector, TElement>
         Vector256<double> sum = Vector256<double>.Zero;
         for (int n = 0; n < count; n += Vector256<double>.Count)
         {
-            var weight = Vector256.Exp(Vector256.LoadUnsafe(ref scores[n]) - Vector256.Create(top));
+            Vector256<double> weight = DoubleExp.Exp(Vector256.LoadUnsafe(ref scores[n]) - Vector256.Create(top));
             weight.StoreUnsafe(ref scores[n]);
             sum += weight;
         }
