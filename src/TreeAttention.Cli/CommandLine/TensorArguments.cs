@@ -65,7 +65,8 @@ internal sealed class TensorArguments
     /// <summary>What the command line asks for; the file names are null where a benchmark makes its own tensors.</summary>
     public TensorRequest Read(ParseResult parsed) => new(
         parsed.GetValue(_query), parsed.GetValue(_key), parsed.GetValue(_value), parsed.GetValue(_headMajor), parsed.GetValue(_dtype),
-        parsed.GetValue(_valueFromKey), parsed.GetValue(_nan));
+        parsed.GetValue(_valueFromKey), parsed.GetValue(_nan),
+        parsed.GetValue(_keyScale) is not null || parsed.GetValue(_valueScale) is not null);
 
     private void Validate(CommandResult command)
     {
@@ -98,5 +99,7 @@ internal sealed class TensorArguments
 /// <param name="StorageType">Storage of keys and values; null: that of the key file.</param>
 /// <param name="ValueFromKey">Values are the first so many elements of the keys.</param>
 /// <param name="NonFinite">What NaN and infinities do.</param>
+/// <param name="HasScales">Scales of f8e4m3 storage are given.</param>
 internal sealed record TensorRequest(
-    string? Query, string? Key, string? Value, bool HeadMajor, ElementType? StorageType, int? ValueFromKey, NonFinitePolicy NonFinite);
+    string? Query, string? Key, string? Value, bool HeadMajor, ElementType? StorageType, int? ValueFromKey, NonFinitePolicy NonFinite,
+    bool HasScales);

@@ -16,6 +16,7 @@ internal sealed class AttentionBench : IDisposable
     private readonly ShardedCall _call;
     private readonly List<Entry> _entries = [];
     private readonly CeilingRecorder? _ceiling;
+    private readonly RingModel? _ring;
 
     /// <summary>Loads the inputs and prepares every plan.</summary>
     public AttentionBench(BenchRequest request, AttentionGroup group, IBenchInputs inputs)
@@ -37,6 +38,7 @@ internal sealed class AttentionBench : IDisposable
         }
 
         _ceiling = request.Ceiling ? new CeilingRecorder(group) : null;
+        _ring = request.Ceiling && group.Size > 1 && _entries.Exists(entry => RotatesKeys(entry.Plan)) ? new RingModel(group, _call) : null;
     }
 
     /// <summary>Checks, warms up, times. Every rank calls it; the rows mean something on rank 0.</summary>
@@ -56,7 +58,9 @@ internal sealed class AttentionBench : IDisposable
         }
 
         CeilingMeasurement? ceiling = _ceiling?.Summarise();
-        return [.. _entries.Select(entry => RowOf(entry, ceiling))];
+        var costs = _entries.ToDictionary(entry => entry, entry => entry.Recorder.Summarise());
+        double? ringUs = PredictRing(costs);
+        return [.. _entries.Select(entry => RowOf(entry, costs[entry], ceiling, RotatesKeys(entry.Plan) ? ringUs : null))];
     }
 
     /// <inheritdoc/>
@@ -68,6 +72,7 @@ internal sealed class AttentionBench : IDisposable
         }
 
         _ceiling?.Dispose();
+        _ring?.Dispose();
         _call.Dispose();
     }
 
@@ -105,12 +110,29 @@ internal sealed class AttentionBench : IDisposable
         if (round >= 0)
         {
             _ceiling?.Run();
+            _ring?.Run();
         }
     }
 
-    private BenchRow RowOf(Entry entry, CeilingMeasurement? ceiling)
+    private static bool RotatesKeys(AttentionPlan plan) => plan.Algorithm is AttentionAlgorithm.Ring or AttentionAlgorithm.RingNoOverlap;
+
+    // A tree attends to each shard once; a ring, where it runs alone, to as many as there are ranks.
+    private double? PredictRing(Dictionary<Entry, StepMeasurement> costs)
     {
-        StepMeasurement cost = entry.Recorder.Summarise();
+        if (_ring is null)
+        {
+            return null;
+        }
+
+        double exchangeUs = _ring.Summarise().MedianUs;
+        Entry? tree = _entries.Find(entry => entry.Plan.Algorithm == AttentionAlgorithm.Tree);
+        double computeUs = tree is not null ? costs[tree].ComputeUs
+            : costs.First(pair => RotatesKeys(pair.Key.Plan)).Value.ComputeUs / _group.Size;
+        return _ring.PredictUs(computeUs, exchangeUs);
+    }
+
+    private BenchRow RowOf(Entry entry, StepMeasurement cost, CeilingMeasurement? ceiling, double? modelUs)
+    {
         cost = cost with { PeakBytes = _group.Gather(entry.Bytes).Max(rank => rank[0]) };
         var result = new ResultRow
         {
@@ -126,7 +148,8 @@ internal sealed class AttentionBench : IDisposable
         return new BenchRow(
             result, _inputs.Shape, _group.Nodes.Distinct().Count(),
             ceiling?.ReadRatio(cost, UsefulWork.BytesRead(_inputs.Shape, _inputs.StorageType, _inputs.ValuesInKeys)),
-            ceiling?.FmaRatio(cost, UsefulWork.Operations(_problem)));
+            ceiling?.FmaRatio(cost, UsefulWork.Operations(_problem)),
+            modelUs);
     }
 
     private sealed class Entry(AttentionPlan plan, AttentionStep step, StepRecorder recorder, long bytes)

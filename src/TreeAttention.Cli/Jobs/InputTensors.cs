@@ -25,6 +25,7 @@ internal sealed class InputTensors : IDisposable
             Value = _value is not null ? Arranged(_value, request) : InsideKey(Key, request.ValueFromKey!.Value);
             Shape = ShapeOf(Query, Key, Value);
             StorageType = request.StorageType ?? (Key.Type == ElementType.Float64 ? ElementType.Float32 : Key.Type);
+            RequireStorable(StorageType, request.HasScales);
         }
         catch
         {
@@ -54,6 +55,21 @@ internal sealed class InputTensors : IDisposable
         _query.Dispose();
         _key?.Dispose();
         _value?.Dispose();
+    }
+
+    private static void RequireStorable(ElementType type, bool hasScales)
+    {
+        if (hasScales && type != ElementType.Float8E4M3)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine, $"--key-scale and --value-scale belong to f8e4m3 storage, but keys and values are stored as {type.ShortName()}.");
+        }
+
+        if (type is not (ElementType.Float32 or ElementType.Float16 or ElementType.BFloat16))
+        {
+            throw new FaultException(
+                FaultCode.Unavailable, $"Storage of keys and values as {type.ShortName()} needs a GPU, which this version does not use. Give --dtype f16, bf16 or f32.");
+        }
     }
 
     private static TensorView Arranged(TensorFile file, TensorRequest request)

@@ -8,7 +8,8 @@ namespace TreeAttention.Cli;
 /// <param name="Nodes">Number of nodes.</param>
 /// <param name="ReadRatio">Bytes of keys and values over the time, as a fraction of the read bandwidth of the same round; median.</param>
 /// <param name="FmaRatio">Useful floating-point operations over the time, as a fraction of the FMA rate of the same round; median.</param>
-internal sealed record BenchRow(ResultRow Result, AttentionShape Shape, int Nodes, double? ReadRatio, double? FmaRatio)
+/// <param name="ModelUs">What the cost model predicts from compute and bandwidth measured in the same rounds; rings alone.</param>
+internal sealed record BenchRow(ResultRow Result, AttentionShape Shape, int Nodes, double? ReadRatio, double? FmaRatio, double? ModelUs)
 {
     /// <summary>One line of JSON; all keys are always there.</summary>
     public string ToJson() => ResultRow.Line(json =>
@@ -23,5 +24,6 @@ internal sealed record BenchRow(ResultRow Result, AttentionShape Shape, int Node
         json.WriteNumber("nodes", Nodes);
         ResultRow.WriteNumber(json, "read_ratio", ReadRatio);
         ResultRow.WriteNumber(json, "fma_ratio", FmaRatio);
+        ResultRow.WriteNumber(json, "model_us", ModelUs);
     });
 }

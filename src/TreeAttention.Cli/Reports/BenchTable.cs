@@ -31,6 +31,12 @@ internal static class BenchTable
             $"  {row.Shape.KeyLength,9} {row.Shape.QueryLength,7} {name,-20} {cost.MedianUs,11:F1} {cost.MinUs,11:F1} {cost.P95Us,11:F1} "
             + $"{cost.ComputeUs,11:F1} {cost.CommunicationUs,10:F1} {cost.BytesSent,11} {cost.Messages,5} {cost.Collectives,5} "
             + $"{cost.PeakBytes / 1048576.0,10:F1} {Percent(row.ReadRatio),6} {Percent(row.FmaRatio),6} {Error(row.Result.Verification),8} {Wrong(row.Result.Verification),6}"));
+        if (row.ModelUs is { } model)
+        {
+            console.WriteLine(string.Create(
+                CultureInfo.InvariantCulture,
+                $"# {name}: the model p·c + (p-1)·V/b, from this run's compute and bandwidth, says {model:F1} us; measured {cost.MedianUs / model:F2} of it"));
+        }
     }
 
     private static string Percent(double? ratio) => ratio is { } value ? (100 * value).ToString("F1", CultureInfo.InvariantCulture) : "-";

@@ -39,6 +39,11 @@ public sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Size
             return new(slurm ? "Slurm's srun (PMI)" : "MPICH's mpiexec", IsOpenMpi: false, Number("PMI_SIZE"), Number("PMI_RANK"));
         }
 
+        if (read("PMIX_RANK") == null && slurm && Number("SLURM_STEP_NUM_TASKS") is > 1)
+        {
+            return new("Slurm's srun without an MPI plug-in", IsOpenMpi: true, Number("SLURM_STEP_NUM_TASKS"), Number("SLURM_PROCID"));
+        }
+
         return read("PMIX_RANK") == null ? None
             : new(slurm ? "Slurm's srun (PMIx)" : "a PMIx launcher", IsOpenMpi: true, slurm ? Number("SLURM_STEP_NUM_TASKS") : null, Number("PMIX_RANK"));
 

@@ -12,7 +12,7 @@ internal static class MpiGroup
     /// <summary>Joins the job, runs the work, leaves. A fault of this rank alone ends the whole job with its code.</summary>
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
-        using var world = MpiWorld.Join(environment.Launcher, environment.MpiLibrary, Warn);
+        using MpiWorld world = Join(environment);
         try
         {
             return RunOn(world, options, work);
@@ -27,6 +27,19 @@ internal static class MpiGroup
             string message = error is FaultException ? error.Message : error.ToString();
             End(world, code, message);
             throw;
+        }
+    }
+
+    // A process that could not join knows no other rank, but what keeps it out keeps all out.
+    private static MpiWorld Join(ProcessEnvironment environment)
+    {
+        try
+        {
+            return MpiWorld.Join(environment.Launcher, environment.MpiLibrary, Warn);
+        }
+        catch (FaultException fault) when (fault.Code is FaultCode.RanksDisagree or FaultCode.Unavailable)
+        {
+            throw new FaultException(fault.Code, fault.Message, fault) { IsAgreed = true };
         }
     }
 
