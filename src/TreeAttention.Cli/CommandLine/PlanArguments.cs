@@ -83,7 +83,8 @@ internal sealed class PlanArguments
             command.AddError("--shard and --shard-lengths both say which keys a rank owns: give one of them.");
         }
 
-        AttentionAlgorithm algorithm = command.GetValue(_algorithm);
+        // A validator sees no default values: those are filled in later.
+        AttentionAlgorithm algorithm = command.GetResult(_algorithm) is null ? AttentionAlgorithm.Tree : command.GetValue(_algorithm);
         if (command.GetValue(_queryPlacement) == QueryPlacement.Sharded && algorithm is AttentionAlgorithm.Tree or AttentionAlgorithm.Single)
         {
             command.AddError("--query-placement sharded belongs to the ring algorithms: tree and single need every query on every rank.");

@@ -130,16 +130,16 @@ internal static unsafe class RowValues<TWidth, TVector, TElement>
     {
         if (Sse.IsSupported)
         {
-            Sse.Prefetch1(fetch);
+            Sse.Prefetch0(fetch);
             if (step > 64)
             {
-                Sse.Prefetch1(fetch + 64);
+                Sse.Prefetch0(fetch + 64);
             }
 
             if (step > 128)
             {
-                Sse.Prefetch1(fetch + 128);
-                Sse.Prefetch1(fetch + 192);
+                Sse.Prefetch0(fetch + 128);
+                Sse.Prefetch0(fetch + 192);
             }
 
             fetch += step;
