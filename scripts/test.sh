@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh --mpi --numpy
-scripts/build.sh
+scripts/build.sh --all
 dotnet format TreeAttention.Distributed.sln --verify-no-changes --no-restore --verbosity quiet
 
 log=$(mktemp)
