@@ -10,7 +10,7 @@ internal sealed class BenchCommand
 {
     private readonly TensorArguments _tensors = new(required: false);
     private readonly SemanticsArguments _semantics = new();
-    private readonly PlanArguments _plan = new();
+    private readonly PlanArguments _plan = new(comparesAll: true);
     private readonly GroupArguments _group = new();
 
     private readonly Option<int> _begin = SizeOption("--begin", "-b", 8192, "Smallest context (keys).");
