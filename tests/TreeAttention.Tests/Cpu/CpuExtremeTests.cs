@@ -63,6 +63,32 @@ public sealed class CpuExtremeTests
         }
     }
 
+    // All keys and queries point one way, so that every score is near the limit of fp32 dot products and none is rounded away.
+    [Theory, MemberData(nameof(CpuWidths.Bits), MemberType = typeof(CpuWidths))]
+    public void Long_dot_products_that_all_add_up_stay_exact(int bits)
+    {
+        using CpuDevice device = CpuWidths.Create(bits, 2);
+        foreach ((int queries, int headDim, float score) in new[] { (1, 128, 47f), (64, 64, 47f), (64, 128, 30f), (64, 576, 47f), (64, 576, 70f) })
+        {
+            CpuCase inputs = new CpuCase { Shape = new(1, queries, 600, 4, 2, headDim, 64), Options = new() { Scale = 1 } }.Fill()
+                .Change(inputs =>
+                {
+                    float unit = MathF.Sqrt(score / headDim);
+                    foreach (float[] vectors in new[] { inputs.Query, inputs.Key })
+                    {
+                        for (int i = 0; i < vectors.Length; i++)
+                        {
+                            vectors[i] = unit * (1 + (0.003f * vectors[i]));
+                        }
+                    }
+                });
+
+            PartialResult actual = inputs.Run(device);
+
+            Assert.InRange(actual.ErrorAgainst(inputs.Expected()), 0, 1e-5);
+        }
+    }
+
     [Theory, MemberData(nameof(CpuWidths.Bits), MemberType = typeof(CpuWidths))]
     public void Scores_beyond_fp32_pick_the_largest(int bits)
     {
