@@ -17,6 +17,23 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
     private readonly Dictionary<object, nint> _addresses = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges)> _pages = new(ReferenceEqualityComparer.Instance);
 
+    /// <summary>Gives all back when too many are kept. To be called before a call looks up its first, for it would lose those it has.</summary>
+    internal void MakeRoom()
+    {
+        if (_addresses.Count + _pages.Count < MostKept)
+        {
+            return;
+        }
+
+        foreach (nint address in _addresses.Values.Concat(_pages.Values.SelectMany(pages => new[] { pages.Entries, pages.Ranges })))
+        {
+            pool.Give(address);
+        }
+
+        _addresses.Clear();
+        _pages.Clear();
+    }
+
     /// <summary>The pages of a plan, and where those of each batch row begin and end.</summary>
     internal (nint Entries, nint Ranges) PagesOf(ShardPlan plan)
     {
@@ -25,7 +42,6 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
             return kept;
         }
 
-        MakeRoom();
         PageEntry[] entries = [.. plan.Pages.Select(page => new PageEntry
         {
             KeyOffset = page.KeyOffset,
@@ -53,29 +69,11 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
 
         if (!_addresses.TryGetValue(values, out nint address))
         {
-            MakeRoom();
             address = Upload(values.AsSpan());
             _addresses.Add(values, address);
         }
 
         return address;
-    }
-
-    // Called before anything of a call is looked up that could be given back by it: see Reserve.
-    private void MakeRoom()
-    {
-        if (_addresses.Count + _pages.Count < MostKept)
-        {
-            return;
-        }
-
-        foreach (nint address in _addresses.Values.Concat(_pages.Values.SelectMany(pages => new[] { pages.Entries, pages.Ranges })))
-        {
-            pool.Give(address);
-        }
-
-        _addresses.Clear();
-        _pages.Clear();
     }
 
     private unsafe nint Upload<T>(ReadOnlySpan<T> values)

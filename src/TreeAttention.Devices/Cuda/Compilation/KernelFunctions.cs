@@ -1,6 +1,5 @@
 using System;
 using System.Collections.Generic;
-using System.Runtime.InteropServices;
 using TreeAttention.Distributed;
 using TreeAttention.Interop;
 

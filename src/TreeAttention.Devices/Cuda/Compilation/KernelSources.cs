@@ -14,7 +14,7 @@ internal static class KernelSources
     /// <summary>Text of each header by the name that sources include it with.</summary>
     internal static IReadOnlyDictionary<string, string> Headers { get; } = Read(".cuh");
 
-    private static readonly IReadOnlyDictionary<string, string> _sources = Read(".cu");
+    private static readonly Dictionary<string, string> _sources = Read(".cu");
 
     /// <summary>Text of a source.</summary>
     internal static string Source(string file) => _sources[file];
