@@ -26,12 +26,15 @@ public sealed class CudaDevice : IStagingDevice
     private readonly FastRange _fast = new();
     private readonly PinnedRegions _pinned = new();
 
-    /// <summary>A device object over a GPU of the platform.</summary>
+    /// <summary>A device object over a GPU.</summary>
+    /// <param name="platform">The driver and the compiler.</param>
+    /// <param name="ordinal">Which of the platform's GPUs.</param>
+    /// <param name="hostThreads">Threads for calls that are computed on the host.</param>
     /// <exception cref="FaultException">No such GPU (69), out of memory (71), the GPU failed (202).</exception>
-    public CudaDevice(CudaPlatform platform)
+    public CudaDevice(CudaPlatform platform, int ordinal = 0, int hostThreads = 1)
     {
         CudaOptions options = platform.Options;
-        _context = new CudaContext(options.Ordinal);
+        _context = new CudaContext(ordinal);
         _pool = new DeviceMemoryPool(_context, Memory);
         _copies = new DeviceCopies(_context);
         var compiler = new KernelCompiler(_context.Architecture);
@@ -39,7 +42,7 @@ public sealed class CudaDevice : IStagingDevice
         _states = new StateKernels(_kernels);
         _tables = new DeviceTables(_pool, _copies);
         _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
-        _host = new HostAttention(_copies, options.HostThreads);
+        _host = new HostAttention(_copies, hostThreads);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies, _host);
         _norms = new QueryNorms(_copies);
         Description = $"{_context.Name}, sm_{_context.Architecture}";

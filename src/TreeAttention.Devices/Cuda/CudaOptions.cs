@@ -17,10 +17,4 @@ public sealed record CudaOptions
 
     /// <summary>Folder of compiled kernels; null keeps none.</summary>
     public string? CacheFolder { get; init; }
-
-    /// <summary>Which device of the driver's.</summary>
-    public int Ordinal { get; init; }
-
-    /// <summary>Threads for calls that are computed on the host, because their numbers are too large for the kernels.</summary>
-    public int HostThreads { get; init; } = 1;
 }
