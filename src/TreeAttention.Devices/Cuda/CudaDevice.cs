@@ -60,6 +60,12 @@ public sealed class CudaDevice : IStagingDevice
     /// <inheritdoc/>
     public MemoryAccount Memory { get; } = new();
 
+    /// <summary>Calls, or pages of calls, that the host computed because the kernels are not exact enough for them.</summary>
+    internal long HostCalls => _host.Calls;
+
+    /// <summary>Bytes that the driver gave.</summary>
+    internal long ReservedBytes => _pool.ReservedBytes;
+
     /// <inheritdoc/>
     public Region Allocate(long bytes, ElementType type)
     {

@@ -8,6 +8,9 @@ internal sealed class HostAttention(DeviceCopies copies, int threads) : IDisposa
 {
     private CpuDevice? _cpu;
 
+    /// <summary>How often the host computed.</summary>
+    internal long Calls { get; private set; }
+
     /// <summary>A whole call.</summary>
     internal void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
     {
@@ -52,6 +55,7 @@ internal sealed class HostAttention(DeviceCopies copies, int threads) : IDisposa
 
     private HostMemory AttendTo(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int rows)
     {
+        Calls++;
         _cpu ??= new CpuDevice(threads);
         using HostMemory values = Download(queries.Values);
         var result = new HostMemory(PartialAttention.FloatsFor(rows, problem.Shape.ValueDim) * sizeof(float), ElementType.Float32);
