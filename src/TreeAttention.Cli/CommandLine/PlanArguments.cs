@@ -5,7 +5,8 @@ using TreeAttention.Distributed;
 namespace TreeAttention.Cli;
 
 /// <summary>How the keys lie and how the partials meet: <c>--algorithm --reduction --shard --shard-lengths --query-placement --reproducible</c>.</summary>
-internal sealed class PlanArguments
+/// <param name="comparesAll">Without --algorithm the command runs every plan that fits (bench), not tree.</param>
+internal sealed class PlanArguments(bool comparesAll = false)
 {
     private readonly Option<AttentionAlgorithm> _algorithm = new("--algorithm")
     {
@@ -85,7 +86,9 @@ internal sealed class PlanArguments
 
         // A validator sees no default values: those are filled in later.
         AttentionAlgorithm algorithm = command.GetResult(_algorithm) is null ? AttentionAlgorithm.Tree : command.GetValue(_algorithm);
-        if (command.GetValue(_queryPlacement) == QueryPlacement.Sharded && algorithm is AttentionAlgorithm.Tree or AttentionAlgorithm.Single)
+        bool ringsRun = algorithm is not (AttentionAlgorithm.Tree or AttentionAlgorithm.Single)
+            || (comparesAll && command.GetResult(_algorithm) is null && command.GetResult(_reduction) is null);
+        if (command.GetValue(_queryPlacement) == QueryPlacement.Sharded && !ringsRun)
         {
             command.AddError("--query-placement sharded belongs to the ring algorithms: tree and single need every query on every rank.");
         }

@@ -11,8 +11,8 @@ internal sealed class TensorArguments
     private readonly Option<string?> _key = new("--key") { Description = "Keys [batch, key_len, kv_heads, head_dim].", HelpName = "FILE" };
     private readonly Option<string?> _value = new("--value") { Description = "Values [batch, key_len, kv_heads, value_dim].", HelpName = "FILE" };
 
-    private readonly Option<bool> _headMajor = ArgumentText.Choice(
-        "--layout", "Order of the axes of the inputs and of the output.", false, ("bshd", false), ("bhsd", true));
+    private readonly Option<AxisOrder> _layout = ArgumentText.Choice(
+        "--layout", "Order of the axes of the inputs and of the output.", AxisOrder.Bshd, ("bshd", AxisOrder.Bshd), ("bhsd", AxisOrder.Bhsd));
 
     private readonly Option<ElementType?> _dtype = ArgumentText.Choice<ElementType?>(
         "--dtype", "Storage of keys and values; default that of the key file.", null,
@@ -54,7 +54,7 @@ internal sealed class TensorArguments
     /// <summary>Makes the options known to a command.</summary>
     public void AddTo(Command command)
     {
-        foreach (Option option in (Option[])[_query, _key, _value, _headMajor, _dtype, _keyScale, _valueScale, _valueFromKey, _nan])
+        foreach (Option option in (Option[])[_query, _key, _value, _layout, _dtype, _keyScale, _valueScale, _valueFromKey, _nan])
         {
             command.Add(option);
         }
@@ -64,7 +64,7 @@ internal sealed class TensorArguments
 
     /// <summary>What the command line asks for; the file names are null where a benchmark makes its own tensors.</summary>
     public TensorRequest Read(ParseResult parsed) => new(
-        parsed.GetValue(_query), parsed.GetValue(_key), parsed.GetValue(_value), parsed.GetValue(_headMajor), parsed.GetValue(_dtype),
+        parsed.GetValue(_query), parsed.GetValue(_key), parsed.GetValue(_value), parsed.GetValue(_layout) == AxisOrder.Bhsd, parsed.GetValue(_dtype),
         parsed.GetValue(_valueFromKey), parsed.GetValue(_nan),
         parsed.GetValue(_keyScale) is not null || parsed.GetValue(_valueScale) is not null);
 
