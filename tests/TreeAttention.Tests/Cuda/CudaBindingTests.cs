@@ -83,7 +83,7 @@ public sealed partial class CudaBindingTests
             + string.Concat(Fields(one.Value).Select(field => CName(field.Name))
                 .Select(field => $"std::printf(\"{one.Key}.{field} %zu\\n\", offsetof({one.Key}, {field}));"))));
         File.WriteAllText(source, $"#include <cstddef>\n#include <cstdio>\n#include \"arguments.cuh\"\nint main() {{ {lines} }}\n");
-        using (Process compiler = Process.Start("g++", ["-I", Path.Combine(EmulatedCuda.Root, "native/kernels"), source, "-o", program]))
+        using (var compiler = Process.Start("g++", ["-I", Path.Combine(EmulatedCuda.Root, "native/kernels"), source, "-o", program]))
         {
             compiler.WaitForExit();
             Assert.Equal(0, compiler.ExitCode);

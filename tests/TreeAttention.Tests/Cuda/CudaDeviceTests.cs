@@ -140,7 +140,7 @@ public sealed class CudaDeviceTests
     public void A_device_that_failed_stays_failed_and_says_so_with_202()
     {
         using CudaDevice device = EmulatedCuda.CreateDevice(EmulatedCuda.Breakable);
-        var other = EmulatedCuda.CreateDevice(EmulatedCuda.Breakable);
+        CudaDevice other = EmulatedCuda.CreateDevice(EmulatedCuda.Breakable);
         Region block = other.Allocate(256, ElementType.Float32);
         Region wide = new(block.Address, 264, ElementType.Float32, MemoryPlace.Device);
         other.Clear(new PartialAttention(wide, 6, 9)); // 66 floats in memory of 64

@@ -14,9 +14,6 @@ internal sealed class FastRange
     // Sums of such values over 2^28 keys stay inside fp32's range.
     private const float LargestValue = 1e30f;
 
-    // A row whose nearest key is so far away that ALiBi alone exceeds this would lose its weights to rounding.
-    private const double MostNearestBias = 64;
-
     private readonly Dictionary<(AttentionProblem Problem, int[] Indices), (double Bias, bool IsFar)> _biases = new(PairComparer.Instance);
 
     /// <summary>No row needs anything else on any page of the shard. May say no where each row alone would say yes.</summary>
@@ -81,18 +78,8 @@ internal sealed class FastRange
         return largest;
     }
 
-    private static bool IsFar(AttentionProblem problem, int batch, int head, int i)
-    {
-        if (problem.Options.AlibiSlopes is null)
-        {
-            return false;
-        }
-
-        KeyInterval visible = problem.Mask.Visible(batch, i);
-        long position = (long)i + problem.Mask.Shift(batch);
-        long distance = Math.Max(Math.Max(visible.First - position, position - (visible.End - 1)), 0);
-        return !visible.IsEmpty && !(problem.Mask.AlibiSlope(batch, head) * distance <= MostNearestBias);
-    }
+    private static bool IsFar(AttentionProblem problem, int batch, int head, int i) =>
+        !NearKeys.Exist(problem.Mask, batch, head, i, problem.Mask.Visible(batch, i));
 
     private (double Bias, bool IsFar) BiasOf(AttentionProblem problem, int[] indices)
     {

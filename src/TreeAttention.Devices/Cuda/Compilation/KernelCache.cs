@@ -131,7 +131,11 @@ internal sealed class KernelCache(string? folder, KernelCompiler compiler, strin
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            File.Delete(beside);
+            // Where the folder could not even be made there is nothing to remove, and File.Delete would say so.
+            if (File.Exists(beside))
+            {
+                File.Delete(beside);
+            }
         }
     }
 }
