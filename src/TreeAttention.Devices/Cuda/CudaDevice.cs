@@ -194,6 +194,7 @@ public sealed class CudaDevice : IStagingDevice
     /// <inheritdoc/>
     public void Dispose()
     {
+        _context.Drain();
         _host.Dispose();
         _launch.Dispose();
         _kernels.Dispose();

@@ -14,10 +14,44 @@ internal sealed class FastRange
     // Sums of such values over 2^28 keys stay inside fp32's range.
     private const float LargestValue = 1e30f;
 
-    private readonly Dictionary<(AttentionProblem Problem, int[] Indices), (double Bias, bool IsFar)> _biases = new(PairComparer.Instance);
+    private const int MostKept = 64;
+
+    // By the very objects, none of which changes: a repeated step is judged once.
+    private readonly Dictionary<(AttentionProblem Problem, PageLimits[] Limits, double[] Norms), bool> _verdicts = [];
+    private readonly Dictionary<(AttentionProblem Problem, int[] Indices), (double Bias, bool IsFar)> _biases = [];
 
     /// <summary>No row needs anything else on any page of the shard. May say no where each row alone would say yes.</summary>
     internal bool HoldsAll(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, double[] norms)
+    {
+        (AttentionProblem, PageLimits[], double[]) call = (problem, shard.Limits, norms);
+        if (!_verdicts.TryGetValue(call, out bool holds))
+        {
+            if (_verdicts.Count >= MostKept)
+            {
+                _verdicts.Clear();
+            }
+
+            holds = Judge(problem, queries, shard, norms);
+            _verdicts.Add(call, holds);
+        }
+
+        return holds;
+    }
+
+    /// <summary>One row may be computed over one page by the kernels.</summary>
+    internal static bool Holds(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int page, int row, double norm)
+    {
+        AttentionShape shape = problem.Shape;
+        int i = queries.Indices[row % queries.Count];
+        int head = row / queries.Count % shape.QueryHeads;
+        int batch = row / queries.Count / shape.QueryHeads;
+        PageSpan span = shard.Plan.Pages[page].Span;
+        double bias = problem.Mask.HasBias ? problem.Mask.LargestBias(batch, head, i, span.FirstPosition, span.LastPosition) : 0;
+        PageLimits limits = shard.Limits[(page * shape.KvHeads) + (head / shape.GroupSize)];
+        return !IsFar(problem, batch, head, i) && Holds(shard.Plan.Type, Math.Abs(problem.Scale) * norm, limits, bias);
+    }
+
+    private bool Judge(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, double[] norms)
     {
         (double bias, bool isFar) = BiasOf(problem, queries.Indices);
         if (isFar)
@@ -45,19 +79,6 @@ internal sealed class FastRange
         return true;
     }
 
-    /// <summary>One row may be computed over one page by the kernels.</summary>
-    internal static bool Holds(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int page, int row, double norm)
-    {
-        AttentionShape shape = problem.Shape;
-        int i = queries.Indices[row % queries.Count];
-        int head = row / queries.Count % shape.QueryHeads;
-        int batch = row / queries.Count / shape.QueryHeads;
-        PageSpan span = shard.Plan.Pages[page].Span;
-        double bias = problem.Mask.HasBias ? problem.Mask.LargestBias(batch, head, i, span.FirstPosition, span.LastPosition) : 0;
-        PageLimits limits = shard.Limits[(page * shape.KvHeads) + (head / shape.GroupSize)];
-        return !IsFar(problem, batch, head, i) && Holds(shard.Plan.Type, Math.Abs(problem.Scale) * norm, limits, bias);
-    }
-
     // Written so that NaN and ∞ do not hold.
     private static bool Holds(ElementType type, double magnitude, PageLimits limits, double bias) =>
         (magnitude * limits.LargestKeyNorm) + bias <= (type == ElementType.Float32 ? 64 : 2048) && limits.LargestValue <= LargestValue;
@@ -83,7 +104,6 @@ internal sealed class FastRange
 
     private (double Bias, bool IsFar) BiasOf(AttentionProblem problem, int[] indices)
     {
-        const int MostKept = 64;
         if (!problem.Mask.HasBias)
         {
             return (0, false);
@@ -115,18 +135,5 @@ internal sealed class FastRange
         }
 
         return _biases[(problem, indices)] = (largest, isFar);
-    }
-
-    // The very objects: problems and index arrays do not change.
-    private sealed class PairComparer : IEqualityComparer<(AttentionProblem Problem, int[] Indices)>
-    {
-        internal static PairComparer Instance { get; } = new();
-
-        public bool Equals((AttentionProblem Problem, int[] Indices) x, (AttentionProblem Problem, int[] Indices) y) =>
-            ReferenceEquals(x.Problem, y.Problem) && ReferenceEquals(x.Indices, y.Indices);
-
-        public int GetHashCode((AttentionProblem Problem, int[] Indices) pair) => HashCode.Combine(
-            System.Runtime.CompilerServices.RuntimeHelpers.GetHashCode(pair.Problem),
-            System.Runtime.CompilerServices.RuntimeHelpers.GetHashCode(pair.Indices));
     }
 }

@@ -13,7 +13,6 @@ internal sealed unsafe class CudaContext : IDisposable
     private readonly int _device;
     private readonly nint _context;
     private nint _stream;
-    private int _thread;
 
     /// <summary>Retains the primary context of a device and makes a stream.</summary>
     /// <exception cref="FaultException">There is no such device (69), or it failed (202).</exception>
@@ -56,15 +55,7 @@ internal sealed unsafe class CudaContext : IDisposable
     internal nint Stream => _stream;
 
     /// <summary>Makes the context the calling thread's; every public operation of the device begins with it.</summary>
-    internal void Enter()
-    {
-        int thread = Environment.CurrentManagedThreadId;
-        if (_thread != thread)
-        {
-            CudaFaults.Check(CudaDriver.cuCtxSetCurrent(_context), "entering a context");
-            _thread = thread;
-        }
-    }
+    internal void Enter() => CudaFaults.Check(CudaDriver.cuCtxSetCurrent(_context), "entering a context");
 
     /// <summary>Returns when all that was enqueued is done.</summary>
     /// <exception cref="FaultException">Something that was enqueued failed (202).</exception>
@@ -78,7 +69,13 @@ internal sealed unsafe class CudaContext : IDisposable
         return (long)bytes;
     }
 
-    // A device that failed refuses this too, and there is nobody left to tell.
+    /// <summary>Waits for what is enqueued before its memory goes; a device that failed refuses, and there is nobody left to tell.</summary>
+    internal void Drain()
+    {
+        _ = CudaDriver.cuCtxSetCurrent(_context);
+        _ = CudaDriver.cuStreamSynchronize(_stream);
+    }
+
     public void Dispose()
     {
         if (_stream != 0)
