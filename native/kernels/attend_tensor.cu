@@ -91,7 +91,7 @@ __device__ __forceinline__ void load_queries(const attend_arguments& a, size_t f
 
 template <class element, int head_tile, int value_tile, bool values_in_keys, int row_warps,
           int tile_keys, int stages>
-__global__ void __launch_bounds__(128) attend_tensor(const __grid_constant__ attend_arguments a) {
+__global__ void __launch_bounds__(128, 2) attend_tensor(const __grid_constant__ attend_arguments a) {
   constexpr int warps = 4, key_warps = warps / row_warps, rows = 16 * row_warps;
   constexpr int warp_keys = tile_keys / key_warps, warp_columns = value_tile / key_warps;
   constexpr int key_elements = tile_keys * head_tile;
@@ -211,16 +211,20 @@ __global__ void __launch_bounds__(128) attend_tensor(const __grid_constant__ att
       }
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
-      if (lane % 4 == 0) tops[key_warp * rows + local_row + h * 8] = top[h];
+      if (key_warps > 1 && lane % 4 == 0) tops[key_warp * rows + local_row + h * 8] = top[h];
     }
-    __syncthreads();  // the maxima of all keys of the tile are there
+    if constexpr (key_warps > 1) {
+      __syncthreads();  // the maxima of all keys of the tile are there
+    }
 
     float correction[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float highest = peak[h];
-      for (int w = 0; w < key_warps; ++w) {
-        highest = fmaxf(highest, tops[w * rows + local_row + h * 8]);
+      float highest = fmaxf(peak[h], top[h]);
+      if constexpr (key_warps > 1) {
+        for (int w = 0; w < key_warps; ++w) {
+          highest = fmaxf(highest, tops[w * rows + local_row + h * 8]);
+        }
       }
       const float base = highest == minus_infinity() ? 0.f : highest;  // no key seen yet
       correction[h] = exp2_fast((peak[h] - base) * log2_e);
@@ -237,7 +241,11 @@ __global__ void __launch_bounds__(128) attend_tensor(const __grid_constant__ att
       }
       sum[h] = sum[h] * correction[h] + total;
     }
-    __syncthreads();  // the weights of all keys of the tile are there
+    if constexpr (key_warps > 1) {
+      __syncthreads();  // the weights of all keys of the tile are there
+    } else {
+      __syncwarp();  // the weights of the warp's rows are there
+    }
 
 #pragma unroll
     for (int n = 0; n < warp_columns / 8; ++n) {
