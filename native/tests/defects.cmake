@@ -55,8 +55,6 @@ defect(no_barrier_after_weights attend_tensor.cu plain ${wrong}
   "__syncthreads();  // the weights of all keys" "// the weights of all keys")
 defect(no_barrier_after_weights_is_a_race attend_tensor.cu thread ${race}
   "__syncthreads();  // the weights of all keys" "// the weights of all keys")
-defect(no_warp_barrier_after_weights attend_tensor.cu thread ${race}
-  "__syncwarp();  // the weights of the warp's rows" "// the weights of the warp's rows")
 defect(no_barrier_after_sums attend_tensor.cu plain ${wrong}
   "__syncthreads();  // the sums of all warps" "// the sums of all warps")
 defect(a_lane_skips_a_shuffle attend_tensor.cu plain "(lanes of a warp meet at different operations|deadlock: threads wait for .* shuffle at)"
