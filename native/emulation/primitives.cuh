@@ -67,6 +67,9 @@ void copy_async_wait() {
 
 inline void load_matrix(unsigned (&r)[4], const void* row, bool transposed, emulation::where at) {
   emulation::check_shared(row, 16, 16, "load_matrix", at);
+  // The device reads a row on behalf of the lane that names it: a race with that lane must show.
+  for (unsigned i = 0; i < 8; ++i)
+    static_cast<void>(static_cast<const volatile std::uint16_t*>(row)[i]);
   const emulation::payload* rows = emulation::exchange(
       ~0u, transposed ? "load_matrix_transposed" : "load_matrix", emulation::wrap(row), at);
   emulation::count_matrix_load(rows);

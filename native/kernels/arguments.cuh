@@ -127,3 +127,9 @@ struct clear_arguments {
   int rows;
   int value_dim;
 };
+
+static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 208 &&
+                  sizeof(merge_arguments) == 48 && sizeof(fold_arguments) == 40 &&
+                  sizeof(weigh_arguments) == 48 && sizeof(unweigh_arguments) == 48 &&
+                  sizeof(clear_arguments) == 16,
+              "the host code has the same structs");

@@ -10,7 +10,8 @@
 // in tiles of tile_keys, `stages` of them in flight by cp.async, padded there (never in global
 // memory) to head_tile and value_tile and swizzled so that ldmatrix meets no bank conflict. For
 // each tile a warp scores its 16 rows against its share of the keys; the warps of a row exchange
-// maxima and weights, then each adds all keys to its share of the output's columns.
+// maxima and weights, then each adds all keys to its share of the output's columns. A warp that
+// has its rows to itself keeps the weights in registers.
 //
 // Decode reads every key and value once and is bound by that: 2 bytes * (head_dim + value_dim) a
 // key. Weights are rounded to the storage type before they meet the values, sums are not.
@@ -91,7 +92,8 @@ __device__ __forceinline__ void load_queries(const attend_arguments& a, size_t f
 
 template <class element, int head_tile, int value_tile, bool values_in_keys, int row_warps,
           int tile_keys, int stages>
-__global__ void __launch_bounds__(128) attend_tensor(const __grid_constant__ attend_arguments a) {
+__global__ void __launch_bounds__(128, 2)
+    attend_tensor(const __grid_constant__ attend_arguments a) {
   constexpr int warps = 4, key_warps = warps / row_warps, rows = 16 * row_warps;
   constexpr int warp_keys = tile_keys / key_warps, warp_columns = value_tile / key_warps;
   constexpr int key_elements = tile_keys * head_tile;
@@ -211,16 +213,21 @@ __global__ void __launch_bounds__(128) attend_tensor(const __grid_constant__ att
       }
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
-      if (lane % 4 == 0) tops[key_warp * rows + local_row + h * 8] = top[h];
+      if (key_warps > 1 && lane % 4 == 0) tops[key_warp * rows + local_row + h * 8] = top[h];
     }
-    __syncthreads();  // the maxima of all keys of the tile are there
+    if constexpr (key_warps > 1) {
+      __syncthreads();  // the maxima of all keys of the tile are there
+    }
 
     float correction[2];
+    unsigned pairs[warp_keys / 8][2];  // weights in the storage type, as multiply_add wants them
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float highest = peak[h];
-      for (int w = 0; w < key_warps; ++w) {
-        highest = fmaxf(highest, tops[w * rows + local_row + h * 8]);
+      float highest = fmaxf(peak[h], top[h]);
+      if constexpr (key_warps > 1) {
+        for (int w = 0; w < key_warps; ++w) {
+          highest = fmaxf(highest, tops[w * rows + local_row + h * 8]);
+        }
       }
       const float base = highest == minus_infinity() ? 0.f : highest;  // no key seen yet
       correction[h] = exp2_fast((peak[h] - base) * log2_e);
@@ -231,13 +238,18 @@ __global__ void __launch_bounds__(128) attend_tensor(const __grid_constant__ att
         const float low = exp2_fast((score[n][2 * h] - base) * log2_e);
         const float high = exp2_fast((score[n][2 * h + 1] - base) * log2_e);
         total += low + high;
-        const int chunk = key_warp * (warp_keys / 8) + n;
-        *reinterpret_cast<unsigned*>(weights + tile_offset<tile_keys>(local_row + h * 8, chunk) +
-                                     lane % 4 * 2) = pack(element(), low, high);
+        pairs[n][h] = pack(element(), low, high);
+        if constexpr (key_warps > 1) {
+          const int chunk = key_warp * (warp_keys / 8) + n;
+          const int place = tile_offset<tile_keys>(local_row + h * 8, chunk) + lane % 4 * 2;
+          *reinterpret_cast<unsigned*>(weights + place) = pairs[n][h];
+        }
       }
       sum[h] = sum[h] * correction[h] + total;
     }
-    __syncthreads();  // the weights of all keys of the tile are there
+    if constexpr (key_warps > 1) {
+      __syncthreads();  // the weights of all keys of the tile are there
+    }
 
 #pragma unroll
     for (int n = 0; n < warp_columns / 8; ++n) {
@@ -247,8 +259,13 @@ __global__ void __launch_bounds__(128) attend_tensor(const __grid_constant__ att
 #pragma unroll
     for (int k = 0; k < tile_keys / 16; ++k) {
       unsigned left[4];
-      load_matrix(left,
-                  weights + tile_offset<tile_keys>(row_warp * 16 + lane % 16, k * 2 + lane / 16));
+      if constexpr (key_warps > 1) {
+        const int row = row_warp * 16 + lane % 16;
+        load_matrix(left, weights + tile_offset<tile_keys>(row, k * 2 + lane / 16));
+      } else {
+        for (int i = 0; i < 4; ++i)
+          left[i] = pairs[2 * k + i / 2][i % 2];
+      }
 #pragma unroll
       for (int n = 0; n < warp_columns / 16; ++n) {
         unsigned right[4];

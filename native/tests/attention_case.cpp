@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "primitives.cuh"
@@ -329,4 +330,30 @@ std::string case_data::check(const kernel_instance& instance, std::uint64_t seed
   std::string error;
   const std::vector<float> state = run(instance, seed, error, count);
   return error.empty() ? compare(instance, state) : error;
+}
+
+case_data case_data::narrowed(int query) const {
+  case_data one = *this;
+  const std::size_t count = query_indices.size();
+  one.query_indices = {query_indices[query]};
+  one.queries.clear();
+  for (std::size_t row = query; row < queries.size() / c.head_dim; row += count) {
+    const auto first = queries.begin() + row * c.head_dim;
+    one.queries.insert(one.queries.end(), first, first + c.head_dim);
+  }
+  return one;
+}
+
+bool case_data::has_rows_of(const std::vector<float>& whole, const std::vector<float>& one,
+                            int query) const {
+  const std::size_t count = query_indices.size(), heads = c.batch * c.kv_heads * c.group;
+  const std::size_t dim = c.value_dim, rows = heads * count;
+  bool same = true;
+  for (std::size_t head = 0; head < heads; ++head) {
+    const std::size_t row = head * count + query;
+    same &= !std::memcmp(&whole[row * dim], &one[head * dim], dim * sizeof(float));
+    same &= whole[rows * dim + row] == one[heads * dim + head];
+    same &= whole[rows * dim + rows + row] == one[heads * dim + heads + head];
+  }
+  return same;
 }

@@ -73,6 +73,12 @@ class case_data {
   std::vector<float> run(const kernel_instance& instance, std::uint64_t seed, std::string& error,
                          emulation::counters* count = nullptr);
 
+  // The same call for one of its queries alone.
+  case_data narrowed(int query) const;
+
+  // Whether the rows of a state of this call and of a narrowed one have the same bits.
+  bool has_rows_of(const std::vector<float>& whole, const std::vector<float>& one, int query) const;
+
  private:
   struct expected_row {
     std::vector<double> output;

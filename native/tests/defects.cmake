@@ -57,7 +57,7 @@ defect(no_barrier_after_weights_is_a_race attend_tensor.cu thread ${race}
   "__syncthreads();  // the weights of all keys" "// the weights of all keys")
 defect(no_barrier_after_sums attend_tensor.cu plain ${wrong}
   "__syncthreads();  // the sums of all warps" "// the sums of all warps")
-defect(a_lane_skips_a_shuffle attend_tensor.cu plain "lanes of a warp meet at different operations"
+defect(a_lane_skips_a_shuffle attend_tensor.cu plain "(lanes of a warp meet at different operations|deadlock: threads wait for .* shuffle at)"
   "top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1))"
   "if (lane != 5) top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1))")
 
@@ -85,6 +85,8 @@ defect(causal_is_off_by_one visibility.cuh plain ${wrong}
   "end = min(end, position + 1)" "end = min(end, position + 2)")
 defect(drops_a_tile visibility.cuh plain ${wrong}
   "key = seen.first / tile_keys * tile_keys" "key = (seen.first / tile_keys + (page % 3 == 2)) * tile_keys")
+defect(tiles_start_where_rows_begin visibility.cuh plain "has other bits alone"
+  "key = seen.first / tile_keys * tile_keys" "key = seen.first")
 defect(positions_ignore_the_stride visibility.cuh plain ${wrong}
   "index / page.run_block * page.run_stride" "index / page.run_block * page.run_block")
 

@@ -1,6 +1,7 @@
 // Every primitive and warp operation of the emulation, the layout of tensor-core fragments against
 // CuTe's published strides, and the errors that it must place.
 #include "primitives.cuh"
+#include <algorithm>
 #include <cstdio>
 #include <numeric>
 #include <vector>
@@ -206,7 +207,8 @@ int main() {
     EXPECT(copied[6].w == 4 && copied[7].w == 0);
     EXPECT(run(k_copies, {{1}, {32}, 512, seed}, (const uint4*)source.data(), copied.data(),
                false) != "");
-    EXPECT(copied[6].w == ~0u);
+    // NaN until the wait: whichever thread came first has read its own.
+    EXPECT(std::any_of(copied.begin(), copied.end(), [](uint4 x) { return x.w == ~0u; }));
     std::vector<int> in(1000), partial(7), out(1);
     std::iota(in.begin(), in.end(), 1);
     unsigned ticket = 0;
