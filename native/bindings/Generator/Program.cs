@@ -54,10 +54,15 @@ internal static class Program
 
     private static string WriteFunction(ResponseFile response, CTypes types, XElement function)
     {
-        string parameters = string.Join(", ", function.Elements("Argument")
-            .Select(argument => $"{types.Write(CTypes.Text(argument, "type"))} @{CTypes.Text(argument, "name")}".Replace("@", IsKeyword(CTypes.Text(argument, "name")) ? "@" : "", StringComparison.Ordinal)));
+        string parameters = string.Join(", ", function.Elements("Argument").Select(argument => WriteParameter(types, argument)));
         return $"    [DllImport(\"{response.Library}\", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]\n"
             + $"    public static extern {types.Write(CTypes.Text(function, "returns"))} {CTypes.Text(function, "name")}({parameters});\n";
+    }
+
+    private static string WriteParameter(CTypes types, XElement argument)
+    {
+        string name = CTypes.Text(argument, "name");
+        return $"{types.Write(CTypes.Text(argument, "type"))} {(IsKeyword(name) ? "@" : "")}{name}";
     }
 
     private static void WriteEnumeration(StringBuilder text, CTypes types, XElement enumeration)

@@ -28,14 +28,12 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     internal static AttendKernel For(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit) =>
         (type == ElementType.Float32 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
 
-    // Few rows read each key once and wait for memory: more tiles in flight. Many rows compute: more room for their queries.
     private static AttendKernel? Tensor(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit)
     {
         int headTile = SmallestTile(shape.HeadDim);
         int valueTile = SmallestTile(shape.ValueDim);
         int rowWarps = valueTile > 256 || rows <= TileRows ? 1 : rows <= 2 * TileRows ? 2 : 4;
-        IEnumerable<(int Keys, int Stages)> pipelines = rowWarps == 1 ? [(64, 3), (64, 2), (32, 2)] : [(64, 2), (32, 2)];
-        foreach ((int keys, int stages) in pipelines)
+        foreach ((int keys, int stages) in PipelinesFor(Math.Max(headTile, valueTile), rowWarps))
         {
             int tileRows = TileRows * rowWarps;
             int shared = (2 * ((stages * keys * (headTile + (valuesInKeys ? 0 : valueTile))) + (tileRows * headTile) + (tileRows * keys))) + 768;
@@ -51,6 +49,15 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
 
         return null;
     }
+
+    // Few rows read each key once and wait for memory: more tiles in flight. Many rows compute: more room for their queries.
+    // Instances of large tiles keep their registers only with few keys at a time.
+    private static IEnumerable<(int Keys, int Stages)> PipelinesFor(int largestTile, int rowWarps) => (largestTile, rowWarps) switch
+    {
+        ( > 256, _) or ( > 128, 4) => [(32, 2)],
+        (_, 1) => [(64, 3), (64, 2), (32, 2)],
+        _ => [(64, 2), (32, 2)],
+    };
 
     private static AttendKernel Plain(AttentionShape shape, ElementType type)
     {
