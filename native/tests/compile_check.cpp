@@ -33,16 +33,21 @@ struct wanted {
   const char* expression;
 };
 
-// What a host can ask for: each tile, with the tile of keys and the stages that the README names.
+// What hosts ask for: every tile and number of row warps, with their usual tiles of keys.
 const std::vector<wanted> instances = {
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 64, 64, false, 1, 64, 2>"},
+    {"attend_tensor.cu", "attend_tensor<bfloat16, 64, 64, false, 1, 64, 3>"},
+    {"attend_tensor.cu", "attend_tensor<bfloat16, 64, 64, false, 2, 64, 2>"},
     {"attend_tensor.cu", "attend_tensor<bfloat16, 64, 64, false, 4, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 1, 64, 2>"},
+    {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 1, 64, 3>"},
     {"attend_tensor.cu", "attend_tensor<float16, 128, 128, false, 1, 64, 3>"},
+    {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 1, 64, 2>"},
     {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 2, 64, 2>"},
     {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 4, 64, 2>"},
+    {"attend_tensor.cu", "attend_tensor<float16, 128, 128, false, 4, 64, 2>"},
+    {"attend_tensor.cu", "attend_tensor<bfloat16, 256, 128, false, 4, 64, 2>"},
     {"attend_tensor.cu", "attend_tensor<bfloat16, 256, 256, false, 1, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<float16, 256, 256, false, 4, 32, 2>"},
+    {"attend_tensor.cu", "attend_tensor<bfloat16, 256, 256, false, 2, 64, 2>"},
+    {"attend_tensor.cu", "attend_tensor<bfloat16, 576, 576, true, 1, 64, 2>"},
     {"attend_tensor.cu", "attend_tensor<bfloat16, 576, 576, true, 1, 32, 2>"},
     {"attend_tensor.cu", "attend_tensor<float16, 576, 576, false, 1, 32, 2>"},
     {"attend_plain.cu", "attend_plain<float, 128>"},

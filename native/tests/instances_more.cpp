@@ -11,6 +11,7 @@ static const bool registered = [] {
   add_tensor<bfloat16, 256, 256, false, 4, 32, 2>("bfloat16");
   add_tensor<float16, 256, 128, false, 1, 64, 2>("float16");
   add_tensor<bfloat16, 576, 576, true, 1, 32, 2>("bfloat16");
+  add_tensor<bfloat16, 576, 576, true, 1, 64, 2>("bfloat16");
   add_tensor<float16, 576, 576, false, 1, 32, 2>("float16");
   add_tensor<float16, 128, 64, true, 1, 64, 2>("float16");
   add_plain<float, 640>("float");
