@@ -7,6 +7,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>The program with <c>--device cuda</c>, as a process of its own.</summary>
+[Collection(CudaCollection.Name)]
 public sealed class CudaProgramTests
 {
     [Theory]
