@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that what the other scripts need is there: the .NET 10 SDK (required) and, with --mpi, Open MPI and MPICH.
+# Makes sure that what the other scripts need is there: the .NET 10 SDK (required) and, with --mpi, Open MPI and MPICH,
+# with --native what builds the emulated GPU and its bindings.
 # Installs Debian packages when it may; otherwise it says exactly what to install. Sourced or called; safe to repeat.
 set -euo pipefail
 
@@ -17,6 +18,11 @@ for need in "$@"; do
     --mpi)
       command -v mpiexec.openmpi >/dev/null || missing+=(openmpi-bin)
       command -v mpiexec.mpich >/dev/null || missing+=(mpich)
+      ;;
+    --native)
+      command -v g++ >/dev/null || missing+=(g++)
+      command -v cmake >/dev/null || missing+=(cmake make)
+      command -v castxml >/dev/null || missing+=(castxml)
       ;;
     --numpy) /usr/bin/python3 -c 'import numpy' 2>/dev/null || missing+=(python3-numpy) ;;
     *) echo "setup.sh: unknown need '$need'" >&2; exit 2 ;;

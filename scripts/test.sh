@@ -2,7 +2,7 @@
 # Sets up, builds, runs every test, and ends with one line that counts what really ran.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh --mpi --numpy
+scripts/setup.sh --mpi --numpy --native
 scripts/build.sh --all
 dotnet format TreeAttention.Distributed.sln --verify-no-changes --no-restore --verbosity quiet
 

@@ -34,8 +34,10 @@ internal sealed class CombineBench(BenchRequest request, AttentionGroup group, A
             foreach (Entry entry in round % 2 == 0 ? entries : entries.AsEnumerable().Reverse())
             {
                 _device.Copy(pristine, working);
+                _device.Synchronize();
                 long start = entry.Runs.Begin();
                 entry.Action();
+                _device.Synchronize();
                 long ticks = Stopwatch.GetTimestamp() - start;
                 if (round >= 0)
                 {

@@ -131,6 +131,12 @@ public abstract class AttentionStep : IDisposable
 
     private protected void EndCompute()
     {
+        if (Device is IStagingDevice)
+        {
+            // A staged transport waits for the device before it moves anything: waiting here says whose time it was.
+            Device.Synchronize();
+        }
+
         _compute += ElapsedTicks();
         Context.Control.Leave();
     }

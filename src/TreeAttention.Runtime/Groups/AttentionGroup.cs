@@ -1,7 +1,6 @@
 using System;
 using System.Buffers.Binary;
 using System.Collections.Generic;
-using System.Globalization;
 using System.Linq;
 using System.Text.Json;
 using TreeAttention.Distributed;
@@ -42,31 +41,7 @@ public sealed class AttentionGroup
     /// <summary>Does a part of the work that can fail on single ranks; when it fails anywhere, every rank throws the same fault.</summary>
     /// <remarks>Every rank calls it. Afterwards either all ranks go on or all leave, with one code.</remarks>
     /// <exception cref="FaultException">The fault of the lowest rank that failed.</exception>
-    public T Together<T>(Func<T> work)
-    {
-        T result = default!;
-        FaultException? fault = null;
-        Context.Control.Enter("compute");
-        try
-        {
-            result = work();
-        }
-        catch (ShapeMismatchException error)
-        {
-            fault = new FaultException(FaultCode.BadInput, error.Message, error);
-        }
-        catch (FaultException error) when (error.Code is not (FaultCode.PeerLost or FaultCode.NoProgress or FaultCode.CommunicationFault))
-        {
-            fault = error;
-        }
-        finally
-        {
-            Context.Control.Leave();
-        }
-
-        Settle(fault);
-        return result;
-    }
+    public T Together<T>(Func<T> work) => RankAgreement.Together(Context.Control, work);
 
     /// <inheritdoc cref="Together{T}(Func{T})"/>
     public void Together(Action work) => Together(() =>
@@ -127,27 +102,5 @@ public sealed class AttentionGroup
     {
         int index = Array.IndexOf(pairs, name);
         return index < 0 ? "(none)" : pairs[index + 1];
-    }
-
-    private void Settle(FaultException? fault)
-    {
-        byte[] mine = fault is null
-            ? []
-            : JsonSerializer.SerializeToUtf8Bytes([((int)fault.Code).ToString(CultureInfo.InvariantCulture), fault.Message], RuntimeJson.Default.StringArray);
-        IReadOnlyList<byte[]> all = Context.Control.AllGather(mine);
-        for (int rank = 0; rank < all.Count; rank++)
-        {
-            if (all[rank].Length == 0)
-            {
-                continue;
-            }
-
-            string[] found = JsonSerializer.Deserialize(all[rank], RuntimeJson.Default.StringArray)!;
-            throw new FaultException((FaultCode)int.Parse(found[0], CultureInfo.InvariantCulture), found[1], fault)
-            {
-                Rank = rank,
-                IsAgreed = true,
-            };
-        }
     }
 }

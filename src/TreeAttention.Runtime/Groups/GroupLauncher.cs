@@ -1,6 +1,5 @@
 using System;
 using TreeAttention.Communication;
-using TreeAttention.Devices;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Runtime;
@@ -14,6 +13,11 @@ public static class GroupLauncher
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
         RequireSupported(options);
+        if (environment.SpeaksForAll && DeviceSource.HintOf(options) is { } hint)
+        {
+            Console.Error.WriteLine($"treeattn: {hint}");
+        }
+
         TransportKind transport = options.Transport == TransportKind.Auto
             ? environment.Launcher.IsPresent ? TransportKind.Mpi : TransportKind.InProcess
             : options.Transport;
@@ -31,22 +35,24 @@ public static class GroupLauncher
             { IsAgreed = true };
         }
 
-        return RunInProcess(options, work);
+        return RunInProcess(options, environment, work);
     }
 
     internal static int ThreadsOf(GroupOptions options, int ranksOfNode) =>
         options.Threads ?? Math.Max(1, Environment.ProcessorCount / ranksOfNode);
 
-    private static FaultCode RunInProcess(GroupOptions options, Func<AttentionGroup, FaultCode> work)
+    private static FaultCode RunInProcess(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
         int ranks = options.Ranks ?? 1;
         var results = new FaultCode[ranks];
+        var devices = DeviceSource.Open(options, environment);
         using var group = InProcessGroup.Create(ranks, options.Nodes);
         group.Run(rank =>
         {
             int threads = ThreadsOf(options, ranks);
-            using IDevice device = new CpuDevice(threads);
-            var context = new RankContext(group.Transports[rank], device, group.Controls[rank]);
+            using IDevice device = devices.Create(threads, rank);
+            using StagedTransport? staged = DeviceSource.StagingFor(group.Transports[rank], device);
+            var context = new RankContext(staged ?? (ITransport)group.Transports[rank], device, group.Controls[rank]);
             string description = ranks == 1 ? "1 rank in this process" : $"{ranks} in-process ranks";
             results[rank] = work(new AttentionGroup(context, threads, description));
         });
@@ -55,17 +61,10 @@ public static class GroupLauncher
 
     private static void RequireSupported(GroupOptions options)
     {
-        if (options.Device == DeviceKind.Cuda)
-        {
-            throw new FaultException(
-                FaultCode.Unavailable, "--device cuda: this version computes on the CPU alone. Run with --device cpu, or leave --device out.")
-            { IsAgreed = true };
-        }
-
         if (options.Transport == TransportKind.Nccl)
         {
             throw new FaultException(
-                FaultCode.Unavailable, "--transport nccl: this version has no GPU ranks to connect. Use --transport mpi or in-process.")
+                FaultCode.Unavailable, "--transport nccl: this version connects GPU ranks through the host. Use --transport mpi or in-process.")
             { IsAgreed = true };
         }
     }

@@ -1,7 +1,6 @@
 using System;
 using System.Linq;
 using TreeAttention.Communication;
-using TreeAttention.Devices;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Runtime;
@@ -15,7 +14,7 @@ internal static class MpiGroup
         using MpiWorld world = Join(environment);
         try
         {
-            return RunOn(world, options, work);
+            return RunOn(world, options, environment, work);
         }
         catch (FaultException fault) when (fault.IsAgreed)
         {
@@ -43,7 +42,7 @@ internal static class MpiGroup
         }
     }
 
-    private static FaultCode RunOn(MpiWorld world, GroupOptions options, Func<AttentionGroup, FaultCode> work)
+    private static FaultCode RunOn(MpiWorld world, GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
         if (options.Ranks is { } ranks && ranks != world.Size)
         {
@@ -64,8 +63,10 @@ internal static class MpiGroup
         using var control = TcpControlPlane.Connect(
             world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, code, reason));
         int threads = GroupLauncher.ThreadsOf(options, world.Nodes.Count(node => node == world.Nodes[world.Rank]));
-        using IDevice device = new CpuDevice(threads);
-        var context = new RankContext(transport, device, control);
+        int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
+        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment).Create(threads, rankOfNode));
+        using StagedTransport? staged = DeviceSource.StagingFor(transport, device);
+        var context = new RankContext(staged ?? (ITransport)transport, device, control);
         return work(new AttentionGroup(context, threads, $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"));
     }
 

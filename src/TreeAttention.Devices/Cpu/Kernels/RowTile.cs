@@ -7,9 +7,6 @@ namespace TreeAttention.Devices;
 /// <remarks>Row r of a KV head is query r mod count of the group's head r / count, as in a partial.</remarks>
 internal sealed unsafe class RowTile
 {
-    // A row whose nearest seen key is so far away that ALiBi alone exceeds this would lose its weights to fp32's rounding.
-    private const double MostBias = 64;
-
     /// <summary>The call.</summary>
     internal AttentionProblem Problem { get; private set; } = null!;
 
@@ -83,39 +80,6 @@ internal sealed unsafe class RowTile
             squares += (double)query[i] * query[i];
         }
 
-        return IsNear(row) ? Math.Sqrt(squares) * Math.Abs(Problem.Scale) : double.PositiveInfinity;
-    }
-
-    // Some key that the row sees has a bias that fp32 adds exactly enough; keys further off then weigh nothing, or as little.
-    private bool IsNear(int row)
-    {
-        KeyInterval visible = Visible[row];
-        AttentionMask mask = Problem.Mask;
-        float slope = mask.AlibiSlope(Batch, Head[row]);
-        if (visible.IsEmpty || slope <= 0)
-        {
-            return true;
-        }
-
-        // From the nearest key of the interval outwards, until ALiBi alone is too much.
-        long position = (long)Index[row] + mask.Shift(Batch);
-        int below = (int)Math.Clamp(position, visible.First, visible.End - 1);
-        for (int above = below + 1; below >= visible.First || above < visible.End;)
-        {
-            bool isBelow = above >= visible.End || (below >= visible.First && position - below <= above - position);
-            int key = isBelow ? below-- : above++;
-            if (!(slope * Math.Abs(position - key) <= MostBias))
-            {
-                return false;
-            }
-
-            bool isSeen = !mask.HasKeyRules || mask.KeepsInside(Batch, Index[row], key);
-            if (isSeen && mask.Bias(Batch, Head[row], Index[row], key) >= -MostBias)
-            {
-                return true;
-            }
-        }
-
-        return true;
+        return NearKeys.Exist(Problem.Mask, Batch, Head[row], Index[row], Visible[row]) ? Math.Sqrt(squares) * Math.Abs(Problem.Scale) : double.PositiveInfinity;
     }
 }
