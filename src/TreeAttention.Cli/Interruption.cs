@@ -30,12 +30,11 @@ internal sealed class Interruption : IDisposable
     private static void End(PosixSignalContext context, FaultCode code, bool speaks)
     {
         context.Cancel = true;
-        UnfinishedFiles.Discard();
         if (speaks)
         {
-            Terminal.Error.WriteLine($"treeattn: stopped by {context.Signal}; finished rows are kept, and nothing half-written is left.");
+            Terminal.Error.WriteLine($"treeattn: stopped by {context.Signal}; finished rows are kept and no file is left half-written.");
         }
 
-        Environment.Exit((int)code);
+        ProcessEnd.Leave(code);
     }
 }

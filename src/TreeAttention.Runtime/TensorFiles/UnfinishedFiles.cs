@@ -6,7 +6,7 @@ using System.Threading;
 namespace TreeAttention.Runtime;
 
 /// <summary>The temporary files of outputs that are being written in this process: what a signal must not leave behind.</summary>
-public static class UnfinishedFiles
+internal static class UnfinishedFiles
 {
     private static readonly Lock _gate = new();
     private static readonly HashSet<string> _paths = [];

@@ -18,6 +18,8 @@ public sealed class CommandLineTests
         { "--ranks 99999999999", "--ranks" },
         { "--threads 0", "--threads" },
         { "--shard diagonal", "diagonal" },
+        { "--shard diagonal --reproducible", "diagonal" },
+        { "--key-scale 2 --dtype f64", "--dtype" },
         { "--shard cyclic:0", "cyclic:0" },
         { "--shard-lengths 3,-1", "--shard-lengths" },
         { "--shard zigzag --shard-lengths 9", "--shard-lengths" },
@@ -67,6 +69,8 @@ public sealed class CommandLineTests
     [InlineData("attend --query q.npy --key k.npy --output o.npy", "--value")]
     [InlineData("attend --query q.npy --key k.npy --value v.npy", "--output")]
     [InlineData("bench --heads 7 --kv-heads 2", "--heads")]
+    [InlineData("bench --heads 7", "--kv-heads 8")]
+    [InlineData("bench -e 1K", "--begin 8192")]
     [InlineData("bench -b 0", "-b")]
     [InlineData("bench -b 12Q", "12Q")]
     [InlineData("bench -b 4K -e 1K", "-e")]

@@ -91,6 +91,23 @@ public sealed class LauncherTests
         Assert.Empty(process.Survivors());
     }
 
+    [Theory, InlineData("openmpi"), InlineData("mpich")]
+    public void A_terminated_launcher_leaves_no_rank_and_no_file(string mpi)
+    {
+        using var files = new CliFiles();
+        using var process = TreeattnProcess.StartRanks(
+            mpi, 2, [.. Arguments(files, files.Tensors(_shape)), "--repeat", "1000000", "--warmup", "1000000"]);
+        _ = process.Ranks(2);
+        System.Threading.Thread.Sleep(2000); // into the runs
+
+        process.Terminate();
+        TreeattnResult result = process.Wait();
+
+        Assert.Empty(process.Survivors());
+        Assert.Equal(3, files.Names.Length);
+        Assert.Empty(result.Output);
+    }
+
     [Theory, InlineData("openmpi", 4), InlineData("mpich", 2)]
     public void Verify_passes(string mpi, int ranks)
     {

@@ -30,7 +30,7 @@ public sealed class RunTests
 
         TreeattnResult result = TreeattnProcess.Run(arguments).Exits(0);
         string[] rows = File.ReadAllLines(files.At("results/results.jsonl"));
-        TreeattnProcess.Run(arguments).Exits(73).Says("results.jsonl");
+        TreeattnProcess.Run(arguments).Exits(73).Says("results.jsonl", "never overwritten");
 
         Assert.Equal(result.Output.TrimEnd('\n'), Assert.Single(rows));
         foreach (string key in (string[])["batch", "query_len", "context", "heads", "kv_heads", "head_dim", "nodes", "wrong"])

@@ -45,12 +45,13 @@ internal sealed record TreeattnResult(int ExitCode, string Output, string Errors
     }
 }
 
-/// <summary>The real program as a process, alone or under an MPI launcher, in a session of its own; no run is longer than a minute.</summary>
+/// <summary>The real program as a process, alone or under an MPI launcher, known by a variable that its processes inherit (MPICH gives each rank a session of its own); no run is longer than a minute.</summary>
 internal sealed class TreeattnProcess : IDisposable
 {
     private static readonly TimeSpan _limit = TimeSpan.FromSeconds(60);
     private static readonly string _program = FindProgram();
     private readonly Process _process;
+    private readonly string _mark = $"TREEATTN_TEST_RUN={Guid.NewGuid():N}";
     private readonly Task<string> _output;
     private readonly Task<string> _errors;
 
@@ -59,6 +60,7 @@ internal sealed class TreeattnProcess : IDisposable
         start.RedirectStandardInput = true;
         start.RedirectStandardOutput = true;
         start.RedirectStandardError = true;
+        start.Environment[_mark.Split('=')[0]] = _mark.Split('=')[1];
         start.Environment["TERM"] = "dumb";
         start.Environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
         start.Environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
@@ -70,7 +72,7 @@ internal sealed class TreeattnProcess : IDisposable
 
     /// <summary>Starts the program alone; the process is the program itself.</summary>
     public static TreeattnProcess Start(IReadOnlyList<string> arguments, params ReadOnlySpan<(string Name, string Value)> variables) =>
-        new(WithVariables(new ProcessStartInfo("setsid", [_program, .. arguments]), variables));
+        new(WithVariables(new ProcessStartInfo(_program, arguments), variables));
 
     /// <summary>Starts it as ranks under <c>openmpi</c> or <c>mpich</c>; skips the test where that is not installed.</summary>
     public static TreeattnProcess StartRanks(
@@ -84,15 +86,14 @@ internal sealed class TreeattnProcess : IDisposable
         string launcher = $"/usr/bin/mpiexec.{mpi}";
         Assert.SkipUnless(File.Exists(launcher), $"{launcher} is not installed.");
         string[] options = mpi == "openmpi" ? ["--oversubscribe", "--bind-to", "none"] : [];
-        var command = new List<string> { launcher };
-        command.AddRange(options);
+        var command = new List<string>(options);
         foreach ((int ranks, IReadOnlyList<string> arguments) in programs)
         {
-            string[] separator = command.Count > options.Length + 1 ? [":"] : [];
+            string[] separator = command.Count > options.Length ? [":"] : [];
             command.AddRange([.. separator, "-n", ranks.ToString(CultureInfo.InvariantCulture), _program, .. arguments]);
         }
 
-        return new TreeattnProcess(WithVariables(new ProcessStartInfo("setsid", command), variables));
+        return new TreeattnProcess(WithVariables(new ProcessStartInfo(launcher, command), variables));
     }
 
     /// <summary>Runs the program alone to its end.</summary>
@@ -154,6 +155,9 @@ internal sealed class TreeattnProcess : IDisposable
         kill.WaitForExit();
     }
 
+    /// <summary>Asks what was started, the launcher where there is one, to end.</summary>
+    public void Terminate() => Signal("TERM", _process.Id);
+
     public void Dispose()
     {
         foreach (int member in Members())
@@ -180,20 +184,18 @@ internal sealed class TreeattnProcess : IDisposable
         return start;
     }
 
-    // Field 6 of /proc/PID/stat is the session; field 3 is Z for a process that is dead already.
     private int[] Members() =>
         [.. Directory.EnumerateDirectories("/proc").Select(path => Path.GetFileName(path)).Where(name => char.IsAsciiDigit(name[0]))
             .Select(name => int.Parse(name, CultureInfo.InvariantCulture)).Where(IsMember)];
 
+    // A process that is dead already has no environment.
     private bool IsMember(int process)
     {
         try
         {
-            string stat = File.ReadAllText($"/proc/{process}/stat");
-            string[] fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
-            return fields[0] != "Z" && fields[3] == _process.Id.ToString(CultureInfo.InvariantCulture);
+            return File.ReadAllText($"/proc/{process}/environ").Split('\0').Contains(_mark);
         }
-        catch (IOException)
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             return false;
         }
