@@ -13,7 +13,8 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     public FaultCode Run()
     {
         using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors));
-        AttentionOptions options = group.Together(() => SemanticsReader.Read(request.Semantics, inputs.Shape));
+        AttentionOptions options = group.Together(() =>
+            SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
         group.Agree(Settings(inputs, options));
         using OutputFiles outputs = group.Together(() => new OutputFiles(group.IsRoot ? request : null));

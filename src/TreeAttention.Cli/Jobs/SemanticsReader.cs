@@ -1,3 +1,4 @@
+using System;
 using System.Linq;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
@@ -8,8 +9,11 @@ namespace TreeAttention.Cli;
 internal static class SemanticsReader
 {
     /// <summary>The options of the call.</summary>
+    /// <param name="request">The options as the command line names them.</param>
+    /// <param name="shape">Sizes of the tensors.</param>
+    /// <param name="nonFinite">What NaN and infinities do; -∞ in sinks and tail bias is as good as a number.</param>
     /// <exception cref="FaultException">A file is missing, bad, or of a shape that no option has.</exception>
-    public static AttentionOptions Read(SemanticsRequest request, AttentionShape shape)
+    public static AttentionOptions Read(SemanticsRequest request, AttentionShape shape, NonFinitePolicy nonFinite)
     {
         (float[] Values, long[] Shape)? tailBias = request.TailBias is { } bias ? OptionTensor.Floats(bias, "--tail-bias") : null;
         (bool[] Values, long[] Shape)? tailMask = request.TailMask is { } mask ? OptionTensor.Booleans(mask, "--tail-mask") : null;
@@ -23,7 +27,7 @@ internal static class SemanticsReader
             RequireShape("--tail-bias", givenBias.Shape, [1, shape.QueryLength, -1], [shape.Batch, shape.QueryLength, -1]);
         }
 
-        return request.Flags() with
+        AttentionOptions options = request.Flags() with
         {
             AlibiSlopes = Floats(request.Alibi, "--alibi", [shape.QueryHeads], [shape.Batch, shape.QueryHeads], [1, shape.QueryHeads]),
             Sinks = Floats(request.Sinks, "--sinks", [shape.QueryHeads]),
@@ -36,6 +40,14 @@ internal static class SemanticsReader
             TailBias = tailBias?.Values,
             TailBiasLength = (int)(tailBias?.Shape[2] ?? 0),
         };
+        if (nonFinite == NonFinitePolicy.Error)
+        {
+            RequireNumbers("--alibi", options.AlibiSlopes, least: float.MinValue);
+            RequireNumbers("--sinks", options.Sinks, least: float.NegativeInfinity);
+            RequireNumbers("--tail-bias", options.TailBias, least: float.NegativeInfinity);
+        }
+
+        return options;
     }
 
     private static float[]? Floats(string? file, string option, params long[][] allowed)
@@ -60,6 +72,18 @@ internal static class SemanticsReader
         (int[] values, long[] shape) = OptionTensor.Integers(file, option);
         RequireShape(option, shape, allowed);
         return values;
+    }
+
+    private static void RequireNumbers(string option, float[]? values, float least)
+    {
+        int bad = Array.FindIndex(values ?? [], value => !(value >= least && value <= float.MaxValue));
+        if (bad >= 0)
+        {
+            string what = FormattableString.Invariant($"{option} has {values![bad]} as element {bad} in row-major order");
+            throw new FaultException(
+                FaultCode.BadInput,
+                $"{what}: not a number that float32 holds. Repair the file, or let it through with --nan propagate.");
+        }
     }
 
     // -1 stands for any length.

@@ -42,7 +42,7 @@ public static class AttentionEdge
             }
 
             (double share, double logSumExp) = WithSink(state.Max[row], state.Sum[row], sink);
-            lse[row] = (float)logSumExp;
+            lse[row] = Saturate(logSumExp);
             ReadOnlySpan<float> mean = state.Output.Slice(row * shape.ValueDim, shape.ValueDim);
             for (int dim = 0; dim < mean.Length; dim++)
             {
@@ -65,15 +65,16 @@ public static class AttentionEdge
             int batch = row / indices.Length / problem.Shape.QueryHeads;
             bool present = indices[row % indices.Length] < problem.Mask.QueryLength(batch);
             lse[row] = present
-                ? (float)WithSink(state.Max[row], state.Sum[row], double.NegativeInfinity).LogSumExp
+                ? Saturate(WithSink(state.Max[row], state.Sum[row], double.NegativeInfinity).LogSumExp)
                 : float.NegativeInfinity;
         }
     }
 
     // What of the weight the keys have, and the logarithm of the whole weight. ∞ - ∞ is NaN, so whichever of max and sink is
     // the larger is not subtracted from itself. The share of no keys is 1: their output is 0 already.
-    private static (double Share, double LogSumExp) WithSink(double max, double sum, double sink)
+    private static (double Share, double LogSumExp) WithSink(float settled, double sum, double sink)
     {
+        double max = ScoreRange.Restore(settled);
         if (sum == 0 && !double.IsNaN(max))
         {
             return (double.IsNaN(sink) ? double.NaN : 1, sink);
@@ -85,6 +86,10 @@ public static class AttentionEdge
         double whole = weight + (double.IsNegativeInfinity(sink) ? 0 : sinkWeight);
         return (weight / whole, top + Math.Log(whole));
     }
+
+    // -∞ means that no key was seen, so a finite number that fp32 cannot hold becomes the largest that it can.
+    private static float Saturate(double number) =>
+        double.IsFinite(number) ? (float)Math.Clamp(number, -float.MaxValue, float.MaxValue) : (float)number;
 
     private static void RequireSizes(AttentionShape shape, int[] indices, PartialAttention state, int lse)
     {

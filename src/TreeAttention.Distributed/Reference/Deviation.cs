@@ -18,12 +18,16 @@ internal readonly record struct Deviation(double Error, double Actual, double Ex
         return worst;
     }
 
-    /// <summary>The deviation of a log-sum-exp. An overflown one may be +∞ or NaN; "no key", -∞, is only matched by itself.</summary>
+    /// <summary>
+    /// The deviation of a log-sum-exp. One that fp32 cannot hold is the largest float of its sign; an overflown one may be +∞ or
+    /// NaN; "no key", -∞, is only matched by itself.
+    /// </summary>
     public static Deviation OfLogSumExp(float actual, double expected)
     {
         bool overflown = double.IsNaN(expected) || double.IsPositiveInfinity(expected);
         bool matches = float.IsNaN(actual) || float.IsPositiveInfinity(actual);
-        double error = overflown ? (matches ? 0 : double.PositiveInfinity) : Distance(actual, expected);
+        double held = double.IsFinite(expected) ? Math.Clamp(expected, -float.MaxValue, float.MaxValue) : expected;
+        double error = overflown ? (matches ? 0 : double.PositiveInfinity) : Distance(actual, held);
         return new Deviation(error, actual, expected, 0);
     }
 

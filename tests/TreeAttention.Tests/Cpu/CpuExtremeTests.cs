@@ -13,6 +13,7 @@ public sealed class CpuExtremeTests
     private static readonly float[] _scores = [1e2f, 1e3f, 1e6f, 1e12f, 1e30f, 1e38f];
     private static readonly double[] _spreads = [3, 10, 100, 1e4, 1e8, 1e15];
     private static readonly string[] _types = ["f32", "bf16"];
+    private static readonly string[] _hidingRules = ["tail mask", "tail bias", "low tail bias", "depth-first order"];
     private static readonly string[] _poisons = ["key", "value", "infinite key"];
 
     public static TheoryData<int, float> EqualScores => [.. CpuWidths.All.SelectMany(bits =>
@@ -62,6 +63,32 @@ public sealed class CpuExtremeTests
         }
     }
 
+    // All keys and queries point one way, so that every score is near the limit of fp32 dot products and none is rounded away.
+    [Theory, MemberData(nameof(CpuWidths.Bits), MemberType = typeof(CpuWidths))]
+    public void Long_dot_products_that_all_add_up_stay_exact(int bits)
+    {
+        using CpuDevice device = CpuWidths.Create(bits, 2);
+        foreach ((int queries, int headDim, float score) in new[] { (1, 128, 47f), (64, 64, 47f), (64, 128, 30f), (64, 576, 47f), (64, 576, 70f) })
+        {
+            CpuCase inputs = new CpuCase { Shape = new(1, queries, 600, 4, 2, headDim, 64), Options = new() { Scale = 1 } }.Fill()
+                .Change(inputs =>
+                {
+                    float unit = MathF.Sqrt(score / headDim);
+                    foreach (float[] vectors in new[] { inputs.Query, inputs.Key })
+                    {
+                        for (int i = 0; i < vectors.Length; i++)
+                        {
+                            vectors[i] = unit * (1 + (0.003f * vectors[i]));
+                        }
+                    }
+                });
+
+            PartialResult actual = inputs.Run(device);
+
+            Assert.InRange(actual.ErrorAgainst(inputs.Expected()), 0, 1e-5);
+        }
+    }
+
     [Theory, MemberData(nameof(CpuWidths.Bits), MemberType = typeof(CpuWidths))]
     public void Scores_beyond_fp32_pick_the_largest(int bits)
     {
@@ -93,6 +120,48 @@ public sealed class CpuExtremeTests
 
             Assert.All(actual.Output, value => Assert.Equal(float.MaxValue, value, float.MaxValue * 1e-6f));
         }
+    }
+
+    public static TheoryData<int, string> HidingRules => [.. CpuWidths.All.SelectMany(bits =>
+        _hidingRules.Select(rule => new TheoryDataRow<int, string>(bits, rule)))];
+
+    [Theory, MemberData(nameof(HidingRules))]
+    public void Slopes_are_exact_where_the_near_keys_are_hidden(int bits, string rule)
+    {
+        const int Tail = 600;
+        using CpuDevice device = CpuWidths.Create(bits, 2);
+        foreach (int queries in _queryCounts)
+        {
+            var options = new AttentionOptions { AlibiSlopes = [1, 0.5f, 5, 1] };
+            options = rule switch
+            {
+                "tail mask" => options with { TailMask = new bool[queries * Tail], TailMaskLength = Tail },
+                "tail bias" => options with { TailBias = [.. Enumerable.Repeat(float.NegativeInfinity, queries * Tail)], TailBiasLength = Tail },
+                "low tail bias" => options with { TailBias = [.. Enumerable.Repeat(-1e5f, queries * Tail)], TailBiasLength = Tail },
+                _ => options with
+                {
+                    DfsStart = [.. Enumerable.Repeat(1, queries)],
+                    DfsEnd = [.. Enumerable.Range(0, 1100).Select(key => key < 1100 - Tail ? 1 : 0)],
+                },
+            };
+            CpuCase inputs = new CpuCase { Shape = new(1, queries, 1100, 4, 2, 40, 24), Options = options }.Fill();
+
+            PartialResult actual = inputs.Run(device);
+
+            Assert.InRange(actual.ErrorAgainst(inputs.Expected()), 0, 5e-6);
+        }
+    }
+
+    [Theory, MemberData(nameof(CpuWidths.Bits), MemberType = typeof(CpuWidths))]
+    public void A_batch_of_no_rows_has_no_lanes(int bits)
+    {
+        using CpuDevice device = CpuWidths.Create(bits, 2);
+        CpuCase inputs = new CpuCase { Shape = new(0, 3, 1100, 4, 2, 8, 8), Layout = ShardLayout.Lanes }.Fill();
+        using var call = new CpuCall(inputs, device, 0);
+
+        PartialResult actual = Assert.Single(call.AttendLanes([.. LaneTree.NodesOf(0, 1)]));
+
+        Assert.Empty(actual.Output);
     }
 
     public static TheoryData<int, string> Poisons => [.. CpuWidths.All.SelectMany(bits =>

@@ -47,6 +47,31 @@ public sealed class AttentionEdgeTests
         Assert.Equal((float)(top + Math.Log(whole)), lse);
     }
 
+    [Theory]
+    [InlineData(1e20)]
+    [InlineData(2e36)]
+    [InlineData(-2e36)]
+    [InlineData(3e38)]
+    [InlineData(-1e60)]
+    [InlineData(1e115)]
+    public void The_log_sum_exp_of_any_score_is_the_score_or_the_largest_float(double score)
+    {
+        (_, float lse) = Finish((float)ScoreRange.Settle(score), 1, 1.5f, Minus);
+
+        Assert.Equal(Math.Clamp(score, -float.MaxValue, float.MaxValue), lse, 5e-6 * Math.Abs((double)lse));
+    }
+
+    [Fact]
+    public void A_sink_is_compared_with_the_score_and_not_with_its_settled_form()
+    {
+        (float[] output, _) = Finish((float)ScoreRange.Settle(1e40), 1, 1.5f, 3e38f);
+        (float[] outweighed, float lse) = Finish((float)ScoreRange.Settle(2e38), 1, 1.5f, 3e38f);
+
+        Assert.Equal([1.5f], output);
+        Assert.Equal([0f], outweighed);
+        Assert.Equal(3e38f, lse);
+    }
+
     [Fact]
     public void A_row_without_keys_is_zero_with_its_sink_as_lse()
     {

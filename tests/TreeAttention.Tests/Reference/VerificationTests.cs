@@ -139,6 +139,21 @@ public sealed class VerificationTests
         Assert.Equal(Queries * problem.Problem.Shape.GroupSize, hidden.Wrong);
     }
 
+    [Theory, InlineData(1e30), InlineData(-1e30)]
+    public void A_log_sum_exp_beyond_fp32_is_the_largest_float_of_its_sign(double scale)
+    {
+        var shape = new AttentionShape(1, 1, 1, 1, 1, 1, 1);
+        var problem = new AttentionProblem(shape, new AttentionOptions { Scale = scale });
+        using var large = new HostTensor("key", ElementType.Float32, [1, 1, 1, 1], [1e5]);
+        float saturated = float.MaxValue * Math.Sign(scale);
+
+        VerificationReport right = Verification.Check(problem, large.View, large.View, large.View, ElementType.Float32, [1e5f], [saturated], 1);
+        VerificationReport smaller = Verification.Check(problem, large.View, large.View, large.View, ElementType.Float32, [1e5f], [saturated / 2], 1);
+
+        Assert.Equal(0, right.Wrong);
+        Assert.Equal(1, smaller.Wrong);
+    }
+
     [Fact]
     public void Minus_infinity_is_matched_by_itself_alone()
     {

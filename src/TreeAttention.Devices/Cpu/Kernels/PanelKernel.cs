@@ -32,6 +32,9 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
 
     internal override double ScoreLimit => TElement.ScoreLimit;
 
+    // One chain over a long head dimension rounds scores near the limit too far for fp32 results; 16-bit keys have rounded more.
+    private static int ScoreChain => typeof(TElement) == typeof(Float32Element) ? 32 : int.MaxValue;
+
     // Per row: max, sum, correction of the block, first and last index of the page.
     private float* Max => _rowState.Floats(0);
 
@@ -178,7 +181,7 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
             }
 
             PanelProduct<TWidth, TVector>.Multiply(
-                width, (float*)keys.Address, keys.Stride, 1, key, count, _headDim, queries, scores + (key * width), null);
+                width, (float*)keys.Address, keys.Stride, 1, key, count, _headDim, ScoreChain, queries, scores + (key * width), null);
         }
 
         Soften(tile, page, block, first, width, low, high);
@@ -187,7 +190,7 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
         for (int element = 0; element < _valueDim; element += step)
         {
             PanelProduct<TWidth, TVector>.Multiply(
-                width, from, 1, values.Stride, element, int.MaxValue, high - low, scores + (low * width),
+                width, from, 1, values.Stride, element, int.MaxValue, high - low, Block, scores + (low * width),
                 outputs + (element * width), Correction + first);
         }
     }

@@ -7,6 +7,9 @@ namespace TreeAttention.Devices;
 /// <remarks>Row r of a KV head is query r mod count of the group's head r / count, as in a partial.</remarks>
 internal sealed unsafe class RowTile
 {
+    // A row whose nearest seen key is so far away that ALiBi alone exceeds this would lose its weights to fp32's rounding.
+    private const double MostBias = 64;
+
     /// <summary>The call.</summary>
     internal AttentionProblem Problem { get; private set; } = null!;
 
@@ -71,11 +74,8 @@ internal sealed unsafe class RowTile
         Hull = new KeyInterval(low, high);
     }
 
-    // A row whose nearest key is so far away that ALiBi alone exceeds fp32's exact range would lose its weights to rounding.
     private double MagnitudeOf(int row)
     {
-        const double MostBias = 64;
-        AttentionMask mask = Problem.Mask;
         double squares = 0;
         float* query = Queries + ((long)row * Problem.Shape.HeadDim);
         for (int i = 0; i < Problem.Shape.HeadDim; i++)
@@ -83,17 +83,39 @@ internal sealed unsafe class RowTile
             squares += (double)query[i] * query[i];
         }
 
+        return IsNear(row) ? Math.Sqrt(squares) * Math.Abs(Problem.Scale) : double.PositiveInfinity;
+    }
+
+    // Some key that the row sees has a bias that fp32 adds exactly enough; keys further off then weigh nothing, or as little.
+    private bool IsNear(int row)
+    {
         KeyInterval visible = Visible[row];
-        if (mask.HasBias && !visible.IsEmpty)
+        AttentionMask mask = Problem.Mask;
+        float slope = mask.AlibiSlope(Batch, Head[row]);
+        if (visible.IsEmpty || slope <= 0)
         {
-            long position = (long)Index[row] + mask.Shift(Batch);
-            long distance = Math.Max(Math.Max(visible.First - position, position - (visible.End - 1)), 0);
-            if (!(mask.AlibiSlope(Batch, Head[row]) * distance <= MostBias))
+            return true;
+        }
+
+        // From the nearest key of the interval outwards, until ALiBi alone is too much.
+        long position = (long)Index[row] + mask.Shift(Batch);
+        int below = (int)Math.Clamp(position, visible.First, visible.End - 1);
+        for (int above = below + 1; below >= visible.First || above < visible.End;)
+        {
+            bool isBelow = above >= visible.End || (below >= visible.First && position - below <= above - position);
+            int key = isBelow ? below-- : above++;
+            if (!(slope * Math.Abs(position - key) <= MostBias))
             {
-                return double.PositiveInfinity;
+                return false;
+            }
+
+            bool isSeen = !mask.HasKeyRules || mask.KeepsInside(Batch, Index[row], key);
+            if (isSeen && mask.Bias(Batch, Head[row], Index[row], key) >= -MostBias)
+            {
+                return true;
             }
         }
 
-        return Math.Sqrt(squares) * Math.Abs(Problem.Scale);
+        return true;
     }
 }

@@ -39,7 +39,6 @@ internal sealed unsafe class LaneWork(WorkerPool pool, TileWorkers workers, Memo
         }
 
         (_problem, _queries, _shard) = (problem, queries, shard);
-        IndexLanes(shard.Plan);
         _kind = workers.KindFor(problem.Shape, shard.Plan.Type);
         _grid = workers.GridFor(_kind, problem.Shape, queries.Count);
         if (_grid.Count == 0)
@@ -47,6 +46,7 @@ internal sealed unsafe class LaneWork(WorkerPool pool, TileWorkers workers, Memo
             return;
         }
 
+        IndexLanes(shard.Plan);
         workers.Reserve(_kind, _grid.RowsPerTile);
         _slot = PartialAttention.FloatsFor(_grid.RowsPerTile, problem.Shape.ValueDim);
         _ = _levels.Floats(pool.Threads * (Levels + 1) * _slot);
