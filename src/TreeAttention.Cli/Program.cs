@@ -25,6 +25,7 @@ internal static class Program
             return (int)FaultCode.CommandLine;
         }
 
+        using var interruption = new Interruption(speaks);
         try
         {
             return parsed.Invoke(new InvocationConfiguration

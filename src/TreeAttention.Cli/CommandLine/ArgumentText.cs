@@ -91,6 +91,23 @@ internal static class ArgumentText
     /// <summary>The values of an option that was given; null for one that was not.</summary>
     public static int[]? Given(ParseResult parsed, Option<int[]?> option) => parsed.GetResult(option) is null ? null : parsed.GetValue(option);
 
+    /// <summary>A rule between options of a command. It is not asked when an option by itself is wrong: that is told already.</summary>
+    public static void AddRule(Command command, Action<CommandResult> rule) => command.Validators.Add(result =>
+    {
+        try
+        {
+            rule(result);
+        }
+        catch (InvalidOperationException)
+        {
+            // Asking for the value of an option with an error throws, and tells nothing that the error does not.
+        }
+    });
+
+    /// <summary>The value of an option as a rule sees it: defaults are filled in only after the rules.</summary>
+    public static T ValueOr<T>(CommandResult command, Option<T> option, T otherwise) =>
+        command.GetResult(option) is null ? otherwise : command.GetValue(option)!;
+
     /// <summary>A count with a binary suffix: <c>65536</c>, <c>64K</c>, <c>1M</c>.</summary>
     public static int Size(ArgumentResult result, int most)
     {

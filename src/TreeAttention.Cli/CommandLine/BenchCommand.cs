@@ -8,16 +8,17 @@ namespace TreeAttention.Cli;
 /// <summary><c>treeattn bench</c>: tree against ring and the reductions against each other, in nccl-tests' letters.</summary>
 internal sealed class BenchCommand
 {
+    private const int DefaultContext = 8192;
+    private const int DefaultHeads = 32;
+    private const int DefaultKvHeads = 8;
+
     private readonly TensorArguments _tensors = new(required: false);
     private readonly SemanticsArguments _semantics = new();
     private readonly PlanArguments _plan = new(comparesAll: true);
     private readonly GroupArguments _group = new();
 
-    private const int DefaultHeads = 32;
-    private const int DefaultKvHeads = 8;
-
-    private readonly Option<int> _begin = SizeOption("--begin", "-b", 8192, "Smallest context (keys).");
-    private readonly Option<int> _end = SizeOption("--end", "-e", 8192, "Largest context; default the smallest.");
+    private readonly Option<int> _begin = SizeOption("--begin", "-b", DefaultContext, "Smallest context (keys).");
+    private readonly Option<int> _end = SizeOption("--end", "-e", DefaultContext, "Largest context; default the smallest.");
     private readonly Option<int> _factor = new("--factor", "-f")
     {
         Description = "Factor from one context to the next.",
@@ -54,14 +55,19 @@ internal sealed class BenchCommand
         _group.AddTo(command);
         command.Add(_out);
         command.Add(_json);
-        command.Validators.Add(result =>
+        ArgumentText.AddRule(command, result =>
         {
-            // A validator sees no default values: those are filled in later.
-            int heads = result.GetResult(_heads) is null ? DefaultHeads : result.GetValue(_heads);
-            int kvHeads = result.GetResult(_kvHeads) is null ? DefaultKvHeads : result.GetValue(_kvHeads);
+            int heads = ArgumentText.ValueOr(result, _heads, DefaultHeads);
+            int kvHeads = ArgumentText.ValueOr(result, _kvHeads, DefaultKvHeads);
             if (kvHeads > 0 && heads % kvHeads != 0)
             {
                 result.AddError($"--heads {heads} is not a multiple of --kv-heads {kvHeads}: each KV head serves the same number of query heads.");
+            }
+
+            int begin = ArgumentText.ValueOr(result, _begin, DefaultContext);
+            if (result.GetResult(_end) is not null && result.GetValue(_end) < begin)
+            {
+                result.AddError($"--end {result.GetValue(_end)} is less than --begin {begin}: contexts go from -b up to -e.");
             }
         });
         command.SetAction(parsed => action(Read(parsed), _group.Read(parsed)));

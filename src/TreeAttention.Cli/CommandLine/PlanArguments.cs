@@ -56,7 +56,7 @@ internal sealed class PlanArguments(bool comparesAll = false)
         command.Add(_shardLengths);
         command.Add(_queryPlacement);
         command.Add(_reproducible);
-        command.Validators.Add(Validate);
+        ArgumentText.AddRule(command, Validate);
     }
 
     /// <summary>What the command line asks for.</summary>

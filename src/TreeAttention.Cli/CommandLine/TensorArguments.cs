@@ -59,7 +59,7 @@ internal sealed class TensorArguments
             command.Add(option);
         }
 
-        command.Validators.Add(Validate);
+        ArgumentText.AddRule(command, Validate);
     }
 
     /// <summary>What the command line asks for; the file names are null where a benchmark makes its own tensors.</summary>

@@ -47,6 +47,8 @@ internal sealed class OutputFiles : IDisposable
 
         _lse?.Begin(shape.Batch, shape.QueryHeads, shape.QueryLength);
         _lse?.Write(result.Lse);
+        _output.Complete();
+        _lse?.Complete();
         _output.Commit();
         _lse?.Commit();
     }

@@ -23,7 +23,7 @@ internal sealed class ResultsFile : IDisposable
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             throw new FaultException(
-                FaultCode.CannotCreate, $"{path} cannot be created: {error.Message} Results are never overwritten; give another --out.", error);
+                FaultCode.CannotCreate, $"{path} cannot be created: {(File.Exists(path) ? "it exists already." : error.Message)} Results are never overwritten; give another --out.", error);
         }
     }
 

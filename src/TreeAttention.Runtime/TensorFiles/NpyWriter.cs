@@ -75,17 +75,21 @@ public sealed class NpyWriter : IDisposable
         _missing = missing - values.Length;
     }
 
+    /// <summary>Hands everything to the disk, so that only putting the file in its place is left.</summary>
+    /// <exception cref="FaultException">Writing failed (74).</exception>
+    /// <exception cref="InvalidOperationException">Elements are missing.</exception>
+    public void Complete()
+    {
+        RequireAll();
+        Flush();
+    }
+
     /// <summary>Makes the file durable and puts it in its place.</summary>
     /// <exception cref="FaultException">Writing failed (74), or a file has appeared there meanwhile (73).</exception>
     /// <exception cref="InvalidOperationException">Elements are missing; the file is not put in its place.</exception>
     public void Commit()
     {
-        if (_missing != 0)
-        {
-            throw new InvalidOperationException($"{(_missing is null ? "All" : _missing)} elements of the tensor are missing.");
-        }
-
-        Flush();
+        Complete();
         _output.Commit();
     }
 
@@ -107,6 +111,14 @@ public sealed class NpyWriter : IDisposable
 
         bytes.CopyTo(_buffer.AsSpan(_buffered));
         _buffered += bytes.Length;
+    }
+
+    private void RequireAll()
+    {
+        if (_missing != 0)
+        {
+            throw new InvalidOperationException($"{(_missing is null ? "All" : _missing)} elements of the tensor are missing.");
+        }
     }
 
     private void Flush()

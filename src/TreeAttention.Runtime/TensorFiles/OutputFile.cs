@@ -95,7 +95,7 @@ internal sealed class OutputFile : IDisposable
                 File.SetUnixFileMode(_temporary!, File.GetUnixFileMode(_target));
             }
 
-            File.Move(_temporary!, _target, _force);
+            UnfinishedFiles.End(_temporary!, () => File.Move(_temporary!, _target, _force));
             _temporary = null;
         }
         catch (IOException) when (!_force && File.Exists(_target))
@@ -139,8 +139,8 @@ internal sealed class OutputFile : IDisposable
         string path = Path.Join(Path.GetDirectoryName(_target), name);
         try
         {
-            SafeFileHandle handle = File.OpenHandle(
-                path, FileMode.CreateNew, FileAccess.Write, FileShare.Read | FileShare.Delete, FileOptions.None, bytes);
+            SafeFileHandle handle = UnfinishedFiles.Begin(path, () => File.OpenHandle(
+                path, FileMode.CreateNew, FileAccess.Write, FileShare.Read | FileShare.Delete, FileOptions.None, bytes));
             _temporary = path;
             return handle;
         }
@@ -167,7 +167,7 @@ internal sealed class OutputFile : IDisposable
         {
             try
             {
-                File.Delete(_temporary);
+                UnfinishedFiles.End(_temporary, () => File.Delete(_temporary));
             }
             catch (Exception error) when (IsFileFault(error))
             {

@@ -1,0 +1,124 @@
+using System;
+using System.IO;
+using System.Linq;
+using System.Threading;
+using TreeAttention.Distributed;
+using Xunit;
+
+namespace TreeAttention.Tests;
+
+/// <summary>Benchmarks, verification, the doctor, what is counted, and the end by a signal, on in-process ranks.</summary>
+public sealed class RunTests
+{
+    private static readonly string[] _small = ["--heads", "4", "--kv-heads", "2", "--head-dim", "16", "-n", "2", "-w", "1"];
+
+    [Fact]
+    public void Bench_prints_comments_and_a_line_for_each_plan()
+    {
+        TreeattnResult result = TreeattnProcess.Run(["bench", "-b", "1K", "-e", "2K", "-f", "2", "--ranks", "2", .. _small]).Exits(0);
+
+        string[] lines = result.Output.TrimEnd('\n').Split('\n');
+        Assert.Contains(lines, line => line.StartsWith('#') && line.Contains("#wrong", StringComparison.Ordinal));
+        Assert.Equal(22, lines.Count(line => !line.StartsWith('#'))); // 8 reductions and 3 rings, over 1024 and 2048 keys
+    }
+
+    [Fact]
+    public void Bench_writes_rows_and_never_over_others()
+    {
+        using var files = new CliFiles();
+        string[] arguments = ["bench", "-b", "512", "--algorithm", "ring", "--ranks", "3", "--json", "--out", files.At("results"), .. _small];
+
+        TreeattnResult result = TreeattnProcess.Run(arguments).Exits(0);
+        string[] rows = File.ReadAllLines(files.At("results/results.jsonl"));
+        TreeattnProcess.Run(arguments).Exits(73).Says("results.jsonl", "never overwritten");
+
+        Assert.Equal(result.Output.TrimEnd('\n'), Assert.Single(rows));
+        foreach (string key in (string[])["batch", "query_len", "context", "heads", "kv_heads", "head_dim", "nodes", "wrong"])
+        {
+            Assert.True(result.Json.TryGetProperty(key, out _), key);
+        }
+
+        Assert.Equal(rows, File.ReadAllLines(files.At("results/results.jsonl")));
+    }
+
+    [Theory]
+    [InlineData("--combine", 9)]
+    [InlineData("--query-len 0 --causal", 11)]
+    [InlineData("--reduction butterfly", 1)]
+    [InlineData("--algorithm ring-query --query-placement sharded --query-len 8 -c 0", 1)]
+    public void Bench_runs_what_is_chosen(string chosen, int rows)
+    {
+        TreeattnResult result = TreeattnProcess.Run(["bench", "-b", "300", "--ranks", "2", "--json", .. _small, .. chosen.Split(' ')]).Exits(0);
+
+        Assert.Equal(rows, result.JsonLines.Count);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    [InlineData(5)]
+    public void Verify_ends_with_what_passed_before_the_json(int ranks)
+    {
+        TreeattnResult result = TreeattnProcess.Run("verify", "--ranks", $"{ranks}", "--cases", "6", "--json").Exits(0);
+
+        Assert.Matches(@"^[1-9]\d* passed, 0 failed$", result.Output.TrimEnd('\n').Split('\n')[^2]);
+        Assert.Equal(0, result.Json.GetProperty("failed").GetInt32());
+    }
+
+    [Fact]
+    public void The_doctor_tells_what_is_there()
+    {
+        TreeattnResult result = TreeattnProcess.Run("doctor", "--json").Exits(0);
+
+        Assert.True(result.Json.GetProperty("works").GetBoolean());
+    }
+
+    [Theory]
+    [InlineData("tree", "butterfly")]
+    [InlineData("tree", "allgather")]
+    [InlineData("tree", "three-allreduce")]
+    [InlineData("tree", "two-allreduce")]
+    [InlineData("tree", "fused")]
+    [InlineData("tree", "one-shot")]
+    [InlineData("tree", "all-to-all")]
+    [InlineData("tree", "two-level")]
+    [InlineData("ring", null)]
+    [InlineData("ring-query", null)]
+    public void What_is_counted_is_what_the_formulas_say(string algorithm, string? reduction)
+    {
+        AttentionShape shape = new(1, 3, 101, 4, 2, 16, 24);
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(shape);
+        foreach (int ranks in (int[])[1, 2, 3, 5])
+        {
+            string[] chosen = reduction is null ? [] : ["--reduction", reduction];
+            TreeattnResult result = AttendFilesTests.Attend(
+                files, tensors, ["--force", "--json", "--ranks", $"{ranks}", "--algorithm", algorithm, .. chosen]).Exits(0);
+
+            var plan = new AttentionPlan(
+                AttentionAlgorithms.Parse(algorithm), reduction is null ? ReductionKind.Auto : ReductionKinds.Parse(reduction), QueryPlacement.Replicated);
+            var shards = new ShardMap(shape, ShardLayout.Contiguous, ranks, ElementType.Float32, false);
+            TrafficForecast expected = ExpectedTraffic.Of(plan, shards, new int[ranks]);
+            long Counted(string key) => result.Json.GetProperty(key).GetInt64();
+            Assert.Equal(expected, new TrafficForecast(Counted("bytes_sent"), Counted("messages"), Counted("collectives")));
+        }
+    }
+
+    [Theory]
+    [InlineData("TERM", 143)]
+    [InlineData("INT", 130)]
+    public void A_signal_ends_a_run_at_once_and_leaves_nothing(string signal, int code)
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 2, 400, 4, 2, 16, 16));
+
+        using var process = TreeattnProcess.Start(
+            ["attend", .. tensors, "--output", files.At("output.npy"), "--ranks", "2", "--repeat", "1000000", "--warmup", "1000000"]);
+        int program = Assert.Single(process.Ranks(1));
+        Thread.Sleep(1000); // into the runs; earlier the default action would end it as well
+        TreeattnProcess.Signal(signal, program);
+
+        process.Wait().Exits(code);
+        Assert.Equal(3, files.Names.Length);
+    }
+}
