@@ -68,7 +68,7 @@ internal sealed class InputTensors : IDisposable
         if (type is not (ElementType.Float32 or ElementType.Float16 or ElementType.BFloat16))
         {
             throw new FaultException(
-                FaultCode.Unavailable, $"Storage of keys and values as {type.ShortName()} needs a GPU, which this version does not use. Give --dtype f16, bf16 or f32.");
+                FaultCode.Unavailable, $"Storage of keys and values as {type.ShortName()} is not a part of this version. Give --dtype f16, bf16 or f32.");
         }
     }
 

@@ -7,7 +7,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>The CUDA device over the emulated GPU against float64.</summary>
-[Collection(CudaCollection.Name)]
+[Collection(EmulatedGpu.Name)]
 public sealed class CudaAgreementTests
 {
     // 15 and 80: no multiple of a tensor-core tile; 64, 128: tiles as they are.

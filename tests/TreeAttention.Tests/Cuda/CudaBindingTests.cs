@@ -12,7 +12,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>The declarations of the driver, the compiler and the kernels' structs against those who define them.</summary>
-[Collection(CudaCollection.Name)]
+[Collection(EmulatedGpu.Name)]
 public sealed partial class CudaBindingTests
 {
     private static readonly Dictionary<string, Type> _structs = new()

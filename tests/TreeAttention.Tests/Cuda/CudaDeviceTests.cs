@@ -7,7 +7,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>What a CUDA device does beside attention: memory, copies, states, faults.</summary>
-[Collection(CudaCollection.Name)]
+[Collection(EmulatedGpu.Name)]
 public sealed class CudaDeviceTests
 {
     private const int Rows = 7; // no multiple of the four rows of a block

@@ -8,7 +8,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>The reproducible mode on a CUDA device: the bits of a result depend neither on the ranks nor on neighbours.</summary>
-[Collection(CudaCollection.Name)]
+[Collection(EmulatedGpu.Name)]
 public sealed class CudaLaneTests
 {
     private const int Keys = 2700; // six pages, the last one short

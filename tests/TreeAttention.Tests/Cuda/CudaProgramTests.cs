@@ -7,7 +7,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>The program with <c>--device cuda</c>, as a process of its own.</summary>
-[Collection(CudaCollection.Name)]
+[Collection(EmulatedGpu.Name)]
 public sealed class CudaProgramTests
 {
     [Theory]

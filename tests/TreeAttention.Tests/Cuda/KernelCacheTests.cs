@@ -7,7 +7,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>Compiled kernels on disk: found again, never believed when damaged.</summary>
-[Collection(CudaCollection.Name)]
+[Collection(EmulatedGpu.Name)]
 public sealed class KernelCacheTests : IDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("treeattn-cache-");

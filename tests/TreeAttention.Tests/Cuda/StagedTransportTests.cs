@@ -8,7 +8,7 @@ using Xunit;
 namespace TreeAttention.Tests;
 
 /// <summary>Transports of host memory that move device memory: what arrives is what left, in the order of the device's stream.</summary>
-[Collection(CudaCollection.Name)]
+[Collection(EmulatedGpu.Name)]
 public sealed class StagedTransportTests
 {
     private const int Length = 1001;
