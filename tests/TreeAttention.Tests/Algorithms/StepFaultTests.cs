@@ -40,7 +40,7 @@ public sealed class StepFaultTests
 
         Assert.Equal("rank 1 is out of time", thrown.Message);
         Assert.Equal([FaultCode.PeerLost, FaultCode.None, FaultCode.PeerLost], codes);
-        Assert.InRange(Stopwatch.GetElapsedTime(start), TimeSpan.Zero, TimeSpan.FromSeconds(10));
+        Assert.InRange(Stopwatch.GetElapsedTime(start), TimeSpan.Zero, TimeSpan.FromSeconds(60));
     }
 
     [Theory, InlineData(0), InlineData(1), InlineData(2)]
