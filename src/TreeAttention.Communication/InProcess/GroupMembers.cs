@@ -26,13 +26,13 @@ internal sealed class GroupMembers(int ranks, GroupFault fault)
     {
         fault.ThrowIfRaised();
         int rank = FirstLeft(peer);
-        throw new FaultException(
+        throw fault.End(new FaultException(
             FaultCode.PeerLost,
             $"Rank {rank} of {_left.Length} left the group while another rank waited for it: every rank must take part in the same "
             + "operations in the same order.")
         {
             Rank = rank,
-        };
+        });
     }
 
     private int FirstLeft(int peer)

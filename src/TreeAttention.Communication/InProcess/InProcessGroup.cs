@@ -69,7 +69,7 @@ public sealed class InProcessGroup : IDisposable
             }
             catch (Exception error)
             {
-                if (Fault is null)
+                if (Fault is null || ReferenceEquals(Fault, error))
                 {
                     Interlocked.CompareExchange(ref first, ExceptionDispatchInfo.Capture(error), null);
                 }

@@ -108,7 +108,7 @@ public sealed class InProcessTransport : ITransport
             HostRegions.Combine(_group.Shown, first, (region.Count * (Rank + 1) / shares) - first, operation);
         }
 
-        _group.Meet(Rank);
+        Finish();
     }
 
     /// <inheritdoc/>
@@ -119,7 +119,7 @@ public sealed class InProcessTransport : ITransport
         int first = (int)((long)state.Rows * Rank / Size);
         int end = (int)((long)state.Rows * (Rank + 1) / Size);
         StateRows.FoldOnAll(_group.Shown, _group.Steps, new StateRows(state.Rows, state.ValueDim, first, end));
-        _group.Meet(Rank);
+        Finish();
     }
 
     /// <inheritdoc/>
@@ -134,7 +134,7 @@ public sealed class InProcessTransport : ITransport
             HostRegions.Copy(_group.Shown[rank], Part(all, rank * mine.Bytes, mine.Bytes));
         }
 
-        _group.Meet(Rank);
+        Finish();
     }
 
     /// <inheritdoc/>
@@ -144,11 +144,16 @@ public sealed class InProcessTransport : ITransport
         Traffic.CountCollective(outgoing.Bytes - outgoingBytes[Rank]);
         outgoingBytes.CopyTo(_group.PartBytes.AsSpan(Rank * Size, Size));
         Show(outgoing);
+        for (int rank = 0; rank < Size; rank++)
+        {
+            RequireLength(_group.PartBytes[(rank * Size) + Rank], incomingBytes[rank], "all-to-all");
+        }
+
+        _group.Members.Fault.BeginTouch();
         long into = 0;
         for (int rank = 0; rank < Size; rank++)
         {
             ReadOnlySpan<long> parts = _group.PartBytes.AsSpan(rank * Size, Size);
-            RequireLength(parts[Rank], incomingBytes[rank], "all-to-all");
             long from = 0;
             foreach (long bytes in parts[..Rank])
             {
@@ -159,7 +164,7 @@ public sealed class InProcessTransport : ITransport
             into += parts[Rank];
         }
 
-        _group.Meet(Rank);
+        Finish();
     }
 
     /// <inheritdoc/>
@@ -172,7 +177,7 @@ public sealed class InProcessTransport : ITransport
             HostRegions.Copy(_group.Shown[root], region);
         }
 
-        _group.Meet(Rank);
+        Finish();
     }
 
     /// <inheritdoc/>
@@ -243,6 +248,7 @@ public sealed class InProcessTransport : ITransport
         _group.Meet(Rank);
     }
 
+    // Returns with the right to touch what the others show, until Finish.
     private void ShowEqual(Region region, string operation)
     {
         Show(region);
@@ -250,19 +256,28 @@ public sealed class InProcessTransport : ITransport
         {
             RequireLength(_group.Shown[rank].Bytes, region.Bytes, operation);
         }
+
+        _group.Members.Fault.BeginTouch();
+    }
+
+    // What this rank had to read and write is done; the regions are their owners' again when all ranks are.
+    private void Finish()
+    {
+        _group.Members.Fault.EndTouch();
+        _group.Meet(Rank);
     }
 
     private void RequireLength(long actual, long expected, string operation)
     {
         if (actual != expected)
         {
-            throw new FaultException(
+            throw _group.Members.Fault.End(new FaultException(
                 FaultCode.RanksDisagree,
                 $"Rank {Rank} of {Size}: {operation} of {expected:N0} bytes, but another rank takes part with {actual:N0}: all ranks must "
                 + "come with the same shapes. Start every rank with the same arguments.")
             {
                 Rank = Rank,
-            };
+            });
         }
     }
 }

@@ -29,16 +29,18 @@ internal sealed class RankChannel(int from, int to)
         gates[to].WaitWhileEqual(ref _posted, _taken, members, from);
         if (_shown.Bytes != into.Bytes)
         {
-            throw new FaultException(
+            throw members.Fault.End(new FaultException(
                 FaultCode.RanksDisagree,
                 $"Rank {from} sent {_shown.Bytes:N0} bytes to rank {to}, which expected {into.Bytes:N0}: both must come from the same "
                 + "shapes. Start every rank with the same arguments.")
             {
                 Rank = to,
-            };
+            });
         }
 
+        members.Fault.BeginTouch();
         HostRegions.Copy(_shown, into);
+        members.Fault.EndTouch();
         Interlocked.Increment(ref _taken);
         gates[from].Wake();
     }

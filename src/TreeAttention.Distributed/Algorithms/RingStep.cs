@@ -59,7 +59,7 @@ internal sealed class RingStep : AttentionStep
                 EndCommunication();
             }
 
-            AttendTo(current, queries, first: hop == 0);
+            AttendWhileTravelling(current, queries, first: hop == 0, underWay: travels && _overlap);
             if (travels)
             {
                 BeginCommunication(Hop);
@@ -70,6 +70,32 @@ internal sealed class RingStep : AttentionStep
         }
 
         return _state;
+    }
+
+    // Whoever catches the fault frees the buffers, so nothing may travel in them any more.
+    private void AttendWhileTravelling(KeyValueShard shard, QueryBlock queries, bool first, bool underWay)
+    {
+        try
+        {
+            AttendTo(shard, queries, first);
+        }
+        catch when (underWay)
+        {
+            CompleteIfPossible();
+            throw;
+        }
+    }
+
+    private void CompleteIfPossible()
+    {
+        try
+        {
+            Transport.Complete();
+        }
+        catch (FaultException)
+        {
+            // The neighbours are lost as well; the fault that comes first is the one to tell.
+        }
     }
 
     private void Finish(Region outgoing, int next, Region incoming, int previous)

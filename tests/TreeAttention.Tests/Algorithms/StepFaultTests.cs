@@ -42,4 +42,19 @@ public sealed class StepFaultTests
         Assert.Equal([FaultCode.PeerLost, FaultCode.None, FaultCode.PeerLost], codes);
         Assert.InRange(Stopwatch.GetElapsedTime(start), TimeSpan.Zero, TimeSpan.FromSeconds(10));
     }
+
+    [Theory, InlineData(0), InlineData(1), InlineData(2)]
+    public void A_device_that_fails_while_a_shard_travels_ends_the_ring_with_its_own_fault(int attends)
+    {
+        var plan = new AttentionPlan(AttentionAlgorithm.Ring, ReductionKind.Auto, QueryPlacement.Replicated);
+
+        TimeoutException thrown = Assert.Throws<TimeoutException>(() => RankThreads.Run(3, context =>
+        {
+            using var failing = new FailingDevice(context.Device, context.Transport.Rank == 1 ? attends : -1);
+            RankThreads.Attend(AttentionCases.All[2], ShardLayout.Contiguous, plan, context with { Device = failing });
+            context.Transport.Barrier();
+        }));
+
+        Assert.Equal("the device is out of time", thrown.Message);
+    }
 }
