@@ -77,10 +77,11 @@ public abstract class AttentionStep : IDisposable
     /// <exception cref="ShapeMismatchException">The queries or the shard are not those that the step was made for.</exception>
     public PartialAttention Run(QueryBlock queries, KeyValueShard shard)
     {
-        if (queries.Count != QueryCount || shard.Plan.Elements != Shards.PlanOf(Transport.Rank).Elements)
+        ShardPlan plan = Shards.PlanOf(Shards.Ranks == 1 ? 0 : Transport.Rank);
+        if (queries.Count != QueryCount || shard.Plan.Elements != plan.Elements)
         {
             throw new ShapeMismatchException(
-                $"Rank {Transport.Rank}: a step made for {QueryCount} queries and a shard of {Shards.PlanOf(Transport.Rank).Elements} "
+                $"Rank {Transport.Rank}: a step made for {QueryCount} queries and a shard of {plan.Elements} "
                 + $"elements was given {queries.Count} queries and {shard.Plan.Elements} elements.");
         }
 
@@ -130,6 +131,12 @@ public abstract class AttentionStep : IDisposable
 
     private protected void EndCompute()
     {
+        if (Device is IStagingDevice)
+        {
+            // A staged transport waits for the device before it moves anything: waiting here says whose time it was.
+            Device.Synchronize();
+        }
+
         _compute += ElapsedTicks();
         Context.Control.Leave();
     }

@@ -9,13 +9,6 @@ internal static class PlanRules
     public static void Check(ITransport transport, AttentionShape shape, ShardMap shards, AttentionPlan plan, int queryCount)
     {
         bool ring = plan.Algorithm is not (AttentionAlgorithm.Single or AttentionAlgorithm.Tree);
-        if (plan.Algorithm == AttentionAlgorithm.Single && transport.Size > 1)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine,
-                $"--algorithm single is for one rank, which holds all keys, but there are {transport.Size}. Use --ranks 1, or --algorithm tree.");
-        }
-
         if (plan.Placement == QueryPlacement.Sharded && !ring)
         {
             throw new FaultException(
@@ -32,10 +25,11 @@ internal static class PlanRules
                 + "--algorithm and --shard away.");
         }
 
-        if (shards.Ranks != transport.Size || shards.Shape != shape)
+        int holders = plan.Algorithm == AttentionAlgorithm.Single ? 1 : transport.Size;
+        if (shards.Ranks != holders || shards.Shape != shape)
         {
             throw new ShapeMismatchException(
-                $"The shard map is of {shards.Ranks} ranks and {shards.Shape}, but there are {transport.Size} ranks and the call is {shape}.");
+                $"The shard map is of {shards.Ranks} ranks and {shards.Shape}, but the keys of {plan.Algorithm.Name()} lie on {holders} and the call is {shape}.");
         }
 
         int expected = QueryLayout.IndicesOf(plan.Placement, shards.Layout, shape, transport.Rank, transport.Size).Length;

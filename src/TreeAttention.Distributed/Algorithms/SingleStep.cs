@@ -1,6 +1,6 @@
 namespace TreeAttention.Distributed;
 
-/// <summary>One rank holds all keys: its partial is the result. Memory: one state.</summary>
+/// <summary>A rank that holds all keys: its partial is the result, and every rank computes it for itself. Memory: one state.</summary>
 internal sealed class SingleStep : AttentionStep
 {
     private readonly PartialAttention _state;

@@ -14,4 +14,7 @@ public sealed class FaultException : Exception
 
     /// <summary>The rank that failed or found the fault; null when it is not one rank's.</summary>
     public int? Rank { get; init; }
+
+    /// <summary>Every rank throws this same fault, so that all can leave in order with the same code.</summary>
+    public bool IsAgreed { get; init; }
 }

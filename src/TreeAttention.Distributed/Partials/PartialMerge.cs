@@ -1,6 +1,7 @@
 using System;
-using System.Numerics;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 
 namespace TreeAttention.Distributed;
 
@@ -20,22 +21,29 @@ public static class PartialMerge
     /// <param name="otherMax">[rows]</param>
     /// <param name="otherSum">[rows]</param>
     /// <param name="valueDim">Elements of an output row.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Fold(
         Span<float> output, Span<float> max, Span<float> sum,
         ReadOnlySpan<float> otherOutput, ReadOnlySpan<float> otherMax, ReadOnlySpan<float> otherSum, int valueDim)
     {
+        if (output.Length != max.Length * valueDim || otherOutput.Length != output.Length)
+        {
+            throw new ShapeMismatchException($"{max.Length} rows × {valueDim} do not fill {output.Length} and {otherOutput.Length} floats.");
+        }
+
+        ref float into = ref MemoryMarshal.GetReference(output);
+        ref float from = ref MemoryMarshal.GetReference(otherOutput);
         for (int row = 0; row < max.Length; row++)
         {
+            nint place = (nint)row * valueDim;
             if (otherSum[row] == 0f)
             {
                 continue;
             }
 
-            Span<float> into = output.Slice(row * valueDim, valueDim);
-            ReadOnlySpan<float> from = otherOutput.Slice(row * valueDim, valueDim);
             if (sum[row] == 0f)
             {
-                from.CopyTo(into);
+                otherOutput.Slice((int)place, valueDim).CopyTo(output.Slice((int)place, valueDim));
                 (max[row], sum[row]) = (otherMax[row], otherSum[row]);
                 continue;
             }
@@ -44,7 +52,7 @@ public static class PartialMerge
             float weight = Weight(sum[row], max[row], top);
             float otherWeight = Weight(otherSum[row], otherMax[row], top);
             float whole = weight + otherWeight;
-            Blend(into, weight / whole, from, otherWeight / whole);
+            Blend(ref Unsafe.Add(ref into, place), weight / whole, ref Unsafe.Add(ref from, place), otherWeight / whole, valueDim);
             (max[row], sum[row]) = (top, whole);
         }
     }
@@ -53,26 +61,42 @@ public static class PartialMerge
     private static float Weight(float sum, float max, float top) => max == top ? sum : sum * MathF.Exp(max - top);
 
     // A weighted mean lies between its operands; holding it there keeps equal outputs equal to the bit and extreme ones
-    // finite. The order of the operands lets a NaN through.
-    private static void Blend(Span<float> into, float share, ReadOnlySpan<float> from, float otherShare)
+    // finite. The order of the operands lets a NaN through. Elements do not meet, so the vector's width changes no bit.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Blend(ref float into, float share, ref float from, float otherShare, int length)
     {
-        int width = Vector<float>.Count;
-        Span<Vector<float>> vectors = MemoryMarshal.Cast<float, Vector<float>>(into);
-        ReadOnlySpan<Vector<float>> otherVectors = MemoryMarshal.Cast<float, Vector<float>>(from);
-        for (int i = 0; i < vectors.Length && i < otherVectors.Length; i++)
+        int i = 0;
+        if (Vector512.IsHardwareAccelerated)
         {
-            Vector<float> left = vectors[i];
-            Vector<float> right = otherVectors[i];
-            Vector<float> mean = (left * share) + (right * otherShare);
-            var least = Vector.MinNative(left, right);
-            var most = Vector.MaxNative(left, right);
-            vectors[i] = Vector.MinNative(most, Vector.MaxNative(least, mean));
+            var shares = Vector512.Create(share);
+            var otherShares = Vector512.Create(otherShare);
+            for (; i <= length - Vector512<float>.Count; i += Vector512<float>.Count)
+            {
+                var left = Vector512.LoadUnsafe(ref into, (nuint)i);
+                var right = Vector512.LoadUnsafe(ref from, (nuint)i);
+                Vector512<float> mean = (left * shares) + (right * otherShares);
+                var most = Vector512.MaxNative(left, right);
+                var least = Vector512.MinNative(left, right);
+                Vector512.MinNative(most, Vector512.MaxNative(least, mean)).StoreUnsafe(ref into, (nuint)i);
+            }
         }
 
-        for (int i = vectors.Length * width; i < into.Length; i++)
+        for (; i <= length - Vector256<float>.Count; i += Vector256<float>.Count)
         {
-            float mean = (into[i] * share) + (from[i] * otherShare);
-            into[i] = float.IsNaN(mean) ? mean : Math.Clamp(mean, MathF.Min(into[i], from[i]), MathF.Max(into[i], from[i]));
+            var left = Vector256.LoadUnsafe(ref into, (nuint)i);
+            var right = Vector256.LoadUnsafe(ref from, (nuint)i);
+            Vector256<float> mean = (left * share) + (right * otherShare);
+            var most = Vector256.MaxNative(left, right);
+            var least = Vector256.MinNative(left, right);
+            Vector256.MinNative(most, Vector256.MaxNative(least, mean)).StoreUnsafe(ref into, (nuint)i);
+        }
+
+        for (; i < length; i++)
+        {
+            float left = Unsafe.Add(ref into, i);
+            float right = Unsafe.Add(ref from, i);
+            float mean = (left * share) + (right * otherShare);
+            Unsafe.Add(ref into, i) = float.IsNaN(mean) ? mean : Math.Clamp(mean, MathF.Min(left, right), MathF.Max(left, right));
         }
     }
 }

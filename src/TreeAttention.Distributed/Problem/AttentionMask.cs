@@ -107,6 +107,88 @@ public sealed class AttentionMask
         return bias;
     }
 
+    /// <summary>Adds <see cref="Bias"/> to one query's scores over keys at ascending positions, in fp32.</summary>
+    public void AddBias(int batch, int head, int i, ReadOnlySpan<int> positions, Span<float> scores)
+    {
+        if (_options.AlibiSlopes is not null)
+        {
+            float slope = AlibiSlope(batch, head);
+            int position = i + Shift(batch);
+            for (int n = 0; n < positions.Length; n++)
+            {
+                scores[n] -= slope * Math.Abs((float)(position - positions[n]));
+            }
+        }
+
+        if (_options.TailBias is not null)
+        {
+            ReadOnlySpan<float> row = TailBiasRow(batch, i);
+            KeyInterval tail = Tail(TailBiasColumn(batch, 0), row.Length, positions);
+            for (int n = tail.First; n < tail.End; n++)
+            {
+                scores[n] += row[TailBiasColumn(batch, positions[n])];
+            }
+        }
+    }
+
+    /// <summary>Sets one query's scores to -∞ where <see cref="KeepsInside"/> hides the key, over keys at ascending positions.</summary>
+    public void Hide(int batch, int i, ReadOnlySpan<int> positions, Span<float> scores)
+    {
+        if (_options.DfsStart is not null)
+        {
+            int start = DfsStart(batch, i);
+            ReadOnlySpan<int> ends = DfsEnd(batch);
+            for (int n = 0; n < positions.Length; n++)
+            {
+                scores[n] = start > ends[positions[n]] ? float.NegativeInfinity : scores[n];
+            }
+        }
+
+        if (_options.TailMask is not null)
+        {
+            ReadOnlySpan<bool> row = TailMaskRow(batch, i);
+            KeyInterval tail = Tail(TailMaskColumn(batch, 0), row.Length, positions);
+            for (int n = tail.First; n < tail.End; n++)
+            {
+                scores[n] = row[TailMaskColumn(batch, positions[n])] ? scores[n] : float.NegativeInfinity;
+            }
+        }
+    }
+
+    /// <summary>The largest finite magnitude that <see cref="Bias"/> can raise scores to between two positions, both included; tail biases of any sign, ALiBi where its slope is negative. NaN and +∞ count, -∞ does not.</summary>
+    public double LargestBias(int batch, int head, int i, int first, int last)
+    {
+        double largest = 0;
+        if (_options.AlibiSlopes is not null)
+        {
+            long position = (long)i + Shift(batch);
+            double distance = Math.Max(Math.Abs(position - first), Math.Abs(position - last));
+            largest = Math.Max(0, -(double)AlibiSlope(batch, head) * distance);
+        }
+
+        if (_options.TailBias is not null)
+        {
+            ReadOnlySpan<float> row = TailBiasRow(batch, i);
+            int from = Math.Max(0, TailBiasColumn(batch, first));
+            int end = Math.Min(row.Length, TailBiasColumn(batch, last) + 1);
+            float tail = 0;
+            for (int column = from; column < end; column++)
+            {
+                // A NaN never compares, so it is let through by the negation and stays.
+                float magnitude = row[column] == float.NegativeInfinity ? 0 : Math.Abs(row[column]);
+                tail = magnitude <= tail ? tail : magnitude;
+                if (float.IsNaN(tail))
+                {
+                    return double.NaN;
+                }
+            }
+
+            largest += tail;
+        }
+
+        return largest;
+    }
+
     /// <summary>The head's ALiBi slope; 0 without ALiBi.</summary>
     public float AlibiSlope(int batch, int head)
     {
@@ -140,5 +222,23 @@ public sealed class AttentionMask
         bool shared = _options.TailBias!.Length == _shape.QueryLength * _options.TailBiasLength;
         int row = shared ? i : (batch * _shape.QueryLength) + i;
         return _options.TailBias.AsSpan(row * _options.TailBiasLength, _options.TailBiasLength);
+    }
+
+    // The part of ascending positions whose columns, position + origin, lie inside a tail of that length.
+    private static KeyInterval Tail(int origin, int length, ReadOnlySpan<int> positions)
+    {
+        int first = 0;
+        while (first < positions.Length && positions[first] + origin < 0)
+        {
+            first++;
+        }
+
+        int end = positions.Length;
+        while (end > first && positions[end - 1] + origin >= length)
+        {
+            end--;
+        }
+
+        return new KeyInterval(first, end);
     }
 }

@@ -8,7 +8,7 @@ namespace TreeAttention.Distributed;
 public sealed record AttentionOptions
 {
     /// <summary>Factor on query·key; 1/√head_dim when null.</summary>
-    public float? Scale { get; init; }
+    public double? Scale { get; init; }
 
     /// <summary>Key j is kept for query i when j &lt;= i + shift.</summary>
     public bool Causal { get; init; }

@@ -40,8 +40,8 @@ public sealed class AttentionProblem
     /// <summary>Which key each query sees, and what is added to its score.</summary>
     public AttentionMask Mask { get; }
 
-    /// <summary>Factor on query·key.</summary>
-    public float Scale => Options.Scale ?? (float)(1.0 / Math.Sqrt(Shape.HeadDim));
+    /// <summary>Factor on query·key, not yet rounded to fp32: at scores of 1e3 that rounding would already show.</summary>
+    public double Scale => Options.Scale ?? (1.0 / Math.Sqrt(Shape.HeadDim));
 
     private static void RequireLength(string name, Array? values, string rule, params ReadOnlySpan<long> allowed)
     {

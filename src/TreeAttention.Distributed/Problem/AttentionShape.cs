@@ -20,7 +20,7 @@ public sealed record AttentionShape(
     public const int MaxHeadDim = 576;
 
     /// <summary>Query heads that share one KV head.</summary>
-    public int GroupSize => QueryHeads / KvHeads;
+    public int GroupSize => KvHeads == 0 ? 0 : QueryHeads / KvHeads;
 
     /// <summary>Throws when the sizes do not describe an attention call.</summary>
     /// <exception cref="ShapeMismatchException">A size is out of range or the heads do not divide.</exception>
@@ -28,7 +28,9 @@ public sealed record AttentionShape(
     {
         if (Batch < 0 || QueryLength < 0 || KeyLength < 0 || QueryHeads < 1 || KvHeads < 1)
         {
-            throw new ShapeMismatchException($"{this}: lengths must not be negative and there must be at least one head.");
+            throw new ShapeMismatchException(
+                $"Batch {Batch}, query length {QueryLength}, key length {KeyLength}, {QueryHeads} query heads, {KvHeads} KV heads: "
+                + "lengths must not be negative and there must be at least one head.");
         }
 
         if (QueryHeads % KvHeads != 0)
@@ -42,6 +44,13 @@ public sealed record AttentionShape(
         {
             throw new ShapeMismatchException(
                 $"Head dimension {HeadDim} and value dimension {ValueDim} must lie between 1 and {MaxHeadDim}.");
+        }
+
+        if ((long)Batch * QueryHeads * QueryLength > int.MaxValue / (ValueDim + 2))
+        {
+            throw new ShapeMismatchException(
+                $"An output of {Batch} × {QueryLength} × {QueryHeads} × {ValueDim} elements is more than one call handles (2^31): "
+                + "split the queries or the batch over several calls.");
         }
     }
 }

@@ -21,6 +21,11 @@ public static class ReductionChoice
     {
         int ranks = nodes.Count;
         int nodeCount = nodes.Distinct().Count();
+        if (ranks == 1)
+        {
+            return ReductionKind.Butterfly; // nothing to exchange
+        }
+
         if (ranks * stateBytes <= SmallTogether)
         {
             return nodeCount == 1 ? ReductionKind.OneShot : ranks <= FewRanks ? ReductionKind.AllGather : ReductionKind.Butterfly;

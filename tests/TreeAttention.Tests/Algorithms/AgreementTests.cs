@@ -35,7 +35,7 @@ public sealed class AgreementTests
         var oracle = new AttentionOracle(attention);
         foreach (ShardLayout layout in AttentionCases.LayoutsFor(attention.Shape, ranks))
         {
-            AttentionPlan[] plans = [.. PlansFor(attention.Shape, layout, ranks)];
+            AttentionPlan[] plans = [.. PlansFor(attention.Shape, layout)];
             var states = new (float[] State, int[] Indices)[plans.Length, ranks];
             RankThreads.Run(ranks, context =>
             {
@@ -124,7 +124,7 @@ public sealed class AgreementTests
         return region.AsSpan<float>().ToArray();
     }
 
-    private static IEnumerable<AttentionPlan> PlansFor(AttentionShape shape, ShardLayout layout, int ranks)
+    private static IEnumerable<AttentionPlan> PlansFor(AttentionShape shape, ShardLayout layout)
     {
         foreach (ReductionKind kind in Enum.GetValues<ReductionKind>())
         {
@@ -134,11 +134,7 @@ public sealed class AgreementTests
             }
         }
 
-        if (ranks == 1)
-        {
-            yield return new AttentionPlan(AttentionAlgorithm.Single, ReductionKind.Auto, QueryPlacement.Replicated);
-        }
-
+        yield return new AttentionPlan(AttentionAlgorithm.Single, ReductionKind.Auto, QueryPlacement.Replicated);
         bool canShard = shape.QueryLength == shape.KeyLength || !layout.Name.StartsWith("lengths", StringComparison.Ordinal);
         QueryPlacement[] placements = canShard ? [QueryPlacement.Replicated, QueryPlacement.Sharded] : [QueryPlacement.Replicated];
         foreach (QueryPlacement placement in placements)

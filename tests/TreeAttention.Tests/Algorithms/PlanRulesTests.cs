@@ -10,7 +10,6 @@ public sealed class PlanRulesTests
 
     [Theory]
     [InlineData(AttentionAlgorithm.Tree, ReductionKind.Auto, "sharded", "contiguous", 2, "--query-placement sharded belongs to ring algorithms")]
-    [InlineData(AttentionAlgorithm.Single, ReductionKind.Auto, "replicated", "contiguous", 2, "for one rank, which holds all keys, but there are 2")]
     [InlineData(AttentionAlgorithm.Ring, ReductionKind.Lanes, "replicated", "lanes", 2, "--reproducible means --algorithm tree")]
     [InlineData(AttentionAlgorithm.Tree, ReductionKind.Lanes, "replicated", "zigzag", 2, "not tree over zigzag")]
     public void What_does_not_go_together_is_refused(

@@ -32,11 +32,17 @@ internal static class RankThreads
     {
         int rank = context.Transport.Rank;
         int ranks = context.Transport.Size;
-        ShardMap shards = attention.ShardsFor(layout, ranks);
+        bool holdsAll = plan.Algorithm == AttentionAlgorithm.Single;
+        ShardLayout keys = holdsAll ? ShardLayout.Contiguous : layout;
+        ShardMap shards = attention.ShardsFor(keys, holdsAll ? 1 : ranks);
         int[] indices = QueryLayout.IndicesOf(plan.Placement, layout, attention.Shape, rank, ranks);
         QueryBlock queries = attention.QueriesOn(context.Device, indices);
-        KeyValueShard shard = attention.ShardOn(context.Device, shards, rank);
-        shards.ShareLimits(context.Control, shard.Limits);
+        KeyValueShard shard = attention.ShardOn(context.Device, shards, holdsAll ? 0 : rank);
+        if (!holdsAll)
+        {
+            shards.ShareLimits(context.Control, shard.Limits);
+        }
+
         using var step = AttentionStep.Create(context, attention.Problem, shards, plan, indices.Length);
         return (step.Run(queries, shard).Region.AsSpan<float>().ToArray(), indices);
     }

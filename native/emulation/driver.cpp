@@ -1,0 +1,323 @@
+// The emulated CUDA driver: initialisation, devices, contexts, memory. Device memory is host memory
+// filled with 0xFF (NaN in every format) and followed by guard bytes that are checked when it is
+// freed. TREEATTN_EMULATION_SEED draws the order of streams, blocks, warps and lanes,
+// TREEATTN_EMULATION_DEVICES the number of devices; both are read by cuInit.
+#include "driver.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+
+namespace emulation {
+
+driver the_driver;
+thread_local context* current_context;
+
+namespace {
+
+constexpr std::size_t guard_bytes = 64, alignment = 256;
+
+void* host(CUdeviceptr p) {
+  return reinterpret_cast<void*>(p);
+}
+
+CUresult put_copy(stream* on, void* to, const void* from, std::size_t bytes) {
+  return the_driver.put(on, {nullptr, [=](std::string&) {
+                               std::memmove(to, from, bytes);
+                               return success;
+                             }});
+}
+
+bool is_intact(CUdeviceptr p, std::size_t bytes) {
+  const unsigned char* const end = static_cast<unsigned char*>(host(p)) + bytes;
+  for (std::size_t i = 0; i < guard_bytes; ++i) {
+    if (end[i] != 0xff) return false;
+  }
+  return true;
+}
+
+void release(CUdeviceptr p) {
+  ::operator delete(host(p), std::align_val_t(alignment));
+}
+
+}  // namespace
+
+long setting(const char* name, long otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::atol(text) : otherwise;
+}
+
+std::string setting_text(const char* name) {
+  const char* text = std::getenv(name);
+  return text ? text : "";
+}
+
+bool driver::holds(CUdeviceptr from, std::size_t bytes) const {
+  auto after = memory.upper_bound(from);
+  if (after == memory.begin()) return false;
+  const auto& [base, a] = *std::prev(after);
+  return from + bytes <= base + a.bytes;
+}
+
+}  // namespace emulation
+
+using namespace emulation;
+
+CUDA_API cuInit(unsigned) {
+  std::lock_guard lock(the_driver.mutex);
+  the_driver.random.seed(the_driver.seed = setting("TREEATTN_EMULATION_SEED", 0));
+  while (long(the_driver.devices.size()) < setting("TREEATTN_EMULATION_DEVICES", 4)) {
+    the_driver.devices.push_back({int(the_driver.devices.size())});
+  }
+  return success;
+}
+
+CUDA_API cuDriverGetVersion(int* version) {
+  *version = 12040;
+  return success;
+}
+
+CUDA_API cuDeviceGetCount(int* count) {
+  *count = int(the_driver.devices.size());
+  return *count == 0 ? not_initialized : success;
+}
+
+CUDA_API cuDeviceGet(int* device, int ordinal) {
+  REQUIRE(ordinal >= 0 && std::size_t(ordinal) < the_driver.devices.size(), invalid_device);
+  *device = ordinal;
+  return success;
+}
+
+CUDA_API cuDeviceGetName(char* name, int length, int device) {
+  std::snprintf(name, length, "Emulated device %d", device);
+  return success;
+}
+
+CUDA_API cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
+  std::memset(uuid, 0, 16);
+  uuid[15] = static_cast<unsigned char>(device + 1);
+  return success;
+}
+
+CUDA_API cuDeviceTotalMem_v2(std::size_t* bytes, int) {
+  *bytes = device_bytes;
+  return success;
+}
+
+CUDA_API cuDeviceGetAttribute(int* value, int attribute, int device) {
+  static const std::map<int, int> values{
+      {1, 1024},                       // MAX_THREADS_PER_BLOCK
+      {8, int(shared_limit_unasked)},  // MAX_SHARED_MEMORY_PER_BLOCK
+      {10, 32},                        // WARP_SIZE
+      {13, 1000000},                   // CLOCK_RATE
+      {16, 4},                         // MULTIPROCESSOR_COUNT
+      {33, 0},                         // PCI_BUS_ID
+      {34, 0},                         // PCI_DEVICE_ID
+      {38, 1 << 20},                   // L2_CACHE_SIZE
+      {41, 1},                         // UNIFIED_ADDRESSING
+      {75, 9},                         // COMPUTE_CAPABILITY_MAJOR
+      {76, 0},                         // COMPUTE_CAPABILITY_MINOR
+      {81, 228 << 10},                 // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+      {97, int(shared_limit)},         // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+  };
+  REQUIRE(device >= 0 && std::size_t(device) < the_driver.devices.size(), invalid_device);
+  auto found = values.find(attribute);
+  REQUIRE(found != values.end(), invalid_value);
+  *value = found->second;
+  return success;
+}
+
+CUDA_API cuDevicePrimaryCtxRetain(context** c, int device) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(device >= 0 && std::size_t(device) < the_driver.devices.size(), invalid_device);
+  *c = &the_driver.devices[device];
+  ++(*c)->uses;
+  return success;
+}
+
+CUDA_API cuDevicePrimaryCtxReset_v2(int device) {
+  std::unique_lock lock(the_driver.mutex);
+  REQUIRE(device >= 0 && std::size_t(device) < the_driver.devices.size(), invalid_device);
+  context* const home = &the_driver.devices[device];
+  the_driver.changed.wait(lock, [&] {
+    for (auto* s : the_driver.streams) {
+      if (s->home == home && s->is_running) return false;
+    }
+    return true;
+  });
+  std::erase_if(the_driver.streams, [&](stream* s) {
+    if (s->home != home) return false;
+    delete s;
+    return true;
+  });
+  std::erase_if(the_driver.memory, [&](auto& entry) {
+    if (entry.second.home != home) return false;
+    release(entry.first);
+    return true;
+  });
+  home->used = 0;
+  home->broken = success;
+  the_driver.message.clear();
+  return success;
+}
+
+// The last release of a context is its end: what it held is gone and its error forgotten.
+CUDA_API cuDevicePrimaryCtxRelease_v2(int device) {
+  {
+    std::lock_guard lock(the_driver.mutex);
+    REQUIRE(device >= 0 && std::size_t(device) < the_driver.devices.size(), invalid_device);
+    REQUIRE(the_driver.devices[device].uses > 0, invalid_context);
+    if (--the_driver.devices[device].uses > 0) return success;
+  }
+  return cuDevicePrimaryCtxReset_v2(device);
+}
+
+CUDA_API cuCtxSetCurrent(context* c) {
+  current_context = c;
+  return success;
+}
+
+CUDA_API cuCtxGetCurrent(context** c) {
+  *c = current_context;
+  return success;
+}
+
+CUDA_API cuCtxSynchronize() {
+  std::unique_lock lock(the_driver.mutex);
+  context* const home = current_context;
+  REQUIRE(home, invalid_context);
+  return the_driver.progress(lock, home, [=] {
+    for (auto* s : the_driver.streams) {
+      if (s->home == home && !s->queue.empty()) return false;
+    }
+    return true;
+  });
+}
+
+CUDA_API cuDeviceCanAccessPeer(int* can, int, int) {
+  *can = 1;
+  return success;
+}
+
+CUDA_API cuCtxEnablePeerAccess(context*, unsigned) {
+  return success;
+}
+
+CUDA_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(current_context, invalid_context);
+  *free = device_bytes - current_context->used;
+  *total = device_bytes;
+  return success;
+}
+
+CUDA_API cuMemAlloc_v2(CUdeviceptr* p, std::size_t bytes) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(current_context, invalid_context);
+  REQUIRE(!current_context->broken, current_context->broken);
+  REQUIRE(bytes, invalid_value);
+  REQUIRE(current_context->used + bytes <= device_bytes, out_of_memory);
+  void* memory = ::operator new(bytes + guard_bytes, std::align_val_t(alignment), std::nothrow);
+  REQUIRE(memory, out_of_memory);
+  std::memset(memory, 0xff, bytes + guard_bytes);
+  *p = reinterpret_cast<CUdeviceptr>(memory);
+  the_driver.memory[*p] = {bytes, current_context};
+  current_context->used += bytes;
+  return success;
+}
+
+CUDA_API cuMemFree_v2(CUdeviceptr p) {
+  std::unique_lock lock(the_driver.mutex);
+  auto found = the_driver.memory.find(p);
+  REQUIRE(found != the_driver.memory.end(), invalid_value);
+  const allocation a = found->second;
+  const CUresult result = the_driver.progress(lock, a.home, [] {
+    for (auto* s : the_driver.streams) {
+      if (!s->queue.empty() && !s->home->broken) return false;
+    }
+    return true;
+  });
+  const bool intact = is_intact(p, a.bytes);
+  a.home->used -= a.bytes;
+  the_driver.memory.erase(p);
+  release(p);
+  if (!intact) {
+    the_driver.message = "memory was written past its end";
+    return a.home->broken = launch_failed;
+  }
+  return result;
+}
+
+CUDA_API cuMemHostAlloc(void** p, std::size_t bytes, unsigned) {
+  *p = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  return *p ? success : out_of_memory;
+}
+
+CUDA_API cuMemFreeHost(void* p) {
+  std::free(p);
+  return success;
+}
+
+CUDA_API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, std::size_t bytes, stream* on) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.holds(to, bytes), invalid_value);
+  return put_copy(on, host(to), from, bytes);
+}
+
+CUDA_API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, std::size_t bytes, stream* on) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.holds(from, bytes), invalid_value);
+  return put_copy(on, to, host(from), bytes);
+}
+
+CUDA_API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, stream* on) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.holds(from, bytes) && the_driver.holds(to, bytes), invalid_value);
+  return put_copy(on, host(to), host(from), bytes);
+}
+
+CUDA_API cuMemcpyPeerAsync(CUdeviceptr to, context*, CUdeviceptr from, context*, std::size_t bytes,
+                           stream* on) {
+  return cuMemcpyDtoDAsync_v2(to, from, bytes, on);
+}
+
+CUDA_API cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t bytes, stream* on) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.holds(to, bytes), invalid_value);
+  return the_driver.put(on, {nullptr, [=](std::string&) {
+                               std::memset(host(to), value, bytes);
+                               return success;
+                             }});
+}
+
+CUDA_API cuGetErrorName(CUresult r, const char** text) {
+  static const std::map<int, const char*> names{
+      {success, "CUDA_SUCCESS"},
+      {invalid_value, "CUDA_ERROR_INVALID_VALUE"},
+      {out_of_memory, "CUDA_ERROR_OUT_OF_MEMORY"},
+      {not_initialized, "CUDA_ERROR_NOT_INITIALIZED"},
+      {invalid_device, "CUDA_ERROR_INVALID_DEVICE"},
+      {invalid_image, "CUDA_ERROR_INVALID_IMAGE"},
+      {invalid_context, "CUDA_ERROR_INVALID_CONTEXT"},
+      {invalid_handle, "CUDA_ERROR_INVALID_HANDLE"},
+      {not_found, "CUDA_ERROR_NOT_FOUND"},
+      {not_ready, "CUDA_ERROR_NOT_READY"},
+      {launch_timeout, "CUDA_ERROR_LAUNCH_TIMEOUT"},
+      {launch_failed, "CUDA_ERROR_LAUNCH_FAILED"},
+  };
+  auto found = names.find(r);
+  *text = found == names.end() ? nullptr : found->second;
+  return found == names.end() ? invalid_value : success;
+}
+
+// The emulation's own words, where it has some: a kernel's error with its place.
+CUDA_API cuGetErrorString(CUresult r, const char** text) {
+  static thread_local std::string kept;
+  {
+    std::lock_guard lock(the_driver.mutex);
+    kept = the_driver.message;
+  }
+  if (r == success || kept.empty()) return cuGetErrorName(r, text);
+  *text = kept.c_str();
+  return success;
+}

@@ -1,0 +1,114 @@
+// What the emulated driver keeps: devices with one primary context each, streams, events, memory,
+// modules. Handles are pointers to these. Everything is guarded by one mutex, which is not held
+// while a kernel or a copy runs.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "emulation.hpp"
+
+namespace emulation {
+
+using CUresult = int;
+using CUdeviceptr = std::uint64_t;
+
+// The values of CUresult that the emulation returns.
+enum : CUresult {
+  success = 0,
+  invalid_value = 1,
+  out_of_memory = 2,
+  not_initialized = 3,
+  invalid_device = 101,
+  invalid_image = 200,
+  invalid_context = 201,
+  invalid_handle = 400,
+  not_found = 500,
+  not_ready = 600,
+  launch_timeout = 702,
+  launch_failed = 719,
+};
+
+constexpr std::size_t device_bytes = std::size_t(4) << 30, shared_limit = 227 << 10;
+constexpr std::size_t shared_limit_unasked = 48 << 10;
+
+struct context {
+  int device;
+  int uses = 0;
+  std::size_t used = 0;
+  CUresult broken = success;  // once a kernel has failed nothing works any more, as on the device
+};
+
+struct event {
+  unsigned recorded = 0, reached = 0;  // how often put on a stream, and how often passed
+};
+
+struct operation {
+  std::function<bool()> is_ready;             // none: always; called with the mutex held
+  std::function<CUresult(std::string&)> run;  // called without; on failure it says why
+};
+
+struct stream {
+  context* home;
+  std::deque<operation> queue;  // the front stays until it is done
+  bool is_running = false;
+};
+
+struct allocation {
+  std::size_t bytes;
+  context* home;
+};
+
+struct function {
+  const kernel* code;
+  std::size_t shared_bytes = shared_limit_unasked;
+};
+
+struct module {
+  void* library;
+  std::map<std::string, std::unique_ptr<function>> functions;
+};
+
+struct driver {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<context> devices;
+  std::set<stream*> streams;
+  std::set<event*> events;
+  std::map<CUdeviceptr, allocation> memory;
+  std::mt19937_64 random;
+  long seed = 0;
+  std::string message;  // of the last failure
+
+  bool holds(CUdeviceptr from, std::size_t bytes) const;
+
+  // Does streams' work until `done`. With an even seed `favourite` goes first and others only where
+  // it waits for them, which shows a wait too few; with an odd seed others go first, which shows
+  // memory that is reused too early. Returns the error of `home`.
+  CUresult progress(std::unique_lock<std::mutex>& lock, const context* home,
+                    const std::function<bool()>& done, stream* favourite = nullptr);
+
+  CUresult put(stream* on, operation what);
+};
+
+extern driver the_driver;
+extern thread_local context* current_context;
+
+long setting(const char* name, long otherwise);
+std::string setting_text(const char* name);
+
+}  // namespace emulation
+
+#define CUDA_API extern "C" [[gnu::visibility("default")]] int
+#define REQUIRE(condition, error)   \
+  do {                              \
+    if (!(condition)) return error; \
+  } while (0)

@@ -1,0 +1,143 @@
+// Streams and events of the emulated driver. Streams are lazy: work runs only when something waits
+// for it, streams taking turns in an order drawn from the seed, so that a wait that was forgotten
+// gives wrong results. Threads that wait at the same time run different streams side by side.
+#include "driver.hpp"
+
+namespace emulation {
+
+CUresult driver::put(stream* on, operation what) {
+  // The null stream has no handle here either: the host code never uses it.
+  if (!streams.contains(on)) return invalid_handle;
+  if (on->home->broken) return on->home->broken;
+  on->queue.push_back(std::move(what));
+  return success;
+}
+
+CUresult driver::progress(std::unique_lock<std::mutex>& lock, const context* home,
+                          const std::function<bool()>& done, stream* favourite) {
+  while (!done()) {
+    if (home->broken) return home->broken;
+    std::vector<stream*> able;
+    bool any_running = false;
+    for (auto* s : streams) {
+      any_running |= s->is_running;
+      if (s->queue.empty() || s->is_running || s->home->broken) continue;
+      if (!s->queue.front().is_ready || s->queue.front().is_ready()) able.push_back(s);
+    }
+    if (able.empty() && any_running) {
+      changed.wait(lock);
+      continue;
+    }
+    if (able.empty()) {
+      message = "streams wait for each other, or for a context that has failed";
+      return const_cast<context*>(home)->broken = launch_timeout;
+    }
+    if (std::erase(able, favourite) && (seed % 2 == 0 || able.empty())) able = {favourite};
+    stream* const s = able[random() % able.size()];
+    s->is_running = true;
+    std::string why;
+    lock.unlock();
+    const CUresult result = s->queue.front().run(why);
+    lock.lock();
+    s->is_running = false;
+    s->queue.pop_front();
+    if (result) {
+      s->home->broken = result;
+      message = why;
+    }
+    changed.notify_all();
+  }
+  return home->broken;
+}
+
+}  // namespace emulation
+
+using namespace emulation;
+
+CUDA_API cuStreamCreate(stream** s, unsigned) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(current_context, invalid_context);
+  the_driver.streams.insert(*s = new stream{current_context, {}});
+  return success;
+}
+
+CUDA_API cuStreamDestroy_v2(stream* s) {
+  std::unique_lock lock(the_driver.mutex);
+  REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  const CUresult result = the_driver.progress(lock, s->home, [=] { return s->queue.empty(); });
+  the_driver.changed.wait(lock, [=] { return !s->is_running; });
+  the_driver.streams.erase(s);
+  delete s;
+  return result;
+}
+
+CUDA_API cuStreamSynchronize(stream* s) {
+  std::unique_lock lock(the_driver.mutex);
+  REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  return the_driver.progress(
+      lock, s->home, [=] { return s->queue.empty(); }, s);
+}
+
+CUDA_API cuStreamQuery(stream* s) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  return s->queue.empty() || s->home->broken ? s->home->broken : not_ready;
+}
+
+CUDA_API cuStreamWaitEvent(stream* s, event* e, unsigned) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.events.contains(e), invalid_handle);
+  const unsigned turn = e->recorded;
+  return the_driver.put(s,
+                        {[=] { return e->reached >= turn; }, [](std::string&) { return success; }});
+}
+
+CUDA_API cuEventCreate(event** e, unsigned) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(current_context, invalid_context);
+  the_driver.events.insert(*e = new event);
+  return success;
+}
+
+CUDA_API cuEventDestroy_v2(event* e) {
+  std::unique_lock lock(the_driver.mutex);
+  REQUIRE(the_driver.events.contains(e), invalid_handle);
+  REQUIRE(current_context, invalid_context);
+  const CUresult result =
+      the_driver.progress(lock, current_context, [=] { return e->reached == e->recorded; });
+  the_driver.events.erase(e);
+  delete e;
+  return result;
+}
+
+CUDA_API cuEventRecord(event* e, stream* s) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.events.contains(e), invalid_handle);
+  const unsigned turn = e->recorded + 1;
+  const CUresult result = the_driver.put(s, {nullptr, [=](std::string&) {
+                                               std::lock_guard inner(the_driver.mutex);
+                                               e->reached = turn;
+                                               return success;
+                                             }});
+  if (result == success) e->recorded = turn;
+  return result;
+}
+
+CUDA_API cuEventSynchronize(event* e) {
+  std::unique_lock lock(the_driver.mutex);
+  REQUIRE(the_driver.events.contains(e), invalid_handle);
+  REQUIRE(current_context, invalid_context);
+  const unsigned turn = e->recorded;
+  return the_driver.progress(lock, current_context, [=] { return e->reached >= turn; });
+}
+
+CUDA_API cuEventQuery(event* e) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.events.contains(e), invalid_handle);
+  return e->reached == e->recorded ? success : not_ready;
+}
+
+CUDA_API cuEventElapsedTime(float* milliseconds, event*, event*) {
+  *milliseconds = 0.001f;  // time means nothing here
+  return success;
+}

@@ -1,0 +1,135 @@
+// The one parameter of each kernel: blittable structs, the same in C#. Fields are ordered so that
+// nothing is padded by the compiler; pointers are device addresses of 8 bytes, `int` is 32 bits,
+// `long long` 64. All positions are global positions of the key axis. Scores, maxima and
+// logarithms are in natural units (base e), never base 2.
+#pragma once
+
+// A state of attention over some keys, as one block of fp32 in device memory:
+//
+//   output  [rows, value_dim] row-major, normalised
+//   max     [rows] largest score (scaled, capped, biased); -inf where no key was seen
+//   sum     [rows] sum of e^(score - max); 0 where no key was seen
+//
+// rows = batch * query_heads * query_count, in that order: a row is (batch, head, query).
+// A state holds rows * (value_dim + 2) floats.
+
+// One page of keys: key n of it stands at position
+//   run_first + (run_offset + n) / run_block * run_stride + (run_offset + n) % run_block.
+// Positions ascend with n. 40 bytes.
+struct page_entry {
+  long long key_offset;    // elements from `contents` to keys [kv_heads][count][head_dim]
+  long long value_offset;  // elements from `contents` to values [kv_heads][count][value_stride]
+  int run_first;           // position of the run's first key
+  int run_offset;          // index in the run of the page's first key
+  int run_block;           // neighbouring keys in a block of the run, at least 1
+  int run_stride;          // positions from block to block, at least run_block
+  int count;               // keys of the page
+  int unused;              // 0
+};
+
+// attend_tensor and attend_plain: partial attention of all query rows over ranges of pages.
+// Pointers marked "or null" switch an option off. 208 bytes.
+struct attend_arguments {
+  const float* queries;       // [batch, query_heads, query_count, head_dim] unscaled
+  const void* contents;       // keys and values, elements of the kernel's storage type
+  const page_entry* pages;    // pages of all batch rows
+  const int* page_ranges;     // [batch + 1] pages of row b: page_ranges[b] <= p < page_ranges[b+1]
+  float* states;              // `splits` states, state_stride floats apart; written whole
+  const int* query_indices;   // [query_count] index of each query in its whole sequence
+  const int* key_lengths;     // [batch] keys of each row, or null: key_length
+  const int* query_lengths;   // [batch] queries of each row, or null: query_length
+  const float* alibi_slopes;  // [query_heads] or [batch, query_heads], or null
+  const int* dfs_start;       // [batch, query_length], or null; with dfs_end
+  const int* dfs_end;         // [batch, key_length], or null
+  const unsigned char* tail_mask;  // [batch, query_length, tail_mask_length], 0 hides, or null
+  const float* tail_bias;          // [1 or batch, query_length, tail_bias_length], or null
+  long long state_stride;          // floats from split to split
+  int kv_heads;
+  int group;                // query heads of each KV head
+  int query_count;          // queries of this call for each batch row and head
+  int query_length;         // queries of the whole call (of the longest row)
+  int key_length;           // keys of the whole call (of the longest row), over all ranks
+  int head_dim;             // elements of a query and a key
+  int value_dim;            // elements of a value and an output
+  int value_stride;         // elements from value to value: value_dim, or head_dim inside keys
+  int splits;               // page ranges: split s takes the batch row's pages
+  int first_page;           //   first_page + s * pages_per_split up to, not including,
+  int pages_per_split;      //   first_page + (s + 1) * pages_per_split
+  int causal;               // 1: key j is seen when j <= i + shift
+  int window_left;          // j >= i + shift - window_left; negative: no bound
+  int window_right;         // j <= i + shift + window_right; negative: no bound
+  int alibi_per_batch;      // 1: alibi_slopes is [batch, query_heads]
+  int tail_mask_length;     // keys that the tail mask covers
+  int tail_bias_length;     // keys that the tail bias covers
+  int tail_bias_per_batch;  // 1: tail_bias is [batch, ...]
+  float scale;              // factor on query . key, rounded to fp32,
+  float scale_rest;         //   and what the rounding left: float(scale_in_double - scale)
+  float softcap;            // score := softcap * tanh(score / softcap); 0 is off
+  int unused[3];            // 0
+};
+
+// merge_states: folds `count` states into one, in ascending order. 48 bytes.
+struct merge_arguments {
+  float* into;            // a state; changed
+  const float* from;      // `count` states, `from_stride` floats apart
+  long long from_stride;  // floats from state to state
+  int rows;
+  int value_dim;
+  int count;      // 0 and more
+  int unused[3];  // 0
+};
+
+// One step of fold_states: state `into` takes in state `from`; both count from `states` on.
+struct fold_step {
+  int into;
+  int from;
+};
+
+// fold_states: a list of folds among states that lie at one stride, done in order. 40 bytes.
+struct fold_arguments {
+  float* states;           // changed
+  const fold_step* steps;  // [count]
+  long long state_stride;  // floats from state to state
+  int rows;
+  int value_dim;
+  int count;   // 0 and more
+  int unused;  // 0
+};
+
+// weigh: numerator = output * w, denominator = w, with w = unit * sum * e^(max - top). 48 bytes.
+struct weigh_arguments {
+  const float* state;
+  const float* top;    // [rows] the largest max of all ranks
+  float* numerator;    // [rows, value_dim]
+  float* denominator;  // [rows]
+  int rows;
+  int value_dim;
+  float unit;  // a power of two
+  int unused;  // 0
+};
+
+// unweigh: output = numerator / denominator, max = top, sum = denominator / unit; the identity
+// where the denominator is 0. 48 bytes.
+struct unweigh_arguments {
+  const float* top;
+  const float* numerator;
+  const float* denominator;
+  float* state;
+  int rows;
+  int value_dim;
+  float unit;
+  int unused;  // 0
+};
+
+// clear_state: makes a state the identity (0, -inf, 0). 16 bytes.
+struct clear_arguments {
+  float* state;
+  int rows;
+  int value_dim;
+};
+
+static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 208 &&
+                  sizeof(merge_arguments) == 48 && sizeof(fold_arguments) == 40 &&
+                  sizeof(weigh_arguments) == 48 && sizeof(unweigh_arguments) == 48 &&
+                  sizeof(clear_arguments) == 16,
+              "the host code has the same structs");

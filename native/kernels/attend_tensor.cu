@@ -1,0 +1,314 @@
+// Partial attention on tensor cores: the state of a block of query rows of one batch row and KV
+// head over one range of its pages.
+//
+//   queries   [batch, query_heads, query_count, head_dim] fp32, unscaled
+//   keys      per page [kv_heads, count, head_dim] f16 or bf16, at any alignment
+//   values    per page [kv_heads, count, value_stride], or the first elements of the keys
+//   states    per split output [rows, value_dim] | max [rows] | sum [rows], fp32
+//
+// A block is 4 warps over a tile of 16 * row_warps rows. Keys and values go through shared memory
+// in tiles of tile_keys, `stages` of them in flight by cp.async, padded there (never in global
+// memory) to head_tile and value_tile and swizzled so that ldmatrix meets no bank conflict. For
+// each tile a warp scores its 16 rows against its share of the keys; the warps of a row exchange
+// maxima and weights, then each adds all keys to its share of the output's columns. A warp that
+// has its rows to itself keeps the weights in registers.
+//
+// Decode reads every key and value once and is bound by that: 2 bytes * (head_dim + value_dim) a
+// key. Weights are rounded to the storage type before they meet the values, sums are not.
+#include "primitives.cuh"
+#include "visibility.cuh"
+
+constexpr float log2_e = 1.4426950408889634f;
+
+// Element of a swizzled tile: rows of `columns` elements in chunks of 16 bytes.
+template <int columns>
+__device__ __forceinline__ int tile_offset(int row, int chunk) {
+  constexpr int chunks = columns / 8;
+  static_assert(chunks == 4 || chunks % 8 == 0, "eight rows must meet eight different banks");
+  const int swizzled = chunks == 4 ? chunk ^ (row >> 1 & 3) : chunk ^ (row & 7);
+  return row * columns + swizzled * 8;
+}
+
+// Copies up to 8 elements of a row; what lies past `count` becomes zero. Copies are asynchronous
+// where the source is a multiple of 16 bytes.
+template <class element>
+__device__ __forceinline__ void copy_chunk(element* target, const element* source, int count,
+                                           const void* contents) {
+  if (count <= 0) {
+    copy_async_16(target, contents, false);
+  } else if (count >= 8 && reinterpret_cast<size_t>(source) % 16 == 0) {
+    copy_async_16(target, source, true);
+  } else {
+    unsigned halves[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      halves[i] = i < count ? source[i].bits : 0u;
+    *reinterpret_cast<uint4*>(target) =
+        make_uint4(halves[0] | halves[1] << 16, halves[2] | halves[3] << 16,
+                   halves[4] | halves[5] << 16, halves[6] | halves[7] << 16);
+  }
+}
+
+// Copies the tile that the walk stands at; keys that no row sees become zeros and are not read.
+template <class element, int tile, int tile_keys>
+__device__ __forceinline__ void copy_tile(element* target, const element* page, int dim, int stride,
+                                          const tile_walk<tile_keys>& walk, const void* contents) {
+  constexpr int chunks = tile / 8;
+  for (int i = threadIdx.x; i < tile_keys * chunks; i += blockDim.x) {
+    const int row = i / chunks, chunk = i % chunks, key = walk.key + row;
+    const bool is_seen = key >= walk.seen.first && key < walk.seen.end;
+    copy_chunk(target + tile_offset<tile>(row, chunk), page + size_t(key) * stride + chunk * 8,
+               is_seen ? dim - chunk * 8 : 0, contents);
+  }
+}
+
+// Loads the block's query rows, each divided by a power of two that brings it to [1, 2), so that
+// rounding to f16 neither overflows nor loses small rows. Columns and rows past the end are zero.
+template <class element, int head_tile>
+__device__ __forceinline__ void load_queries(const attend_arguments& a, size_t first_row,
+                                             int row_count, int rows, element* queries,
+                                             float* factors) {
+  const int lane = threadIdx.x % 32;
+  for (int row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
+    const float* source = a.queries + (first_row + row) * a.head_dim;
+    const int dim = row < row_count ? a.head_dim : 0;
+    float largest = 0;
+    for (int i = lane; i < dim; i += 32)
+      largest = fmaxf(largest, fabsf(__ldg(source + i)));
+    for (int d = 16; d > 0; d /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, d));
+    }
+    const unsigned exponent = min(max(__float_as_uint(largest) >> 23, 1u), 253u);
+    const float factor = __uint_as_float((254u - exponent) << 23);
+    for (int i = lane * 2; i < head_tile; i += 64) {
+      const float low = i < dim ? __ldg(source + i) * factor : 0.f;
+      const float high = i + 1 < dim ? __ldg(source + i + 1) * factor : 0.f;
+      *reinterpret_cast<unsigned*>(queries + tile_offset<head_tile>(row, i / 8) + i % 8) =
+          pack(element(), low, high);
+    }
+    if (lane == 0) factors[row] = __uint_as_float(exponent << 23);
+  }
+}
+
+template <class element, int head_tile, int value_tile, bool values_in_keys, int row_warps,
+          int tile_keys, int stages>
+__global__ void __launch_bounds__(128, 2)
+    attend_tensor(const __grid_constant__ attend_arguments a) {
+  constexpr int warps = 4, key_warps = warps / row_warps, rows = 16 * row_warps;
+  constexpr int warp_keys = tile_keys / key_warps, warp_columns = value_tile / key_warps;
+  constexpr int key_elements = tile_keys * head_tile;
+  constexpr int stage = key_elements + (values_in_keys ? 0 : tile_keys * value_tile);
+  constexpr int value_columns = values_in_keys ? head_tile : value_tile;
+  static_assert(warp_columns <= 256 && warp_columns % 16 == 0, "the output stays in registers");
+  static_assert(warp_keys % 8 == 0 && tile_keys % 32 == 0 && head_tile % 64 == 0 && stages >= 2,
+                "whole tensor-core tiles, and one stage to fill beside the one in use");
+  static_assert(!values_in_keys || value_tile <= head_tile, "values are a part of the keys");
+
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int row_warp = warp / key_warps, key_warp = warp % key_warps;
+  const int split = blockIdx.x % a.splits, kv_head = blockIdx.y, batch = blockIdx.z;
+  const int rows_per_head = a.group * a.query_count;
+  // Under a causal mask the last rows see most keys: they go first.
+  const int first_row = (int(gridDim.x / a.splits) - 1 - int(blockIdx.x) / a.splits) * rows;
+  const int row_count = min(rows, rows_per_head - first_row);
+  const size_t head_row = (size_t(batch) * a.kv_heads + kv_head) * rows_per_head + first_row;
+
+  element* const tiles = static_cast<element*>(shared_memory());  // [stages][keys, values]
+  element* const queries = tiles + stages * stage;                // [rows][head_tile]
+  element* const weights = queries + rows * head_tile;            // [rows][tile_keys]
+  float* const factors = reinterpret_cast<float*>(weights + rows * tile_keys);  // [rows]
+  float* const tops = factors + 64;                                             // [key_warps][rows]
+  float* const sums = tops + 64;                                                // [key_warps][rows]
+
+  auto fetch = [&](const tile_walk<tile_keys>& walk, int into) {
+    const page_entry page = a.pages[walk.page];
+    const element* const contents = static_cast<const element*>(a.contents);
+    const size_t head = size_t(kv_head) * page.count;
+    element* const target = tiles + into * stage;
+    copy_tile<element, head_tile>(target, contents + page.key_offset + head * a.head_dim,
+                                  a.head_dim, a.head_dim, walk, a.contents);
+    if constexpr (!values_in_keys) {
+      copy_tile<element, value_tile>(target + key_elements,
+                                     contents + page.value_offset + head * a.value_stride,
+                                     a.value_dim, a.value_stride, walk, a.contents);
+    }
+  };
+
+  const interval hull = hull_of(a, batch, kv_head, first_row, row_count);
+  tile_walk<tile_keys> walk = start_walk<tile_keys>(a, batch, split, hull), ahead = walk;
+#pragma unroll
+  for (int s = 0; s < stages - 1; ++s) {
+    if (!ahead.is_over()) {
+      fetch(ahead, s);
+      ahead.advance(a);
+    }
+    copy_async_commit();
+  }
+  load_queries<element, head_tile>(a, head_row, row_count, rows, queries, factors);
+
+  // Rows lane / 4 and lane / 4 + 8 of the warp's 16.
+  const int local_row = row_warp * 16 + lane / 4;
+  const query_row row[2] = {make_row(a, batch, kv_head, first_row + local_row),
+                            make_row(a, batch, kv_head, first_row + local_row + 8)};
+  const bool key_rules = has_key_rules(a);
+  float out[warp_columns / 8][4] = {}, peak[2] = {minus_infinity(), minus_infinity()}, sum[2] = {};
+  interval seen[2];
+  int known_page = -1;
+
+  for (int t = 0; !walk.is_over(); ++t, walk.advance(a)) {
+    copy_async_wait<stages - 2>();
+    __syncthreads();  // tile t has arrived, and no warp reads tile t - 1 or its weights any more
+    if (!ahead.is_over()) {
+      fetch(ahead, (t + stages - 1) % stages);
+      ahead.advance(a);
+    }
+    copy_async_commit();
+    const element* const keys = tiles + t % stages * stage;
+    const element* const values = values_in_keys ? keys : keys + key_elements;
+
+    float score[warp_keys / 8][4] = {};
+#pragma unroll 2
+    for (int d = 0; d < head_tile / 32; ++d) {
+      unsigned left[2][4];
+      for (int i = 0; i < 2; ++i) {
+        load_matrix(left[i], queries + tile_offset<head_tile>(row_warp * 16 + lane % 16,
+                                                              d * 4 + i * 2 + lane / 16));
+      }
+#pragma unroll
+      for (int n = 0; n < warp_keys / 8; ++n) {
+        unsigned right[4];
+        load_matrix(right, keys + tile_offset<head_tile>(key_warp * warp_keys + n * 8 + lane % 8,
+                                                         d * 4 + lane / 8));
+        multiply_add(element(), score[n], left[0], right[0], right[1]);
+        multiply_add(element(), score[n], left[1], right[2], right[3]);
+      }
+    }
+
+    if (walk.page != known_page) {
+      known_page = walk.page;
+      for (int h = 0; h < 2; ++h)
+        seen[h] = keys_in(a.pages[walk.page], row[h].visible);
+    }
+    float top[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float factor = factors[local_row + h * 8];
+      top[h] = minus_infinity();
+#pragma unroll
+      for (int n = 0; n < warp_keys / 8; ++n) {
+#pragma unroll
+        for (int i = 2 * h; i < 2 * h + 2; ++i) {
+          const int key = walk.key + key_warp * warp_keys + n * 8 + lane % 4 * 2 + i % 2;
+          float value = minus_infinity();
+          if (key >= seen[h].first && key < seen[h].end) {
+            value = scale_score(a, score[n][i] * factor);
+            if (key_rules) {
+              const int position = position_in(a.pages[walk.page], key);
+              value = apply_key_rules(a, row[h], position, value);
+            }
+          }
+          score[n][i] = value;
+          top[h] = fmaxf(top[h], value);
+        }
+      }
+      top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
+      top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
+      if (key_warps > 1 && lane % 4 == 0) tops[key_warp * rows + local_row + h * 8] = top[h];
+    }
+    if constexpr (key_warps > 1) {
+      __syncthreads();  // the maxima of all keys of the tile are there
+    }
+
+    float correction[2];
+    unsigned pairs[warp_keys / 8][2];  // weights in the storage type, as multiply_add wants them
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float highest = fmaxf(peak[h], top[h]);
+      if constexpr (key_warps > 1) {
+        for (int w = 0; w < key_warps; ++w) {
+          highest = fmaxf(highest, tops[w * rows + local_row + h * 8]);
+        }
+      }
+      const float base = highest == minus_infinity() ? 0.f : highest;  // no key seen yet
+      correction[h] = exp2_fast((peak[h] - base) * log2_e);
+      peak[h] = highest;
+      float total = 0;
+#pragma unroll
+      for (int n = 0; n < warp_keys / 8; ++n) {
+        const float low = exp2_fast((score[n][2 * h] - base) * log2_e);
+        const float high = exp2_fast((score[n][2 * h + 1] - base) * log2_e);
+        total += low + high;
+        pairs[n][h] = pack(element(), low, high);
+        if constexpr (key_warps > 1) {
+          const int chunk = key_warp * (warp_keys / 8) + n;
+          const int place = tile_offset<tile_keys>(local_row + h * 8, chunk) + lane % 4 * 2;
+          *reinterpret_cast<unsigned*>(weights + place) = pairs[n][h];
+        }
+      }
+      sum[h] = sum[h] * correction[h] + total;
+    }
+    if constexpr (key_warps > 1) {
+      __syncthreads();  // the weights of all keys of the tile are there
+    }
+
+#pragma unroll
+    for (int n = 0; n < warp_columns / 8; ++n) {
+      for (int i = 0; i < 4; ++i)
+        out[n][i] *= correction[i / 2];
+    }
+#pragma unroll
+    for (int k = 0; k < tile_keys / 16; ++k) {
+      unsigned left[4];
+      if constexpr (key_warps > 1) {
+        const int row = row_warp * 16 + lane % 16;
+        load_matrix(left, weights + tile_offset<tile_keys>(row, k * 2 + lane / 16));
+      } else {
+        for (int i = 0; i < 4; ++i)
+          left[i] = pairs[2 * k + i / 2][i % 2];
+      }
+#pragma unroll
+      for (int n = 0; n < warp_columns / 16; ++n) {
+        unsigned right[4];
+        const int chunk = key_warp * (warp_columns / 8) + n * 2 + lane / 16;
+        load_matrix_transposed(right,
+                               values + tile_offset<value_columns>(k * 16 + lane % 16, chunk));
+        multiply_add(element(), out[2 * n], left, right[0], right[1]);
+        multiply_add(element(), out[2 * n + 1], left, right[2], right[3]);
+      }
+    }
+  }
+
+  for (int h = 0; h < 2; ++h) {
+    sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
+    sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
+    if (lane % 4 == 0) sums[key_warp * rows + local_row + h * 8] = sum[h];
+  }
+  __syncthreads();  // the sums of all warps are there
+
+  const size_t all_rows = size_t(gridDim.z) * a.kv_heads * rows_per_head;
+  float* const output = a.states + split * a.state_stride;
+  float* const maxima = output + all_rows * a.value_dim;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int local = local_row + h * 8;
+    if (local >= row_count) continue;
+    float total = 0;
+    for (int w = 0; w < key_warps; ++w)
+      total += sums[w * rows + local];
+    const float inverse = total > 0 ? 1 / total : 0.f;
+    const size_t target = head_row + local;
+#pragma unroll
+    for (int n = 0; n < warp_columns / 8; ++n) {
+      for (int i = 0; i < 2; ++i) {
+        const int column = key_warp * warp_columns + n * 8 + lane % 4 * 2 + i;
+        if (column < a.value_dim) {
+          output[target * a.value_dim + column] = out[n][2 * h + i] * inverse;
+        }
+      }
+    }
+    if (key_warp == 0 && lane % 4 == 0) {
+      maxima[target] = peak[h];
+      maxima[all_rows + target] = total;
+    }
+  }
+}

@@ -1,0 +1,359 @@
+#include "attention_case.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "primitives.cuh"
+
+std::vector<kernel_instance>& kernel_instances() {
+  static std::vector<kernel_instance> instances;
+  return instances;
+}
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+float rounded(storage type, float x) {
+  if (type == storage::f32) return x;
+  if (type == storage::f16) return to_float(float16{std::uint16_t(pack(float16(), x, 0))});
+  return to_float(bfloat16{std::uint16_t(pack(bfloat16(), x, 0))});
+}
+
+std::uint16_t bits_of(storage type, float x) {
+  return std::uint16_t(type == storage::f16 ? pack(float16(), x, 0) : pack(bfloat16(), x, 0));
+}
+
+bool is_tight(int tile, int dim, int smallest) {
+  const int before = tile == 576 ? 256 : tile / 2;
+  return tile >= dim && (tile == smallest || before < dim);
+}
+
+// How far an element may be off, of the largest value: weights are rounded to the storage type.
+double tolerance_of(const kernel_instance& instance) {
+  if (!instance.is_tensor) return 1e-5;
+  return instance.type == storage::f16 ? 1.0 / 1024 : 1.0 / 128;
+}
+
+std::string text_of(double x) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.9g", x);
+  return text;
+}
+
+}  // namespace
+
+bool kernel_instance::fits(const attention_case& c) const {
+  if (type != c.type) return false;
+  if (!is_tensor) return value_tile >= c.value_dim && value_tile - 128 < c.value_dim;
+  return values_in_keys == c.values_in_keys && is_tight(head_tile, c.head_dim, 64) &&
+         is_tight(value_tile, c.value_dim, 64);
+}
+
+unsigned kernel_instance::shared_bytes(const attention_case& c) const {
+  if (!is_tensor) return 4 * (16 * c.head_dim + 32 * 65 + 16 * 32) + 128;
+  return 2 * (stages * tile_keys * (head_tile + (values_in_keys ? 0 : value_tile)) +
+              rows() * head_tile + rows() * tile_keys) +
+         768;
+}
+
+case_data::case_data(const attention_case& chosen, std::uint64_t seed)
+    : c(chosen), random(unsigned(seed * 7919 + 17)) {
+  std::normal_distribution<float> normal;
+  for (int i = c.first_query; i < c.queries; i += c.query_step)
+    query_indices.push_back(i);
+  make_options();
+  queries.resize(std::size_t(c.batch) * c.kv_heads * c.group * query_indices.size() * c.head_dim);
+  for (auto& x : queries)
+    x = normal(random) * c.query_size;
+  keys.resize(std::size_t(c.batch) * c.keys * c.kv_heads * c.head_dim);
+  for (auto& x : keys)
+    x = rounded(c.type, normal(random));
+  values.resize(std::size_t(c.batch) * c.keys * c.kv_heads * c.value_dim);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = c.values_in_keys ? keys[i / c.value_dim * c.head_dim + i % c.value_dim]
+                                 : rounded(c.type, normal(random));
+    largest_value = std::max(largest_value, std::abs(values[i]));
+  }
+  make_shard();
+}
+
+void case_data::make_options() {
+  auto below = [&](int end) { return int(random() % unsigned(end)); };
+  const int heads = c.kv_heads * c.group;
+  for (int b = 0; b < c.batch; ++b) {
+    // The first row is whole, another may be empty.
+    key_lengths.push_back(b == 0 ? c.keys : below(c.keys + 1));
+    query_lengths.push_back(b == 0 ? c.queries : below(c.queries + 1));
+  }
+  if (c.alibi) {
+    slopes.resize(c.alibi_per_batch ? c.batch * heads : heads);
+    for (auto& x : slopes)
+      x = 0.01f * float(1 + below(30));
+  }
+  if (c.depth_first) {
+    for (int n = 0; n < c.batch * c.queries; ++n)
+      dfs_start.push_back(below(8));
+    for (int n = 0; n < c.batch * c.keys; ++n)
+      dfs_end.push_back(below(12));
+  }
+  tail_mask.resize(std::size_t(c.batch) * c.queries * c.tail_mask);
+  for (auto& x : tail_mask)
+    x = below(3) > 0;
+  tail_bias.resize(std::size_t(c.tail_bias_per_batch ? c.batch : 1) * c.queries * c.tail_bias);
+  for (auto& x : tail_bias)
+    x = below(5) == 0 ? -INFINITY : 0.1f * float(below(40) - 20);
+}
+
+void case_data::make_shard() {
+  const int block = c.block == 0 ? std::max(1, c.keys) : c.block;
+  const int stride = c.block == 0 ? block : c.block * c.ranks, first = c.rank * c.block;
+  for (int p = first; p < c.keys;
+       p = (p - first) % stride == block - 1 ? p + stride - block + 1 : p + 1) {
+    positions.push_back(p);
+  }
+  const int count = int(positions.size());
+  const long long key_elements = (long long)c.batch * c.kv_heads * count * c.head_dim;
+  const long long all =
+      key_elements + (c.values_in_keys ? 0 : (long long)c.batch * c.kv_heads * count * c.value_dim);
+  std::vector<float> contents(all);
+  long long key = 0, value = c.values_in_keys ? 0 : key_elements;
+  for (int b = 0; b < c.batch; ++b) {
+    page_ranges.push_back(int(pages.size()));
+    for (int offset = 0; offset < count; offset += c.page_keys) {
+      const int size = std::min(c.page_keys, count - offset);
+      pages.push_back({key, value, first, offset, block, stride, size, 0});
+      for (int h = 0; h < c.kv_heads; ++h) {
+        for (int n = 0; n < size; ++n) {
+          const int p = positions[offset + n];
+          const bool is_absent = p >= key_length(b);
+          for (int d = 0; d < c.head_dim; ++d) {
+            contents[key++] = is_absent ? NAN : element(keys, b, p, h, d, c.head_dim);
+          }
+          for (int d = 0; d < c.value_dim && !c.values_in_keys; ++d) {
+            contents[value++] = is_absent ? NAN : element(values, b, p, h, d, c.value_dim);
+          }
+        }
+      }
+      if (c.values_in_keys) value = key;
+    }
+  }
+  page_ranges.push_back(int(pages.size()));
+  if (c.type == storage::f32) {
+    contents_32 = contents;
+  } else {
+    for (float x : contents)
+      contents_16.push_back(bits_of(c.type, x));
+  }
+  contents_16.shrink_to_fit();
+}
+
+float case_data::element(const std::vector<float>& of, int batch, int position, int kv_head,
+                         int dim, int width) const {
+  return of[((std::size_t(batch) * c.keys + position) * c.kv_heads + kv_head) * width + dim];
+}
+
+attend_arguments case_data::arguments(std::vector<float>& states, int splits) const {
+  const double scale = c.scale == 0 ? 1 / std::sqrt(double(c.head_dim)) : c.scale;
+  attend_arguments a{};
+  a.queries = queries.data();
+  a.contents =
+      c.type == storage::f32 ? static_cast<const void*>(contents_32.data()) : contents_16.data();
+  a.pages = pages.data();
+  a.page_ranges = page_ranges.data();
+  a.states = states.data();
+  a.query_indices = query_indices.data();
+  a.key_lengths = c.ragged_keys ? key_lengths.data() : nullptr;
+  a.query_lengths = c.ragged_queries ? query_lengths.data() : nullptr;
+  a.alibi_slopes = c.alibi ? slopes.data() : nullptr;
+  a.dfs_start = c.depth_first ? dfs_start.data() : nullptr;
+  a.dfs_end = c.depth_first ? dfs_end.data() : nullptr;
+  a.tail_mask = c.tail_mask > 0 ? tail_mask.data() : nullptr;
+  a.tail_bias = c.tail_bias > 0 ? tail_bias.data() : nullptr;
+  a.state_stride = (long long)states.size() / splits;
+  a.kv_heads = c.kv_heads;
+  a.group = c.group;
+  a.query_count = int(query_indices.size());
+  a.query_length = c.queries;
+  a.key_length = c.keys;
+  a.head_dim = c.head_dim;
+  a.value_dim = c.value_dim;
+  a.value_stride = c.values_in_keys ? c.head_dim : c.value_dim;
+  a.splits = splits;
+  a.pages_per_split = c.pages_per_split;
+  a.causal = c.causal;
+  a.window_left = c.left;
+  a.window_right = c.right;
+  a.alibi_per_batch = c.alibi_per_batch;
+  a.tail_mask_length = c.tail_mask;
+  a.tail_bias_length = c.tail_bias;
+  a.tail_bias_per_batch = c.tail_bias_per_batch;
+  a.scale = float(scale);
+  a.scale_rest = float(scale - a.scale);
+  a.softcap = c.softcap;
+  return a;
+}
+
+std::vector<float> case_data::run(const kernel_instance& instance, std::uint64_t seed,
+                                  std::string& error, emulation::counters* count) {
+  const int rows_per_head = c.group * int(query_indices.size());
+  const int rows = c.batch * c.kv_heads * rows_per_head;
+  const int most = int(pages.size()) / c.batch;
+  // One split more than there are pages for: it must be an identity.
+  const int splits = (most + c.pages_per_split - 1) / c.pages_per_split + 1;
+  const std::size_t floats = std::size_t(rows) * (c.value_dim + 2);
+  std::vector<float> states(floats * splits, NAN);
+  attend_arguments a = arguments(states, splits);
+  void* attend_parameters[] = {&a};
+  const unsigned tiles = unsigned((rows_per_head + instance.rows() - 1) / instance.rows());
+  emulation::launch_shape shape{{unsigned(splits) * tiles, unsigned(c.kv_heads), unsigned(c.batch)},
+                                {128, 1, 1},
+                                instance.shared_bytes(c),
+                                seed};
+  error = emulation::launch(instance.code, shape, attend_parameters, count);
+  if (!error.empty()) return {};
+  merge_arguments m{
+      states.data(), states.data() + floats, (long long)floats, rows, c.value_dim, splits - 1, {}};
+  void* merge_parameters[] = {&m};
+  error =
+      emulation::launch(merge_states_kernel, {{unsigned(rows + 3) / 4, 1, 1}, {128, 1, 1}, 0, seed},
+                        merge_parameters);
+  states.resize(floats);
+  return states;
+}
+
+bool case_data::keeps(int b, int index, int j) const {
+  const int length = key_length(b), shift = length - query_length(b), i = index + shift;
+  if (index >= query_length(b) || j >= length) return false;
+  if (c.causal && j > i) return false;
+  if (c.left >= 0 && j < i - c.left) return false;
+  if (c.right >= 0 && j > i + c.right) return false;
+  if (c.depth_first && (j > i || dfs_start[b * c.queries + index] > dfs_end[b * c.keys + j])) {
+    return false;
+  }
+  const int column = j - length + c.tail_mask;
+  return c.tail_mask == 0 || column < 0 ||
+         tail_mask[(std::size_t(b) * c.queries + index) * c.tail_mask + column];
+}
+
+double case_data::score(int b, int head, int index, int j, const std::vector<float>& q) const {
+  double dot = 0;
+  for (int d = 0; d < c.head_dim; ++d) {
+    dot += double(q[d]) * element(keys, b, j, head / c.group, d, c.head_dim);
+  }
+  double s = dot * (c.scale == 0 ? 1 / std::sqrt(double(c.head_dim)) : c.scale);
+  if (c.softcap > 0) s = c.softcap * std::tanh(s / c.softcap);
+  const int length = key_length(b), i = index + length - query_length(b);
+  if (c.alibi) {
+    const int heads = c.kv_heads * c.group;
+    s -= double(slopes[(c.alibi_per_batch ? b * heads : 0) + head]) * std::abs(i - j);
+  }
+  const int column = j - length + c.tail_bias;
+  if (c.tail_bias > 0 && column >= 0) {
+    const int line = c.tail_bias_per_batch ? b * c.queries + index : index;
+    s += tail_bias[std::size_t(line) * c.tail_bias + column];
+  }
+  return s;
+}
+
+case_data::expected_row case_data::expect(int b, int head, int query, bool is_rounded) const {
+  const std::size_t row =
+      (std::size_t(b) * c.kv_heads * c.group + head) * query_indices.size() + query;
+  std::vector<float> q(queries.begin() + row * c.head_dim,
+                       queries.begin() + (row + 1) * c.head_dim);
+  float largest = 0;
+  for (float x : q)
+    largest = std::max(largest, std::abs(x));
+  for (float& x : q) {
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    if (is_rounded) x = std::ldexp(rounded(c.type, std::ldexp(x, 1 - exponent)), exponent - 1);
+  }
+  const int index = query_indices[query];
+  expected_row expected{std::vector<double>(c.value_dim), -infinity, 0};
+  std::vector<std::pair<int, double>> seen;
+  for (int j : positions) {
+    if (!keeps(b, index, j)) continue;
+    seen.emplace_back(j, score(b, head, index, j, q));
+    expected.max = std::max(expected.max, seen.back().second);
+  }
+  if (expected.max == -infinity) return expected;
+  for (auto [j, s] : seen) {
+    const double weight = std::exp(s - expected.max);
+    expected.sum += weight;
+    for (int d = 0; d < c.value_dim; ++d) {
+      expected.output[d] += weight * element(values, b, j, head / c.group, d, c.value_dim);
+    }
+  }
+  for (double& x : expected.output)
+    x /= expected.sum;
+  return expected;
+}
+
+std::string case_data::compare(const kernel_instance& instance,
+                               const std::vector<float>& state) const {
+  const int heads = c.kv_heads * c.group, count = int(query_indices.size());
+  const int rows = c.batch * heads * count;
+  const float* const max = state.data() + std::size_t(rows) * c.value_dim;
+  const float* const sum = max + rows;
+  const double allowed = tolerance_of(instance) * largest_value;
+  for (int row = 0; row < rows; ++row) {
+    const expected_row e =
+        expect(row / count / heads, row / count % heads, row % count, instance.is_tensor);
+    const std::string place = "row " + std::to_string(row) + ": ";
+    if (e.sum == 0 && (max[row] != -INFINITY || sum[row] != 0)) {
+      return place + "sees nothing but has max " + text_of(max[row]) + ", sum " + text_of(sum[row]);
+    }
+    if (e.sum > 0 && !(std::abs(max[row] - e.max) <= 2e-5 * (1 + std::abs(e.max)))) {
+      return place + "max " + text_of(max[row]) + " for " + text_of(e.max);
+    }
+    // The sum is relative to the maximum that was found.
+    const double whole = sum[row] * std::exp(e.sum > 0 ? max[row] - e.max : 0.0);
+    if (e.sum > 0 && !(std::abs(whole - e.sum) <= 1e-4 * (1 + std::abs(e.max)) * e.sum)) {
+      return place + "sum " + text_of(sum[row]) + " for " + text_of(e.sum);
+    }
+    for (int d = 0; d < c.value_dim; ++d) {
+      const float x = state[std::size_t(row) * c.value_dim + d];
+      if (!(std::abs(x - e.output[d]) <= (e.sum == 0 ? 0 : allowed))) {
+        return place + "element " + std::to_string(d) + " is " + text_of(x) + " for " +
+               text_of(e.output[d]);
+      }
+    }
+  }
+  return "";
+}
+
+std::string case_data::check(const kernel_instance& instance, std::uint64_t seed,
+                             emulation::counters* count) {
+  std::string error;
+  const std::vector<float> state = run(instance, seed, error, count);
+  return error.empty() ? compare(instance, state) : error;
+}
+
+case_data case_data::narrowed(int query) const {
+  case_data one = *this;
+  const std::size_t count = query_indices.size();
+  one.query_indices = {query_indices[query]};
+  one.queries.clear();
+  for (std::size_t row = query; row < queries.size() / c.head_dim; row += count) {
+    const auto first = queries.begin() + row * c.head_dim;
+    one.queries.insert(one.queries.end(), first, first + c.head_dim);
+  }
+  return one;
+}
+
+bool case_data::has_rows_of(const std::vector<float>& whole, const std::vector<float>& one,
+                            int query) const {
+  const std::size_t count = query_indices.size(), heads = c.batch * c.kv_heads * c.group;
+  const std::size_t dim = c.value_dim, rows = heads * count;
+  bool same = true;
+  for (std::size_t head = 0; head < heads; ++head) {
+    const std::size_t row = head * count + query;
+    same &= !std::memcmp(&whole[row * dim], &one[head * dim], dim * sizeof(float));
+    same &= whole[rows * dim + row] == one[heads * dim + head];
+    same &= whole[rows * dim + rows + row] == one[heads * dim + heads + head];
+  }
+  return same;
+}

@@ -1,0 +1,111 @@
+# Defects that the tests must find. Each replaces one text of one kernel source, which must occur
+# there exactly once, in a copy of the kernels: the kernels themselves know nothing of defects.
+#
+#   defect(name file build finding from to)   build: plain, address or thread
+#
+# `finding` is what the test's output must say.
+
+set(defects)
+set(wrong "row [0-9]+: (element|sum|max)")
+set(race "WARNING: ThreadSanitizer: data race")
+
+macro(defect name file build finding from to)
+  list(APPEND defects ${name})
+  set(${name}_file "${file}")
+  set(${name}_build "${build}")
+  set(${name}_finding "${finding}")
+  set(${name}_from "${from}")
+  set(${name}_to "${to}")
+endmacro()
+
+function(plant_defect name source target)
+  file(GLOB files ${source}/*.cu ${source}/*.cuh)
+  foreach(file ${files})
+    get_filename_component(base ${file} NAME)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+    if(NOT base STREQUAL ${name}_file)
+      configure_file(${file} ${target}/${base} COPYONLY)
+      continue()
+    endif()
+    file(READ ${file} text)
+    string(FIND "${text}" "${${name}_from}" first)
+    string(FIND "${text}" "${${name}_from}" last REVERSE)
+    if(first EQUAL -1 OR NOT first EQUAL last)
+      message(FATAL_ERROR "Defect ${name}: its text must occur exactly once in ${base}; adapt defects.cmake to the kernel.")
+    endif()
+    string(REPLACE "${${name}_from}" "${${name}_to}" text "${text}")
+    file(CONFIGURE OUTPUT ${target}/${base} CONTENT "${text}" @ONLY)
+  endforeach()
+endfunction()
+
+# ---- attend_tensor: barriers and copies ----
+defect(no_arrival_barrier attend_tensor.cu plain ${wrong}
+  "__syncthreads();  // tile t has arrived" "// tile t has arrived")
+defect(no_arrival_barrier_is_a_race attend_tensor.cu thread ${race}
+  "__syncthreads();  // tile t has arrived" "// tile t has arrived")
+defect(no_copy_wait attend_tensor.cu plain "(${wrong}|a thread ends with an asynchronous copy under way)"
+  "copy_async_wait<stages - 2>();" "")
+defect(waits_for_one_too_few attend_tensor.cu plain "(${wrong}|a thread ends with an asynchronous copy under way)"
+  "copy_async_wait<stages - 2>()" "copy_async_wait<stages - 1>()")
+defect(refills_the_stage_in_use attend_tensor.cu plain ${wrong}
+  "fetch(ahead, (t + stages - 1) % stages)" "fetch(ahead, t % stages)")
+defect(no_barrier_after_maxima attend_tensor.cu plain ${wrong}
+  "__syncthreads();  // the maxima of all keys" "// the maxima of all keys")
+defect(no_barrier_after_weights attend_tensor.cu plain ${wrong}
+  "__syncthreads();  // the weights of all keys" "// the weights of all keys")
+defect(no_barrier_after_weights_is_a_race attend_tensor.cu thread ${race}
+  "__syncthreads();  // the weights of all keys" "// the weights of all keys")
+defect(no_barrier_after_sums attend_tensor.cu plain ${wrong}
+  "__syncthreads();  // the sums of all warps" "// the sums of all warps")
+defect(a_lane_skips_a_shuffle attend_tensor.cu plain "(lanes of a warp meet at different operations|deadlock: threads wait for .* shuffle at)"
+  "top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1))"
+  "if (lane != 5) top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1))")
+
+# ---- attend_tensor: shared memory ----
+defect(no_swizzle_on_values attend_tensor.cu plain ${wrong}
+  "values + tile_offset<value_columns>(k * 16 + lane % 16, chunk)"
+  "values + (k * 16 + lane % 16) * value_columns + chunk * 8")
+defect(no_swizzle_at_all attend_tensor.cu plain "0 failed in .* [1-9][0-9]* conflicts"
+  "return row * columns + swizzled * 8" "return row * columns + (swizzled - swizzled + chunk) * 8")
+defect(no_padding_of_queries attend_tensor.cu address "heap-buffer-overflow"
+  "const int dim = row < row_count ? a.head_dim : 0" "const int dim = row < row_count + rows ? a.head_dim : 0")
+
+# ---- attend_tensor: keys and semantics ----
+defect(reads_a_key_past_the_end attend_tensor.cu address "heap-buffer-overflow"
+  "key < walk.seen.end;" "key <= walk.seen.end;")
+defect(reads_absent_keys attend_tensor.cu plain ${wrong}
+  "key < walk.seen.end;" "key < walk.seen.end + 1;")
+defect(weights_of_base_two attend_tensor.cu plain ${wrong}
+  "constexpr float log2_e = 1.4426950408889634f" "constexpr float log2_e = 1.f")
+defect(no_correction_of_sums attend_tensor.cu plain ${wrong}
+  "sum[h] = sum[h] * correction[h] + total" "sum[h] += total")
+defect(heads_are_swapped attend_tensor.cu plain ${wrong}
+  "const size_t head = size_t(kv_head) * page.count" "const size_t head = size_t(a.kv_heads - 1 - kv_head) * page.count")
+defect(causal_is_off_by_one visibility.cuh plain ${wrong}
+  "end = min(end, position + 1)" "end = min(end, position + 2)")
+defect(drops_a_tile visibility.cuh plain ${wrong}
+  "key = seen.first / tile_keys * tile_keys" "key = (seen.first / tile_keys + (page % 3 == 2)) * tile_keys")
+defect(tiles_start_where_rows_begin visibility.cuh plain "has other bits alone"
+  "key = seen.first / tile_keys * tile_keys" "key = seen.first")
+defect(positions_ignore_the_stride visibility.cuh plain ${wrong}
+  "index / page.run_block * page.run_stride" "index / page.run_block * page.run_block")
+
+# ---- attend_plain ----
+defect(plain_slab_is_not_waited_for attend_plain.cu plain ${wrong}
+  "__syncthreads();  // the slab is filled" "// the slab is filled")
+defect(plain_slab_is_refilled_early attend_plain.cu thread ${race}
+  "__syncthreads();  // no warp reads the slab before" "// no warp reads the slab before")
+defect(plain_weights_are_not_waited_for attend_plain.cu plain ${wrong}
+  "__syncthreads();  // the weights and corrections" "// the weights and corrections")
+defect(plain_reads_a_key_past_the_end attend_plain.cu address "heap-buffer-overflow"
+  "min(walk.key + plain_keys, walk.seen.end)" "min(walk.key + plain_keys, walk.seen.end + 1)")
+
+# ---- states ----
+defect(fold_reads_before_it_is_written states.cu thread ${race}
+  "__syncwarp();  // the next step may read what lane 0 wrote" "// the next step may read what lane 0 wrote")
+defect(fold_writes_before_all_have_read states.cu thread ${race}
+  "    __syncwarp();  // every lane has read max and sum\n    if" "    if")
+defect(merge_fuses_a_product states.cu plain "merge.a, b. and merge.b, a. differ"
+  "__fadd_rn(__fmul_rn(a, share_a), __fmul_rn(b, share_b))" "fmaf(a, share_a, __fmul_rn(b, share_b))")
+defect(merge_does_not_clamp states.cu plain "(equal outputs do not stay equal|output of a merge)"
+  "return mean < least ? least : mean > most ? most : mean" "return least < most ? mean : mean")

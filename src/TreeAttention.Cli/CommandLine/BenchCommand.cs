@@ -1,0 +1,114 @@
+using System;
+using System.CommandLine;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary><c>treeattn bench</c>: tree against ring and the reductions against each other, in nccl-tests' letters.</summary>
+internal sealed class BenchCommand
+{
+    private readonly TensorArguments _tensors = new(required: false);
+    private readonly SemanticsArguments _semantics = new();
+    private readonly PlanArguments _plan = new(comparesAll: true);
+    private readonly GroupArguments _group = new();
+
+    private const int DefaultHeads = 32;
+    private const int DefaultKvHeads = 8;
+
+    private readonly Option<int> _begin = SizeOption("--begin", "-b", 8192, "Smallest context (keys).");
+    private readonly Option<int> _end = SizeOption("--end", "-e", 8192, "Largest context; default the smallest.");
+    private readonly Option<int> _factor = new("--factor", "-f")
+    {
+        Description = "Factor from one context to the next.",
+        DefaultValueFactory = _ => 2,
+        CustomParser = result => ArgumentText.Integer(result, 2, 1024) ?? 2,
+    };
+
+    private readonly Option<int> _iterations = CountOption("--iters", "-n", 20, 1, "Timed rounds; every plan runs once in each.");
+    private readonly Option<int> _warmup = CountOption("--warmup", "-w", 3, 0, "Rounds before the timed ones.");
+    private readonly Option<int> _check = CountOption("--check", "-c", 1, 0, "1: compare each plan with float64 first; 0: do not.");
+    private readonly Option<int> _batch = CountOption("--batch", null, 1, 1, "Batch rows.");
+    private readonly Option<int> _queryLength = CountOption("--query-len", null, 1, 1, "Queries of each row; 0 stands for the context (prefill).", 0);
+    private readonly Option<int> _heads = CountOption("--heads", null, DefaultHeads, 1, "Query heads.");
+    private readonly Option<int> _kvHeads = CountOption("--kv-heads", null, DefaultKvHeads, 1, "KV heads.");
+    private readonly Option<int> _headDim = CountOption("--head-dim", null, 128, 1, "Elements of a query, a key and a value.");
+    private readonly Option<bool> _ceiling = new("--ceiling") { Description = "Measure read bandwidth and FMA rate of this machine in the same rounds." };
+    private readonly Option<bool> _combine = new("--combine") { Description = "Time only the reductions, beside a bare all-reduce of the same bytes." };
+    private readonly Option<string?> _out = new("--out") { Description = "Directory for results.jsonl, a row each, synced.", HelpName = "DIR" };
+    private readonly Option<bool> _json = new("--json") { Description = "JSON Lines on stdout instead of the table." };
+
+    /// <summary>The command; its action is called with what it asks for.</summary>
+    public Command Build(Func<BenchRequest, GroupOptions, int> action)
+    {
+        var command = new Command("bench", "Times tree and ring attention over a range of contexts; checks, then times, in one run.");
+        foreach (Option option in (Option[])[
+            _begin, _end, _factor, _iterations, _warmup, _check, _batch, _queryLength, _heads, _kvHeads, _headDim, _ceiling, _combine])
+        {
+            command.Add(option);
+        }
+
+        _tensors.AddTo(command);
+        _semantics.AddTo(command, withFiles: false);
+        _plan.AddTo(command);
+        _group.AddTo(command);
+        command.Add(_out);
+        command.Add(_json);
+        command.Validators.Add(result =>
+        {
+            // A validator sees no default values: those are filled in later.
+            int heads = result.GetResult(_heads) is null ? DefaultHeads : result.GetValue(_heads);
+            int kvHeads = result.GetResult(_kvHeads) is null ? DefaultKvHeads : result.GetValue(_kvHeads);
+            if (kvHeads > 0 && heads % kvHeads != 0)
+            {
+                result.AddError($"--heads {heads} is not a multiple of --kv-heads {kvHeads}: each KV head serves the same number of query heads.");
+            }
+        });
+        command.SetAction(parsed => action(Read(parsed), _group.Read(parsed)));
+        return command;
+    }
+
+    private static Option<int> SizeOption(string name, string alias, int otherwise, string description) => new(name, alias)
+    {
+        Description = description + " K, M and G are powers of 1024.",
+        DefaultValueFactory = _ => otherwise,
+        CustomParser = result => ArgumentText.Size(result, int.MaxValue),
+    };
+
+    private static Option<int> CountOption(string name, string? alias, int otherwise, int least, string description, int? special = null) =>
+        new(name, alias is null ? [] : [alias])
+        {
+            Description = description,
+            DefaultValueFactory = _ => otherwise,
+            CustomParser = result => ArgumentText.Integer(result, special ?? least, 1_000_000) ?? otherwise,
+        };
+
+    private BenchRequest Read(ParseResult parsed)
+    {
+        int begin = parsed.GetValue(_begin);
+        bool endGiven = parsed.GetResult(_end) is { Implicit: false };
+        TensorRequest tensors = _tensors.Read(parsed);
+        return new BenchRequest
+        {
+            Tensors = tensors.Key is null ? null : tensors,
+            StorageType = tensors.StorageType ?? ElementType.Float32,
+            Semantics = _semantics.Read(parsed, withFiles: false),
+            Plan = _plan.Read(parsed),
+            Begin = begin,
+            End = endGiven ? parsed.GetValue(_end) : begin,
+            Factor = parsed.GetValue(_factor),
+            Iterations = parsed.GetValue(_iterations),
+            Warmup = parsed.GetValue(_warmup),
+            Check = parsed.GetValue(_check) != 0,
+            Batch = parsed.GetValue(_batch),
+            QueryLength = parsed.GetValue(_queryLength),
+            Heads = parsed.GetValue(_heads),
+            KvHeads = parsed.GetValue(_kvHeads),
+            HeadDim = parsed.GetValue(_headDim),
+            Ceiling = parsed.GetValue(_ceiling),
+            Combine = parsed.GetValue(_combine),
+            Out = parsed.GetValue(_out),
+            Json = parsed.GetValue(_json),
+        };
+    }
+}

@@ -1,0 +1,64 @@
+using System;
+using System.CommandLine;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>The options that say which ranks work: <c>--ranks --transport --device --threads --nodes --stall-timeout</c>.</summary>
+internal sealed class GroupArguments
+{
+    private readonly Option<int?> _ranks = new("--ranks")
+    {
+        Description = "Number of ranks: threads of this process, or the processes under mpiexec or srun (then it must equal their number).",
+        CustomParser = result => ArgumentText.Integer(result, 1, 4096),
+    };
+
+    private readonly Option<TransportKind> _transport = ArgumentText.Choice(
+        "--transport", "How ranks talk; auto is mpi under an MPI launcher, else in-process.", TransportKind.Auto,
+        ("auto", TransportKind.Auto), ("in-process", TransportKind.InProcess), ("mpi", TransportKind.Mpi), ("nccl", TransportKind.Nccl));
+
+    private readonly Option<DeviceKind> _device = ArgumentText.Choice(
+        "--device", "What computes.", DeviceKind.Auto,
+        ("auto", DeviceKind.Auto), ("cpu", DeviceKind.Cpu), ("cuda", DeviceKind.Cuda));
+
+    private readonly Option<int?> _threads = new("--threads")
+    {
+        Description = "Threads of each rank; default max(1, cores / ranks of the node).",
+        CustomParser = result => ArgumentText.Integer(result, 1, 1024),
+    };
+
+    private readonly Option<int[]?> _nodes = new("--nodes")
+    {
+        Description = "Node of each rank, as 0,0,1,1, in place of what the transport finds (for two-level).",
+        CustomParser = result => ArgumentText.Integers(result, 0),
+    };
+
+    private readonly Option<double> _stallTimeout = new("--stall-timeout")
+    {
+        Description = "Seconds without progress of a rank that end the job (201).",
+        DefaultValueFactory = _ => 10,
+        CustomParser = result => ArgumentText.Number(result, value => value is > 0 and <= 86_400, "a number of seconds above 0") ?? 0,
+    };
+
+    /// <summary>Makes the options known to a command.</summary>
+    public void AddTo(Command command)
+    {
+        command.Add(_ranks);
+        command.Add(_transport);
+        command.Add(_device);
+        command.Add(_threads);
+        command.Add(_nodes);
+        command.Add(_stallTimeout);
+    }
+
+    /// <summary>The group that the command line asks for.</summary>
+    public GroupOptions Read(ParseResult parsed) => new()
+    {
+        Ranks = parsed.GetValue(_ranks),
+        Transport = parsed.GetValue(_transport),
+        Device = parsed.GetValue(_device),
+        Threads = parsed.GetValue(_threads),
+        Nodes = ArgumentText.Given(parsed, _nodes),
+        StallTimeout = TimeSpan.FromSeconds(parsed.GetValue(_stallTimeout)),
+    };
+}

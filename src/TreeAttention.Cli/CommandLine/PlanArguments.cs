@@ -1,0 +1,123 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Cli;
+
+/// <summary>How the keys lie and how the partials meet: <c>--algorithm --reduction --shard --shard-lengths --query-placement --reproducible</c>.</summary>
+/// <param name="comparesAll">Without --algorithm the command runs every plan that fits (bench), not tree.</param>
+internal sealed class PlanArguments(bool comparesAll = false)
+{
+    private readonly Option<AttentionAlgorithm> _algorithm = new("--algorithm")
+    {
+        Description = "tree, ring, ring-no-overlap, ring-query or single.",
+        DefaultValueFactory = _ => AttentionAlgorithm.Tree,
+        CustomParser = result => ArgumentText.Parsed(result, AttentionAlgorithms.Parse),
+    };
+
+    private readonly Option<ReductionKind> _reduction = new("--reduction")
+    {
+        Description = "How tree makes one result of the partials: auto, three-allreduce, two-allreduce, fused, allgather, butterfly, "
+            + "two-level, all-to-all or one-shot.",
+        DefaultValueFactory = _ => ReductionKind.Auto,
+        CustomParser = result => ArgumentText.Parsed(result, ReductionKinds.Parse),
+    };
+
+    private readonly Option<ShardLayout?> _shard = new("--shard")
+    {
+        Description = "Which keys each rank owns: contiguous (default), zigzag, striped, cyclic:N or lanes.",
+        CustomParser = result => ArgumentText.Parsed(result, ShardLayout.Parse),
+    };
+
+    private readonly Option<int[]?> _shardLengths = new("--shard-lengths")
+    {
+        Description = "Number of keys of each rank, as 10,0,21; together the key length.",
+        CustomParser = result => ArgumentText.Integers(result, 0),
+    };
+
+    private readonly Option<QueryPlacement> _queryPlacement = new("--query-placement")
+    {
+        Description = "replicated: every rank has every query and output. sharded: queries are sharded as the keys are (ring algorithms).",
+        DefaultValueFactory = _ => QueryPlacement.Replicated,
+        CustomParser = result => ArgumentText.Parsed(result, QueryPlacements.Parse),
+    };
+
+    private readonly Option<bool> _reproducible = new("--reproducible")
+    {
+        Description = "The same bits for any number of ranks, threads and batch neighbours, and any transport: the lanes layout and its reduction.",
+    };
+
+    /// <summary>Makes the options known to a command.</summary>
+    public void AddTo(Command command)
+    {
+        command.Add(_algorithm);
+        command.Add(_reduction);
+        command.Add(_shard);
+        command.Add(_shardLengths);
+        command.Add(_queryPlacement);
+        command.Add(_reproducible);
+        command.Validators.Add(Validate);
+    }
+
+    /// <summary>What the command line asks for.</summary>
+    public PlanRequest Read(ParseResult parsed)
+    {
+        int[]? lengths = ArgumentText.Given(parsed, _shardLengths);
+        bool reproducible = parsed.GetValue(_reproducible);
+        ShardLayout layout = reproducible ? ShardLayout.Lanes
+            : lengths is not null ? ShardLayout.Lengths(lengths)
+            : parsed.GetValue(_shard) ?? ShardLayout.Contiguous;
+        ReductionKind reduction = reproducible ? ReductionKind.Lanes : parsed.GetValue(_reduction);
+        return new PlanRequest(
+            new AttentionPlan(parsed.GetValue(_algorithm), reduction, parsed.GetValue(_queryPlacement)), layout, reproducible)
+        {
+            Chosen = parsed.GetResult(_algorithm) is { Implicit: false } || parsed.GetResult(_reduction) is { Implicit: false },
+        };
+    }
+
+    private void Validate(CommandResult command)
+    {
+        ShardLayout? shard = command.GetValue(_shard);
+        bool lengths = command.GetResult(_shardLengths) is not null;
+        if (lengths && shard is not null)
+        {
+            command.AddError("--shard and --shard-lengths both say which keys a rank owns: give one of them.");
+        }
+
+        // A validator sees no default values: those are filled in later.
+        AttentionAlgorithm algorithm = command.GetResult(_algorithm) is null ? AttentionAlgorithm.Tree : command.GetValue(_algorithm);
+        bool ringsRun = algorithm is not (AttentionAlgorithm.Tree or AttentionAlgorithm.Single)
+            || (comparesAll && command.GetResult(_algorithm) is null && command.GetResult(_reduction) is null);
+        if (command.GetValue(_queryPlacement) == QueryPlacement.Sharded && !ringsRun)
+        {
+            command.AddError("--query-placement sharded belongs to the ring algorithms: tree and single need every query on every rank.");
+        }
+
+        if (algorithm != AttentionAlgorithm.Tree && command.GetValue(_reduction) != ReductionKind.Auto)
+        {
+            command.AddError($"--reduction belongs to --algorithm tree; {algorithm.Name()} has none.");
+        }
+
+        if (!command.GetValue(_reproducible))
+        {
+            return;
+        }
+
+        if (lengths || (shard is not null && shard != ShardLayout.Lanes) || command.GetValue(_reduction) != ReductionKind.Auto)
+        {
+            command.AddError("--reproducible means the lanes layout and its own reduction: leave --shard, --shard-lengths and --reduction out.");
+        }
+
+        if (algorithm != AttentionAlgorithm.Tree)
+        {
+            command.AddError($"--reproducible is a mode of --algorithm tree, not of {algorithm.Name()}.");
+        }
+    }
+}
+
+/// <summary>A plan, the layout of the keys, and whether bits must not depend on the ranks.</summary>
+internal sealed record PlanRequest(AttentionPlan Plan, ShardLayout Layout, bool Reproducible)
+{
+    /// <summary>The command line names the algorithm or the reduction; a benchmark then times it alone.</summary>
+    public bool Chosen { get; init; }
+}

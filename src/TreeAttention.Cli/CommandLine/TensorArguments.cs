@@ -1,0 +1,105 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Cli;
+
+/// <summary>Where queries, keys and values come from: <c>--query --key --value --layout --dtype --value-from-key --nan</c>.</summary>
+internal sealed class TensorArguments
+{
+    private readonly Option<string?> _query = new("--query") { Description = "Queries [batch, query_len, query_heads, head_dim].", HelpName = "FILE" };
+    private readonly Option<string?> _key = new("--key") { Description = "Keys [batch, key_len, kv_heads, head_dim].", HelpName = "FILE" };
+    private readonly Option<string?> _value = new("--value") { Description = "Values [batch, key_len, kv_heads, value_dim].", HelpName = "FILE" };
+
+    private readonly Option<AxisOrder> _layout = ArgumentText.Choice(
+        "--layout", "Order of the axes of the inputs and of the output.", AxisOrder.Bshd, ("bshd", AxisOrder.Bshd), ("bhsd", AxisOrder.Bhsd));
+
+    private readonly Option<ElementType?> _dtype = ArgumentText.Choice<ElementType?>(
+        "--dtype", "Storage of keys and values; default that of the key file.", null,
+        ("f32", ElementType.Float32), ("f16", ElementType.Float16), ("bf16", ElementType.BFloat16), ("f8e4m3", ElementType.Float8E4M3));
+
+    private readonly Option<double?> _keyScale = new("--key-scale")
+    {
+        Description = "What a stored f8e4m3 key is multiplied by.",
+        CustomParser = result => ArgumentText.Number(result, value => value > 0, "a number above 0"),
+    };
+
+    private readonly Option<double?> _valueScale = new("--value-scale")
+    {
+        Description = "What a stored f8e4m3 value is multiplied by.",
+        CustomParser = result => ArgumentText.Number(result, value => value > 0, "a number above 0"),
+    };
+
+    private readonly Option<int?> _valueFromKey = new("--value-from-key")
+    {
+        Description = "Values are the first N elements of each key (MLA); then there is no --value.",
+        HelpName = "N",
+        CustomParser = result => ArgumentText.Integer(result, 1, AttentionShape.MaxHeadDim),
+    };
+
+    private readonly Option<NonFinitePolicy> _nan = ArgumentText.Choice(
+        "--nan", "What NaN and infinities in the inputs do.", NonFinitePolicy.Error,
+        ("error", NonFinitePolicy.Error), ("propagate", NonFinitePolicy.Propagate));
+
+    private readonly bool _required;
+
+    /// <summary>The options of a command that must have files (attend) or may have them (bench).</summary>
+    public TensorArguments(bool required)
+    {
+        _required = required;
+        _query.Required = required;
+        _key.Required = required;
+    }
+
+    /// <summary>Makes the options known to a command.</summary>
+    public void AddTo(Command command)
+    {
+        foreach (Option option in (Option[])[_query, _key, _value, _layout, _dtype, _keyScale, _valueScale, _valueFromKey, _nan])
+        {
+            command.Add(option);
+        }
+
+        command.Validators.Add(Validate);
+    }
+
+    /// <summary>What the command line asks for; the file names are null where a benchmark makes its own tensors.</summary>
+    public TensorRequest Read(ParseResult parsed) => new(
+        parsed.GetValue(_query), parsed.GetValue(_key), parsed.GetValue(_value), parsed.GetValue(_layout) == AxisOrder.Bhsd, parsed.GetValue(_dtype),
+        parsed.GetValue(_valueFromKey), parsed.GetValue(_nan),
+        parsed.GetValue(_keyScale) is not null || parsed.GetValue(_valueScale) is not null);
+
+    private void Validate(CommandResult command)
+    {
+        bool key = command.GetResult(_key) is not null;
+        bool value = command.GetResult(_value) is not null;
+        bool valueFromKey = command.GetResult(_valueFromKey) is not null;
+        if (key && value == valueFromKey)
+        {
+            command.AddError("Give either --value FILE, or --value-from-key N for values that are the first N elements of the keys.");
+        }
+
+        if (!_required && (command.GetResult(_query) is not null) != key)
+        {
+            command.AddError("--query and --key belong together.");
+        }
+
+        bool scales = command.GetResult(_keyScale) is not null || command.GetResult(_valueScale) is not null;
+        if (scales && command.GetValue(_dtype) is not (null or ElementType.Float8E4M3))
+        {
+            command.AddError("--key-scale and --value-scale belong to --dtype f8e4m3.");
+        }
+    }
+}
+
+/// <summary>Input tensors as the command line names them.</summary>
+/// <param name="Query">File of the queries.</param>
+/// <param name="Key">File of the keys.</param>
+/// <param name="Value">File of the values; null with <paramref name="ValueFromKey"/>.</param>
+/// <param name="HeadMajor">Tensors are [batch, heads, length, dim] instead of [batch, length, heads, dim].</param>
+/// <param name="StorageType">Storage of keys and values; null: that of the key file.</param>
+/// <param name="ValueFromKey">Values are the first so many elements of the keys.</param>
+/// <param name="NonFinite">What NaN and infinities do.</param>
+/// <param name="HasScales">Scales of f8e4m3 storage are given.</param>
+internal sealed record TensorRequest(
+    string? Query, string? Key, string? Value, bool HeadMajor, ElementType? StorageType, int? ValueFromKey, NonFinitePolicy NonFinite,
+    bool HasScales);

@@ -1,0 +1,73 @@
+using System.Collections.Generic;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>One rank's part of <c>treeattn attend</c>: read, lay out, attend, gather, verify, write, report.</summary>
+internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
+{
+    private const int VerificationSeed = 20261121;
+
+    /// <summary>Does the work; every rank returns the same code.</summary>
+    public FaultCode Run()
+    {
+        using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors));
+        AttentionOptions options = group.Together(() =>
+            SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
+        AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
+        group.Agree(Settings(inputs, options));
+        using OutputFiles outputs = group.Together(() => new OutputFiles(group.IsRoot ? request : null));
+        using var call = new ShardedCall(
+            group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
+            plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
+            indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite));
+        using AttentionStep step = group.Together(() => call.CreateStep(request.Plan.Plan));
+        var recorder = new StepRecorder(group, step, call.Queries, call.Shard);
+        for (int run = 0; run < request.Warmup; run++)
+        {
+            recorder.WarmUp();
+        }
+
+        PartialAttention state = recorder.Run();
+        for (int run = 1; run < request.Repeat; run++)
+        {
+            state = recorder.Run();
+        }
+
+        StepMeasurement cost = recorder.Summarise();
+        AttentionResult? result = group.Together(() => ResultGatherer.Gather(group, call, state));
+        VerificationReport? verification = group.Together(() => Verify(problem, inputs, result));
+        group.Together(() => outputs.Write(problem.Shape, result, request.Tensors.HeadMajor));
+        long wrong = group.Gather(verification?.Wrong ?? 0)[0][0];
+        if (group.IsRoot)
+        {
+            AttendReport.Print(request, group, call, step, cost, verification);
+        }
+
+        return wrong == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
+    }
+
+    private VerificationReport? Verify(AttentionProblem problem, InputTensors inputs, AttentionResult? result) =>
+        request.Verify && result is not null
+            ? Verification.Check(
+                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, VerificationSeed)
+            : null;
+
+    private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
+    [
+        new("version", ProductVersion.Text),
+        new("query", $"{inputs.Query.Type.ShortName()} {inputs.Query.ShapeText}"),
+        new("key", $"{inputs.Key.Type.ShortName()} {inputs.Key.ShapeText}"),
+        new("value", $"{inputs.Value.Type.ShortName()} {inputs.Value.ShapeText}"),
+        new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
+        new("--dtype", inputs.StorageType.ShortName()),
+        new("--nan", request.Tensors.NonFinite.ToString()),
+        .. Settlement.Of(request.Plan),
+        .. Settlement.Of(options),
+        new("--repeat", Settlement.Text(request.Repeat)),
+        new("--warmup", Settlement.Text(request.Warmup)),
+        new("--verify", Settlement.Text(request.Verify)),
+        new("--lse", Settlement.Text(request.Lse is not null)),
+    ];
+}

@@ -1,0 +1,95 @@
+using System.Collections.Generic;
+using System.IO;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>One rank's part of <c>treeattn bench</c>: checks, then times, context after context.</summary>
+internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
+{
+    /// <summary>Does the work; every rank returns the same code.</summary>
+    public FaultCode Run()
+    {
+        group.Agree(Settings());
+        using ResultsFile? results = group.Together(() => group.IsRoot && request.Out is { } directory ? new ResultsFile(directory) : null);
+        if (group.IsRoot && !request.Json)
+        {
+            BenchTable.PrintHeader(Terminal.Out, group, request);
+        }
+
+        long wrong = 0;
+        foreach (int context in Contexts())
+        {
+            IEnumerable<BenchRow> rows = request.Combine
+                ? new CombineBench(request, group, request.ShapeOf(context)).Run()
+                : RunContext(context);
+            foreach (BenchRow row in rows)
+            {
+                wrong += row.Result.Verification?.Wrong ?? 0;
+                Report(row, results);
+            }
+        }
+
+        return group.Gather(wrong)[0][0] == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
+    }
+
+    private List<int> Contexts()
+    {
+        if (request.Tensors is not null)
+        {
+            return [0];
+        }
+
+        var contexts = new List<int>();
+        for (long context = request.Begin; context <= request.End; context *= request.Factor)
+        {
+            contexts.Add((int)context);
+        }
+
+        return contexts;
+    }
+
+    private IReadOnlyList<BenchRow> RunContext(int context)
+    {
+        using IBenchInputs inputs = group.Together<IBenchInputs>(() => request.Tensors is { } files
+            ? new FileBenchInputs(files)
+            : new SyntheticBenchInputs(request.ShapeOf(context), request.StorageType));
+        using var bench = new AttentionBench(request, group, inputs);
+        return bench.Run();
+    }
+
+    private void Report(BenchRow row, ResultsFile? results)
+    {
+        if (!group.IsRoot)
+        {
+            return;
+        }
+
+        TextWriter console = Terminal.Out;
+        if (request.Json)
+        {
+            console.WriteLine(row.ToJson());
+        }
+        else
+        {
+            BenchTable.PrintRow(console, row);
+        }
+
+        console.Flush();
+        results?.Append(row.ToJson());
+    }
+
+    private List<KeyValuePair<string, string>> Settings() =>
+    [
+        new("version", ProductVersion.Text),
+        new("-b -e -f", $"{request.Begin} {request.End} {request.Factor}"),
+        new("-n -w -c", $"{request.Iterations} {request.Warmup} {request.Check}"),
+        new("sizes", request.ShapeOf(request.Begin).ToString()),
+        new("--dtype", request.StorageType.ShortName()),
+        .. Settlement.Of(request.Plan),
+        .. Settlement.Of(request.Semantics.Flags()),
+        new("--ceiling --combine", $"{request.Ceiling} {request.Combine}"),
+        new("input", request.Tensors is null ? "synthetic" : "files"),
+    ];
+}

@@ -1,0 +1,136 @@
+using System;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>Queries, keys and values from files, mapped and seen as BSHD whatever their order on disk.</summary>
+internal sealed class InputTensors : IDisposable
+{
+    private readonly TensorFile _query;
+    private readonly TensorFile _key;
+    private readonly TensorFile? _value;
+
+    /// <summary>Maps the files and derives the sizes.</summary>
+    /// <exception cref="FaultException">A file is missing (66), or bad or of the wrong shape (65).</exception>
+    public InputTensors(TensorRequest request)
+    {
+        _query = TensorFile.Open(request.Query!, "query");
+        try
+        {
+            _key = TensorFile.Open(request.Key!, "key");
+            _value = request.Value is null ? null : TensorFile.Open(request.Value, "value");
+            Query = Arranged(_query, request);
+            Key = Arranged(_key, request);
+            Value = _value is not null ? Arranged(_value, request) : InsideKey(Key, request.ValueFromKey!.Value);
+            Shape = ShapeOf(Query, Key, Value);
+            StorageType = request.StorageType ?? (Key.Type == ElementType.Float64 ? ElementType.Float32 : Key.Type);
+            RequireStorable(StorageType, request.HasScales);
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>[batch, query_len, query_heads, head_dim]</summary>
+    public TensorView Query { get; }
+
+    /// <summary>[batch, key_len, kv_heads, head_dim]</summary>
+    public TensorView Key { get; }
+
+    /// <summary>[batch, key_len, kv_heads, value_dim]</summary>
+    public TensorView Value { get; }
+
+    /// <summary>The sizes that the three tensors agree on.</summary>
+    public AttentionShape Shape { get; }
+
+    /// <summary>Storage of keys and values on the device.</summary>
+    public ElementType StorageType { get; }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _query.Dispose();
+        _key?.Dispose();
+        _value?.Dispose();
+    }
+
+    private static void RequireStorable(ElementType type, bool hasScales)
+    {
+        if (hasScales && type != ElementType.Float8E4M3)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine, $"--key-scale and --value-scale belong to f8e4m3 storage, but keys and values are stored as {type.ShortName()}.");
+        }
+
+        if (type is not (ElementType.Float32 or ElementType.Float16 or ElementType.BFloat16))
+        {
+            throw new FaultException(
+                FaultCode.Unavailable, $"Storage of keys and values as {type.ShortName()} needs a GPU, which this version does not use. Give --dtype f16, bf16 or f32.");
+        }
+    }
+
+    private static TensorView Arranged(TensorFile file, TensorRequest request)
+    {
+        TensorView view = file.View;
+        if (!view.Type.IsFloatingPoint())
+        {
+            throw new FaultException(
+                FaultCode.BadInput, $"{view.Name} holds {view.Type.ShortName()} elements, but attention needs f16, bf16, f32, f64 or f8e4m3.");
+        }
+
+        if (view.Rank != 4)
+        {
+            throw new FaultException(
+                FaultCode.BadInput,
+                $"{view.Name} has shape {view.ShapeText}, but attention needs four axes: "
+                + (request.HeadMajor ? "[batch, heads, length, dim] (--layout bhsd)." : "[batch, length, heads, dim] (--layout bshd)."));
+        }
+
+        return request.HeadMajor ? view.SwapAxes(1, 2) : view;
+    }
+
+    private static TensorView InsideKey(TensorView key, int valueDim)
+    {
+        if (valueDim > key.Shape[3])
+        {
+            throw new ShapeMismatchException($"--value-from-key {valueDim} is more than the {key.Shape[3]} elements of a key (key is {key.ShapeText}).");
+        }
+
+        return key.TruncateLastAxis("value", valueDim);
+    }
+
+    private static AttentionShape ShapeOf(TensorView query, TensorView key, TensorView value)
+    {
+        Require(query.Shape[0] == key.Shape[0], query, key, "batch (axis 0)");
+        Require(query.Shape[3] == key.Shape[3], query, key, "head_dim (axis 3)");
+        Require(key.Shape[0] == value.Shape[0], key, value, "batch (axis 0)");
+        Require(key.Shape[1] == value.Shape[1], key, value, "key_len (the length axis)");
+        Require(key.Shape[2] == value.Shape[2], key, value, "kv_heads (the heads axis)");
+        foreach (TensorView view in (TensorView[])[query, key, value])
+        {
+            if (Array.Exists(view.Shape, length => length > int.MaxValue))
+            {
+                throw new ShapeMismatchException($"{view.Name} is {view.ShapeText}: no axis may be longer than {int.MaxValue}.");
+            }
+        }
+
+        var shape = new AttentionShape(
+            (int)query.Shape[0], (int)query.Shape[1], (int)key.Shape[1], (int)query.Shape[2], (int)key.Shape[2],
+            (int)query.Shape[3], (int)value.Shape[3]);
+        shape.Validate();
+        return shape;
+    }
+
+    private static void Require(bool equal, TensorView first, TensorView second, string what)
+    {
+        if (!equal)
+        {
+            throw new ShapeMismatchException(
+                $"{first.Name} is {first.ShapeText} and {second.Name} is {second.ShapeText}, seen as [batch, length, heads, dim]: "
+                + $"they must agree in {what}. Check the files and --layout.");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+using System;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>The finished result over all queries, on rank 0.</summary>
+/// <param name="Output">[batch, query_len, query_heads, value_dim]</param>
+/// <param name="Lse">[batch, query_heads, query_len]</param>
+internal sealed record AttentionResult(float[] Output, float[] Lse);
+
+/// <summary>Takes states over the edge (sinks, log-sum-exp) and brings the rows of all ranks to rank 0.</summary>
+internal static class ResultGatherer
+{
+    /// <summary>The whole result on rank 0; null elsewhere. Every rank calls it.</summary>
+    public static AttentionResult? Gather(AttentionGroup group, ShardedCall call, PartialAttention state)
+    {
+        AttentionShape shape = call.Problem.Shape;
+        bool replicated = call.Request.Plan.Placement == QueryPlacement.Replicated;
+        if (replicated && !group.IsRoot)
+        {
+            return null;
+        }
+
+        IDevice device = group.Context.Device;
+        using var host = new HostMemory(state.Region.Bytes, ElementType.Float32);
+        device.Copy(state.Region, host.Region);
+        device.Synchronize();
+        var finished = new FinishedRows(shape, call.Indices.Length);
+        AttentionEdge.Finish(
+            call.Problem, call.Indices, new PartialAttention(host.Region, state.Rows, state.ValueDim), finished.Output, finished.Lse);
+        if (replicated)
+        {
+            return new AttentionResult(finished.Output, finished.Lse);
+        }
+
+        return GatherSharded(group, call, finished);
+    }
+
+    private static AttentionResult? GatherSharded(AttentionGroup group, ShardedCall call, FinishedRows mine)
+    {
+        AttentionShape shape = call.Problem.Shape;
+        ITransport transport = group.Context.Transport;
+        if (!group.IsRoot)
+        {
+            Move(mine, region => transport.Send(region, 0));
+            return null;
+        }
+
+        var whole = new AttentionResult(
+            new float[(long)shape.Batch * shape.QueryLength * shape.QueryHeads * shape.ValueDim],
+            new float[(long)shape.Batch * shape.QueryHeads * shape.QueryLength]);
+        mine.Scatter(shape, call.Indices, whole);
+        for (int rank = 1; rank < group.Size; rank++)
+        {
+            int[] indices = QueryLayout.IndicesOf(QueryPlacement.Sharded, call.Request.Layout, shape, rank, group.Size);
+            var theirs = new FinishedRows(shape, indices.Length);
+            int from = rank;
+            Move(theirs, region => transport.Receive(region, from));
+            theirs.Scatter(shape, indices, whole);
+        }
+
+        return whole;
+    }
+
+    // Transports move memory that the garbage collector leaves in place.
+    private static void Move(FinishedRows rows, Action<Region> move)
+    {
+        foreach (float[] values in (float[][])[rows.Output, rows.Lse])
+        {
+            using var fixedMemory = new HostMemory((long)values.Length * sizeof(float), ElementType.Float32);
+            Span<float> moved = fixedMemory.Region.AsSpan<float>();
+            values.CopyTo(moved);
+            move(fixedMemory.Region);
+            moved.CopyTo(values);
+        }
+    }
+
+    /// <summary>The finished rows of some queries: output [batch, count, heads, value_dim] and lse [batch, heads, count].</summary>
+    private sealed class FinishedRows(AttentionShape shape, int count)
+    {
+        public float[] Output { get; } = new float[(long)shape.Batch * count * shape.QueryHeads * shape.ValueDim];
+
+        public float[] Lse { get; } = new float[(long)shape.Batch * shape.QueryHeads * count];
+
+        public void Scatter(AttentionShape shape, int[] indices, AttentionResult whole)
+        {
+            int row = shape.QueryHeads * shape.ValueDim;
+            for (int batch = 0; batch < shape.Batch; batch++)
+            {
+                for (int local = 0; local < count; local++)
+                {
+                    Array.Copy(
+                        Output, ((long)(batch * count) + local) * row, whole.Output, (((long)batch * shape.QueryLength) + indices[local]) * row, row);
+                    for (int head = 0; head < shape.QueryHeads; head++)
+                    {
+                        long line = ((long)batch * shape.QueryHeads) + head;
+                        whole.Lse[(line * shape.QueryLength) + indices[local]] = Lse[(line * count) + local];
+                    }
+                }
+            }
+        }
+    }
+}

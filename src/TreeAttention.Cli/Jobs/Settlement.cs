@@ -1,0 +1,45 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Cli;
+
+/// <summary>Settings as names and values that ranks compare before work.</summary>
+internal static class Settlement
+{
+    /// <summary>A value as text that every locale writes alike.</summary>
+    public static string Text(object value) => Convert.ToString(value, CultureInfo.InvariantCulture)!;
+
+    /// <summary>The plan and the layout.</summary>
+    public static IEnumerable<KeyValuePair<string, string>> Of(PlanRequest request) =>
+    [
+        new("--algorithm", request.Plan.Algorithm.Name()),
+        new("--reduction", request.Plan.Reduction.Name()),
+        new("--query-placement", request.Plan.Placement.Name()),
+        new("--shard", request.Layout.Name),
+    ];
+
+    /// <summary>The options; arrays by a digest of their contents.</summary>
+    public static IEnumerable<KeyValuePair<string, string>> Of(AttentionOptions options) =>
+    [
+        new("--scale", options.Scale is { } scale ? Text(scale) : "default"),
+        new("--causal", Text(options.Causal)),
+        new("--window", $"{options.WindowLeft},{options.WindowRight}"),
+        new("--softcap", Text(options.Softcap)),
+        new("--alibi", Digest<float>(options.AlibiSlopes)),
+        new("--sinks", Digest<float>(options.Sinks)),
+        new("--key-lengths", Digest<int>(options.KeyLengths)),
+        new("--query-lengths", Digest<int>(options.QueryLengths)),
+        new("--dfs-start", Digest<int>(options.DfsStart)),
+        new("--dfs-end", Digest<int>(options.DfsEnd)),
+        new("--tail-mask", Digest<bool>(options.TailMask)),
+        new("--tail-bias", Digest<float>(options.TailBias)),
+    ];
+
+    private static string Digest<T>(T[]? values)
+        where T : unmanaged =>
+        values is null ? "none" : Convert.ToHexStringLower(SHA256.HashData(MemoryMarshal.AsBytes<T>(values)).AsSpan(0, 8));
+}

@@ -1,0 +1,53 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+
+namespace TreeAttention.Communication;
+
+/// <summary>What the launcher of an MPI job tells the process about itself, before any MPI library is loaded.</summary>
+/// <remarks>It serves to choose the library and to notice a wrong one. The ranks themselves are numbered by the library.</remarks>
+/// <param name="Name">The launcher, as users know it; null when there is none.</param>
+/// <param name="IsOpenMpi">The launcher speaks Open MPI's protocol (PMIx); else that of MPICH's family (PMI).</param>
+/// <param name="Size">Processes that it started; null when it does not say.</param>
+/// <param name="Rank">This process among them; null when it does not say.</param>
+public sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Size, int? Rank)
+{
+    private static readonly string[] _openMpi = ["libmpi.so.40", "libmpi_abi.so.1"];
+    private static readonly string[] _mpich = ["libmpich.so.12", "libmpi.so.12", "libmpi_abi.so.1"];
+
+    /// <summary>No launcher: the process was started alone.</summary>
+    public static LauncherEnvironment None { get; } = new(null, IsOpenMpi: false, null, null);
+
+    /// <summary>The process is one of a launcher's.</summary>
+    public bool IsPresent => Name != null;
+
+    /// <summary>Library names to try, best first.</summary>
+    public IReadOnlyList<string> Candidates => IsOpenMpi || !IsPresent ? [.. _openMpi, .. _mpich[..2]] : [.. _mpich, _openMpi[0]];
+
+    /// <summary>Reads the launcher's variables.</summary>
+    /// <param name="read">Gives the value of an environment variable, or null.</param>
+    public static LauncherEnvironment Read(Func<string, string?> read)
+    {
+        if (read("OMPI_COMM_WORLD_SIZE") != null)
+        {
+            return new("Open MPI's mpiexec", IsOpenMpi: true, Number("OMPI_COMM_WORLD_SIZE"), Number("OMPI_COMM_WORLD_RANK"));
+        }
+
+        bool slurm = read("SLURM_STEP_ID") != null;
+        if (read("PMI_RANK") != null || read("PMI_SIZE") != null)
+        {
+            return new(slurm ? "Slurm's srun (PMI)" : "MPICH's mpiexec", IsOpenMpi: false, Number("PMI_SIZE"), Number("PMI_RANK"));
+        }
+
+        if (read("PMIX_RANK") == null && slurm && Number("SLURM_STEP_NUM_TASKS") is > 1)
+        {
+            return new("Slurm's srun without an MPI plug-in", IsOpenMpi: true, Number("SLURM_STEP_NUM_TASKS"), Number("SLURM_PROCID"));
+        }
+
+        return read("PMIX_RANK") == null ? None
+            : new(slurm ? "Slurm's srun (PMIx)" : "a PMIx launcher", IsOpenMpi: true, slurm ? Number("SLURM_STEP_NUM_TASKS") : null, Number("PMIX_RANK"));
+
+        int? Number(string variable) =>
+            int.TryParse(read(variable), NumberStyles.None, CultureInfo.InvariantCulture, out int value) ? value : null;
+    }
+}

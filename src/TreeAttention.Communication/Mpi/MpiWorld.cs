@@ -1,0 +1,194 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using System.Threading;
+using TreeAttention.Distributed;
+using TreeAttention.Interop;
+
+namespace TreeAttention.Communication;
+
+/// <summary>The MPI job that this process is a rank of: joined once, left once.</summary>
+/// <remarks>
+/// <see cref="Dispose"/> is for the normal end, because leaving waits for every rank. Who fails calls <see cref="Abort"/>. A
+/// process that ends without either aborts the job: else the launcher might report success, or the other ranks wait for ever.
+/// </remarks>
+public sealed unsafe class MpiWorld : IDisposable
+{
+    private static readonly TimeSpan _teardownLimit = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan _abortLimit = TimeSpan.FromSeconds(5);
+    private static int _joined;
+
+    private readonly MpiLibrary _library;
+    private readonly Action<string> _warn;
+    private readonly MpiChannel _bootstrap;
+    private readonly MpiNodes _nodes;
+
+    private MpiWorld(MpiLibrary library, LauncherEnvironment launcher, Action<string> warn)
+    {
+        _library = library;
+        _warn = warn;
+        int provided = 0;
+        int error = MpiNative.InitThread(null, null, library.Constants.ThreadMultiple, &provided);
+        if (error != 0)
+        {
+            throw new FaultException(FaultCode.CommunicationFault, $"{library.Product} ({library.File}) could not be initialised: error {error}.");
+        }
+
+        IsMultithreaded = provided == library.Constants.ThreadMultiple;
+
+        // Until it is known who shares which cores, every wait is polite.
+        _bootstrap = new MpiChannel(library, library.Constants.CommWorld, polite: true, MpiTransport.DefaultPieceBytes);
+        if (launcher.Size is int started && started != Size)
+        {
+            Leave();
+            throw MpiRefusals.OtherWorld(launcher, library, Size);
+        }
+
+        _nodes = MpiNodes.Gather(_bootstrap);
+        AppDomain.CurrentDomain.ProcessExit += AbortUnlessLeft;
+    }
+
+    /// <summary>This rank.</summary>
+    public int Rank => _bootstrap.Rank;
+
+    /// <summary>Number of ranks.</summary>
+    public int Size => _bootstrap.Size;
+
+    /// <summary>The library: <c>Open MPI</c> or <c>MPICH</c> (and its relatives).</summary>
+    public string Product => _library.Product;
+
+    /// <summary>The name under which the library was found: <c>libmpi.so.40</c>.</summary>
+    public string LibraryFile => _library.File;
+
+    /// <summary>What the library says of itself, in one line.</summary>
+    public string LibraryVersion => _library.Version;
+
+    /// <summary>The binary interface in use: <c>OpenMpi</c>, <c>Mpich</c> or <c>Standard</c>.</summary>
+    public string BinaryInterface => _library.Constants.Abi.ToString();
+
+    /// <summary>The library granted calls from several threads at once.</summary>
+    public bool IsMultithreaded { get; }
+
+    /// <summary>For every rank the index of its node, in order of first appearance.</summary>
+    public IReadOnlyList<int> Nodes => _nodes.NodeOfRank;
+
+    /// <summary>For every rank its host name.</summary>
+    public IReadOnlyList<string> Hosts => _nodes.Hosts;
+
+    /// <summary>All ranks run on one machine.</summary>
+    public bool SharesOneNode => Nodes.All(node => node == 0);
+
+    /// <summary>Some machine has more ranks than cores: waits then give the core away.</summary>
+    public bool IsOversubscribed => _nodes.IsOversubscribed;
+
+    internal bool IsFinalized { get; private set; }
+
+    internal MpiStateReduction States { get; } = new();
+
+    internal MpiRequests PartRequests { get; } = new();
+
+    /// <summary>Loads MPI and joins the job. Once in a process.</summary>
+    /// <param name="launcher">What the launcher told this process.</param>
+    /// <param name="libraryPath">The library to load, instead of the usual names.</param>
+    /// <param name="warn">Takes a sentence for the user when leaving gets stuck; null drops it.</param>
+    /// <exception cref="FaultException">
+    /// No MPI (69); the launcher and the library disagree on the ranks, or two MPIs are in this process (78).
+    /// </exception>
+    public static MpiWorld Join(LauncherEnvironment launcher, string? libraryPath = null, Action<string>? warn = null)
+    {
+        if (Interlocked.Exchange(ref _joined, 1) != 0)
+        {
+            throw new InvalidOperationException("MPI can be joined once in a process: keep the world.");
+        }
+
+        return new MpiWorld(Load(launcher, libraryPath), launcher, warn ?? (_ => { }));
+    }
+
+    /// <summary>Which MPI would be used: its file and what it says of itself. Joins nothing.</summary>
+    /// <exception cref="FaultException">No MPI (69), or two of them in this process (78).</exception>
+    public static (string File, string Version) Find(LauncherEnvironment launcher, string? libraryPath = null)
+    {
+        MpiLibrary library = Load(launcher, libraryPath);
+        return (library.File, library.Version);
+    }
+
+    /// <summary>The transport among all ranks.</summary>
+    /// <param name="nodes">Node of each rank, in place of what the machine says; null for the truth.</param>
+    /// <param name="pieceBytes">Bytes of the longest piece of a message; every rank gives the same.</param>
+    public MpiTransport CreateTransport(IReadOnlyList<int>? nodes = null, int pieceBytes = MpiTransport.DefaultPieceBytes)
+    {
+        var channel = new MpiChannel(_library, _library.Constants.CommWorld, IsOversubscribed, pieceBytes);
+        return new MpiTransport(this, channel, MpiNodes.Number([.. nodes ?? Nodes]), new Traffic(), ownsCommunicator: false);
+    }
+
+    /// <summary>Gives every rank the bytes of rank 0: how the control plane's address travels. Collective.</summary>
+    /// <param name="bytes">Looked at on rank 0 only.</param>
+    public byte[] Broadcast(byte[] bytes)
+    {
+        int length = bytes.Length;
+        _bootstrap.Broadcast((nint)(&length), sizeof(int), root: 0);
+        byte[] message = Rank == 0 ? bytes : new byte[length];
+        fixed (byte* address = message)
+        {
+            _bootstrap.Broadcast((nint)address, length, root: 0);
+        }
+
+        return message;
+    }
+
+    /// <summary>Ends all ranks with this exit code, from any thread, also while another thread is inside MPI. Does not return.</summary>
+    /// <remarks>Only this keeps the code under every launcher. Should the library hang in it, the process ends by itself.</remarks>
+    public void Abort(FaultCode code)
+    {
+        if (!IsFinalized)
+        {
+            BoundedTeardown.Run(
+                () => _ = MpiNative.Abort(_library.Constants.CommWorld, (int)code), _abortLimit, () => LibC.ExitNow((int)code));
+        }
+
+        LibC.ExitNow((int)code);
+    }
+
+    /// <summary>Leaves the job, when every rank does; at most 10 seconds, after which the process ends with its exit code so far.</summary>
+    public void Dispose()
+    {
+        if (!IsFinalized)
+        {
+            AppDomain.CurrentDomain.ProcessExit -= AbortUnlessLeft;
+            Leave();
+        }
+    }
+
+    private static MpiLibrary Load(LauncherEnvironment launcher, string? libraryPath)
+    {
+        IReadOnlyList<string> candidates = libraryPath != null ? [libraryPath] : launcher.Candidates;
+        MpiLibrary library;
+        try
+        {
+            library = MpiLibrary.Load(candidates);
+        }
+        catch (DllNotFoundException error)
+        {
+            throw MpiRefusals.NoLibrary(candidates, error);
+        }
+
+        return MpiRefusals.TwoLibraries(library, MpiLibrary.MappedFiles()) is FaultException mixed ? throw mixed : library;
+    }
+
+    private void Leave() => BoundedTeardown.Run(
+        () =>
+        {
+            States.Free(_bootstrap);
+            _bootstrap.Check(MpiNative.FinalizeLibrary(), "leaving MPI");
+            IsFinalized = true;
+        },
+        _teardownLimit,
+        () =>
+        {
+            _warn($"Rank {Rank} of {Size}: the work is complete, but MPI_Finalize did not end within {_teardownLimit.TotalSeconds:0} s. Leaving without it.");
+            LibC.ExitNow(Environment.ExitCode);
+        });
+
+    private void AbortUnlessLeft(object? sender, EventArgs arguments) =>
+        Abort(Environment.ExitCode != 0 ? (FaultCode)Environment.ExitCode : FaultCode.Bug);
+}

@@ -1,0 +1,201 @@
+using System;
+using System.Collections.Generic;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Communication;
+
+/// <summary>A transport of host memory as one of device memory: what moves goes through page-locked memory, here and nowhere else.</summary>
+/// <remarks>
+/// Before anything leaves, the device's enqueued work is waited for; what has arrived is uploaded in the order of the
+/// device's stream, without waiting. Regions of the host go through as they are. Staging memory grows to what is moved and is
+/// kept: after the first operation of a size nothing is allocated. Traffic is the inner transport's.
+/// </remarks>
+public sealed class StagedTransport : ITransport
+{
+    private readonly ITransport _inner;
+    private readonly IStagingDevice _device;
+    private readonly bool _ownsInner;
+    private readonly StagingMemory _outgoing;
+    private readonly StagingMemory _incoming;
+    private Region _arriving;
+    private Region _target;
+    private PartialAttention? _state;
+
+    /// <summary>Stages between a transport and a device.</summary>
+    /// <param name="inner">Moves host memory.</param>
+    /// <param name="device">Whose memory is moved.</param>
+    /// <param name="ownsInner">Disposing of this disposes of the inner one.</param>
+    public StagedTransport(ITransport inner, IStagingDevice device, bool ownsInner = false)
+    {
+        (_inner, _device, _ownsInner) = (inner, device, ownsInner);
+        _outgoing = new StagingMemory(device);
+        _incoming = new StagingMemory(device);
+    }
+
+    /// <inheritdoc/>
+    public string Name => _inner.Name;
+
+    /// <inheritdoc/>
+    public int Rank => _inner.Rank;
+
+    /// <inheritdoc/>
+    public int Size => _inner.Size;
+
+    /// <inheritdoc/>
+    public IReadOnlyList<int> Nodes => _inner.Nodes;
+
+    /// <inheritdoc/>
+    public Traffic Traffic => _inner.Traffic;
+
+    /// <inheritdoc/>
+    public bool CanReduceStates => _inner.CanReduceStates;
+
+    /// <inheritdoc/>
+    public void Send(Region region, int to) => _inner.Send(TakeOut(region), to);
+
+    /// <inheritdoc/>
+    public void Receive(Region region, int from)
+    {
+        Region staged = Room(region);
+        _inner.Receive(staged, from);
+        BringIn(staged, region);
+    }
+
+    /// <inheritdoc/>
+    public void Exchange(Region outgoing, int to, Region incoming, int from)
+    {
+        StartExchange(outgoing, to, incoming, from);
+        Complete();
+    }
+
+    /// <inheritdoc/>
+    public void StartExchange(Region outgoing, int to, Region incoming, int from)
+    {
+        Region leaving = TakeOut(outgoing);
+        (_arriving, _target) = (Room(incoming), incoming);
+        _inner.StartExchange(leaving, to, _arriving, from);
+    }
+
+    /// <inheritdoc/>
+    public void Complete()
+    {
+        _inner.Complete();
+        BringIn(_arriving, _target);
+        (_arriving, _target) = (Region.Empty, Region.Empty);
+    }
+
+    /// <inheritdoc/>
+    public void AllReduce(Region region, ReduceOperation operation)
+    {
+        Region staged = TakeOut(region);
+        _inner.AllReduce(staged, operation);
+        BringIn(staged, region);
+    }
+
+    /// <inheritdoc/>
+    public void AllReduceStates(PartialAttention state)
+    {
+        Region staged = TakeOut(state.Region);
+        if (_state is null || _state.Region != staged || _state.Rows != state.Rows || _state.ValueDim != state.ValueDim)
+        {
+            _state = new PartialAttention(staged, state.Rows, state.ValueDim);
+        }
+
+        _inner.AllReduceStates(_state);
+        BringIn(staged, state.Region);
+    }
+
+    /// <inheritdoc/>
+    public void AllGather(Region mine, Region all)
+    {
+        Region leaving = TakeOut(mine);
+        Region staged = Room(all);
+        _inner.AllGather(leaving, staged);
+        BringIn(staged, all);
+    }
+
+    /// <inheritdoc/>
+    public void AllToAll(Region outgoing, ReadOnlySpan<long> outgoingBytes, Region incoming, ReadOnlySpan<long> incomingBytes)
+    {
+        Region leaving = TakeOut(outgoing);
+        Region staged = Room(incoming);
+        _inner.AllToAll(leaving, outgoingBytes, staged, incomingBytes);
+        BringIn(staged, incoming);
+    }
+
+    /// <inheritdoc/>
+    public void Broadcast(Region region, int root)
+    {
+        Region staged = Rank == root ? TakeOut(region) : Room(region);
+        _inner.Broadcast(staged, root);
+        if (Rank != root)
+        {
+            BringIn(staged, region);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Barrier() => _inner.Barrier();
+
+    /// <inheritdoc/>
+    public ITransport Split(int color, int key) => new StagedTransport(_inner.Split(color, key), _device, ownsInner: true);
+
+    /// <inheritdoc/>
+    /// <remarks>The slots are host memory: the device copies states into them and merges out of them.</remarks>
+    public IPeerMemory? SharePeerMemory(long bytesPerRank) => _inner.SharePeerMemory(bytesPerRank);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _outgoing.Dispose();
+        _incoming.Dispose();
+        if (_ownsInner)
+        {
+            _inner.Dispose();
+        }
+    }
+
+    // The bytes that leave, in host memory, when this returns.
+    private Region TakeOut(Region region)
+    {
+        if (region.Place != MemoryPlace.Device)
+        {
+            return region;
+        }
+
+        if (region.Bytes == 0)
+        {
+            return region with { Address = 0, Place = MemoryPlace.Pinned };
+        }
+
+        Region staged = _outgoing.Take(region);
+        _device.Copy(region, staged);
+        _device.Synchronize();
+        return staged;
+    }
+
+    // Host memory for bytes that will arrive; an upload out of it that is still enqueued is waited for.
+    private Region Room(Region region)
+    {
+        if (region.Place != MemoryPlace.Device)
+        {
+            return region;
+        }
+
+        if (region.Bytes == 0)
+        {
+            return region with { Address = 0, Place = MemoryPlace.Pinned };
+        }
+
+        _device.Synchronize();
+        return _incoming.Take(region);
+    }
+
+    private void BringIn(Region staged, Region region)
+    {
+        if (region.Place == MemoryPlace.Device && region.Bytes > 0)
+        {
+            _device.Copy(staged, region);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+using System;
+using System.Numerics;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>Attention over lanes as units of work: a row tile over an aligned part of a lane node each.</summary>
+/// <remarks>
+/// A unit folds its part of the binary tree with one state per level. Parts of a node are then folded along the upper levels of
+/// the same tree, so how many parts there are changes no bit.
+/// </remarks>
+internal sealed unsafe class LaneWork(WorkerPool pool, TileWorkers workers, MemoryAccount account) : IWork, IDisposable
+{
+    private const int UnitsPerThread = 4;
+    private const int Levels = 9;
+
+    private readonly int[] _firstPage = new int[LaneTree.Lanes + 1];
+    private readonly Scratch _parts = new(account);
+    private readonly Scratch _levels = new(account);
+    private readonly LaneMerge _merge = new();
+    private AttentionProblem _problem = null!;
+    private QueryBlock _queries = null!;
+    private KeyValueShard _shard = null!;
+    private TileGrid _grid;
+    private TileKind _kind;
+    private LaneNode _node;
+    private int _partsOfNode;
+    private long _slot;
+    private PartialAttention _into = null!;
+
+    /// <summary>Runs the whole call.</summary>
+    /// <exception cref="ShapeMismatchException">The shard's pages are not those of lanes, or there is not one partial for each node.</exception>
+    internal void Attend(
+        AttentionProblem problem, QueryBlock queries, KeyValueShard shard, ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into)
+    {
+        if (nodes.Length != into.Length)
+        {
+            throw new ShapeMismatchException($"{nodes.Length} lane nodes need as many partials, not {into.Length}.");
+        }
+
+        (_problem, _queries, _shard) = (problem, queries, shard);
+        _kind = workers.KindFor(problem.Shape, shard.Plan.Type);
+        _grid = workers.GridFor(_kind, problem.Shape, queries.Count);
+        if (_grid.Count == 0)
+        {
+            return;
+        }
+
+        IndexLanes(shard.Plan);
+        workers.Reserve(_kind, _grid.RowsPerTile);
+        _slot = PartialAttention.FloatsFor(_grid.RowsPerTile, problem.Shape.ValueDim);
+        _ = _levels.Floats(pool.Threads * (Levels + 1) * _slot);
+        for (int i = 0; i < nodes.Length; i++)
+        {
+            AttendNode(nodes[i], into[i]);
+        }
+    }
+
+    void IWork.Run(int unit, int worker)
+    {
+        (int number, int part) = Math.DivRem(unit, _partsOfNode);
+        RowSlice slice = _grid[number];
+        int size = _node.Size / _partsOfNode;
+        StateRows into = LaneMerge.Part(_into, _parts.Floats(0), _slot, _partsOfNode, number, part, slice);
+        TileWorker tile = workers[_kind, worker];
+        tile.Load(_problem, _queries, slice.Batch, slice.KvHead, slice.First, slice.Count);
+        float* levels = _levels.Floats(0) + (worker * (Levels + 1) * _slot);
+        Fold(tile, slice, new LaneNode(_node.First + (part * size), size), into, levels);
+    }
+
+    public void Dispose()
+    {
+        _parts.Dispose();
+        _levels.Dispose();
+    }
+
+    private void AttendNode(LaneNode node, PartialAttention into)
+    {
+        (_node, _into) = (node, into);
+        int units = pool.Threads == 1 ? 1 : UnitsPerThread * pool.Threads;
+        int wanted = (units + _grid.Count - 1) / _grid.Count;
+        _partsOfNode = (int)Math.Min(BitOperations.RoundUpToPowerOf2((uint)wanted), (uint)node.Size);
+        float* parts = _parts.Floats((_partsOfNode - 1) * _grid.Count * _slot);
+        pool.Run(this, _grid.Count * _partsOfNode);
+        if (_partsOfNode > 1)
+        {
+            _merge.Prepare(_grid, into, parts, _slot, _partsOfNode);
+            pool.Run(_merge, _grid.Count);
+        }
+    }
+
+    // One state per level: the left half is folded in place, the right half one level down.
+    private void Fold(TileWorker tile, RowSlice slice, LaneNode node, StateRows into, float* levels)
+    {
+        int pages = slice.Batch * _shard.Plan.PagesPerBatch;
+        int first = _firstPage[node.First];
+        int end = _firstPage[node.First + node.Size];
+        if (first == end)
+        {
+            into.Clear();
+            return;
+        }
+
+        var other = StateRows.At(levels + (BitOperations.Log2((uint)node.Size) * _slot), into.Rows, into.ValueDim);
+        if (node.Size > 1)
+        {
+            int half = node.Size / 2;
+            Fold(tile, slice, new LaneNode(node.First, half), into, levels);
+            Fold(tile, slice, new LaneNode(node.First + half, half), other, levels);
+            into.FoldFrom(other);
+            return;
+        }
+
+        tile.Attend(_shard, pages + first, pages + first + 1, into);
+        for (int page = first + 1; page < end; page++)
+        {
+            tile.Attend(_shard, pages + page, pages + page + 1, other);
+            into.FoldFrom(other);
+        }
+    }
+
+    // Pages lie lane by lane: _firstPage[l] is the first of lane l, the same for every batch row.
+    private void IndexLanes(ShardPlan plan)
+    {
+        int page = 0;
+        for (int lane = 0; lane < LaneTree.Lanes; lane++)
+        {
+            _firstPage[lane] = page;
+            while (page < plan.PagesPerBatch && IsWholeIn(plan.Pages[page].Span, lane))
+            {
+                page++;
+            }
+        }
+
+        _firstPage[LaneTree.Lanes] = page;
+        if (page < plan.PagesPerBatch)
+        {
+            throw new ShapeMismatchException(
+                $"Page {page} of the shard starts at position {plan.Pages[page].Span.FirstPosition}: not the lane order. Use --shard lanes on every rank.");
+        }
+    }
+
+    private static bool IsWholeIn(PageSpan span, int lane) =>
+        span.IsContiguous && LaneTree.LaneOf(span.FirstPosition) == lane
+        && span.FirstPosition / PageSpan.Keys == span.LastPosition / PageSpan.Keys;
+}

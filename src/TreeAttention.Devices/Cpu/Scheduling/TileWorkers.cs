@@ -1,0 +1,69 @@
+using System;
+using System.Runtime.Intrinsics;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>The tile workers of each thread, of one vector width: made when first needed, then kept.</summary>
+internal abstract class TileWorkers(int threads, MemoryAccount account) : IDisposable
+{
+    private readonly TileWorker?[] _workers = new TileWorker?[threads * TileKind.Kinds];
+
+    /// <summary>The instruction set, as descriptions name it.</summary>
+    internal abstract string Name { get; }
+
+    /// <summary>Rows of a full panel.</summary>
+    protected abstract int PanelRows { get; }
+
+    /// <summary>A worker that was reserved before.</summary>
+    internal TileWorker this[TileKind kind, int worker] => _workers[(worker * TileKind.Kinds) + kind.Number]!;
+
+    /// <summary>The widest vectors that this processor has.</summary>
+    internal static TileWorkers Widest(int threads, MemoryAccount account) => Vector512.IsHardwareAccelerated
+        ? new TileWorkers<Width512, Vector512<float>>(threads, account)
+        : new TileWorkers<Width256, Vector256<float>>(threads, account);
+
+    /// <summary>The kernel for a call. It follows from the shape of the whole problem alone, so the bits do too.</summary>
+    /// <exception cref="FaultException">The storage type cannot be computed with here (69).</exception>
+    internal TileKind KindFor(AttentionShape shape, ElementType type)
+    {
+        int element = type switch
+        {
+            ElementType.Float32 => 0,
+            ElementType.Float16 => 1,
+            ElementType.BFloat16 => 2,
+            _ => throw new FaultException(
+                FaultCode.Unavailable,
+                $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has f32, f16 and bf16. Choose one of these with --dtype, or --device cuda."),
+        };
+
+        // Rows that fill two vectors or less are faster one by one than in a panel of three.
+        return new TileKind(element, (long)shape.GroupSize * shape.QueryLength > PanelRows * 2 / 3);
+    }
+
+    /// <summary>The tiles of a call.</summary>
+    internal TileGrid GridFor(TileKind kind, AttentionShape shape, int queries) =>
+        TileGrid.For(shape, queries, kind.IsPanel ? PanelRows : 0);
+
+    /// <summary>Makes the workers of a kind ready for tiles of so many rows.</summary>
+    internal void Reserve(TileKind kind, int rows)
+    {
+        for (int worker = 0; worker < threads; worker++)
+        {
+            ref TileWorker? slot = ref _workers[(worker * TileKind.Kinds) + kind.Number];
+            slot ??= Create(kind, account);
+            slot.Reserve(rows);
+        }
+    }
+
+    public void Dispose()
+    {
+        foreach (TileWorker? worker in _workers)
+        {
+            worker?.Dispose();
+        }
+    }
+
+    /// <summary>Makes one worker.</summary>
+    protected abstract TileWorker Create(TileKind kind, MemoryAccount account);
+}

@@ -1,0 +1,170 @@
+using System;
+using System.Collections.Generic;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>Enqueues attention over ranges of pages: chooses the kernel and the grid, fills the arguments, keeps the scratch of split states.</summary>
+internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies)
+    : IDisposable
+{
+    // Blocks that keep every multiprocessor busy while some of its own wait for memory.
+    private const int BlocksPerMultiprocessor = 2;
+
+    // Running sums are closed after so many pages: rounding errors add up over 16,384 keys, not over the context.
+    private const int ChapterPages = 32;
+
+    // Split states beyond this would cost more memory than their accuracy and parallelism are worth.
+    private const long MostScratchBytes = 256 << 20;
+
+    private readonly Dictionary<(AttentionShape Shape, ElementType Type, bool InKeys, int Rows), AttendKernel> _chosen = [];
+    private readonly Dictionary<string, AttendKernel> _instances = new(StringComparer.Ordinal);
+    private nint _scratch;
+    private long _scratchBytes;
+
+    /// <summary>How many page states of a call may lie in scratch at once.</summary>
+    internal static int MostStates(PartialAttention like) => (int)Math.Max(1, MostScratchBytes / Math.Max(1, like.Region.Bytes));
+
+    /// <summary>Attention over all pages, split over the device and merged into one state.</summary>
+    internal void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
+    {
+        int pages = shard.Plan.PagesPerBatch;
+        if (into.Rows == 0)
+        {
+            return;
+        }
+
+        if (pages == 0)
+        {
+            states.Clear(into);
+            return;
+        }
+
+        AttendKernel kernel = KernelFor(problem, queries, shard);
+        int tiles = TilesOf(problem, queries, kernel);
+        int blocks = tiles * problem.Shape.KvHeads * problem.Shape.Batch;
+        int wanted = Math.Max((BlocksPerMultiprocessor * context.Multiprocessors) / blocks, (pages + ChapterPages - 1) / ChapterPages);
+        int splits = Math.Clamp(wanted, 1, Math.Min(pages, MostStates(into)));
+        int pagesPerSplit = (pages + splits - 1) / splits;
+        splits = (pages + pagesPerSplit - 1) / pagesPerSplit;
+        if (splits == 1)
+        {
+            Launch(kernel, problem, queries, shard, 0, pagesPerSplit, 1, into.Region.Address);
+            return;
+        }
+
+        nint parts = Scratch(splits * into.Region.Bytes);
+        long stride = into.Region.Count;
+        Launch(kernel, problem, queries, shard, 0, pagesPerSplit, splits, parts);
+        copies.Copy(into.Region with { Address = parts }, into.Region);
+        states.Merge(into.Region.Address, parts + (nint)into.Region.Bytes, stride, splits - 1, into.Rows, into.ValueDim);
+    }
+
+    /// <summary>The states of single pages, one after the other in scratch, which the next call takes again.</summary>
+    /// <returns>First float of the first state.</returns>
+    internal nint AttendPages(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int first, int count, PartialAttention like)
+    {
+        nint parts = Scratch(count * like.Region.Bytes);
+        Launch(KernelFor(problem, queries, shard), problem, queries, shard, first, 1, count, parts);
+        return parts;
+    }
+
+    public void Dispose()
+    {
+        if (_scratch != 0)
+        {
+            pool.Give(_scratch);
+            _scratch = 0;
+        }
+    }
+
+    private static int TilesOf(AttentionProblem problem, QueryBlock queries, AttendKernel kernel) =>
+        ((problem.Shape.GroupSize * queries.Count) + kernel.RowsPerTile - 1) / kernel.RowsPerTile;
+
+    private AttendKernel KernelFor(AttentionProblem problem, QueryBlock queries, KeyValueShard shard)
+    {
+        ShardPlan plan = shard.Plan;
+        (AttentionShape, ElementType, bool, int) call = (problem.Shape, plan.Type, plan.ValuesInKeys, problem.Shape.GroupSize * queries.Count);
+        if (!_chosen.TryGetValue(call, out AttendKernel? kernel))
+        {
+            kernel = AttendKernel.For(problem.Shape, plan.Type, plan.ValuesInKeys, call.Item4, context.SharedMemoryPerBlock);
+
+            // One object for each instance, so that its module is loaded once.
+            AttendKernel? same = _instances.GetValueOrDefault(kernel.Name);
+            kernel = same is null ? kernel : kernel with { Program = same.Program };
+            _instances[kernel.Name] = kernel;
+            _chosen.Add(call, kernel);
+        }
+
+        return kernel;
+    }
+
+    private void Launch(
+        AttendKernel kernel, AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int firstPage, int pagesPerSplit, int splits, nint into)
+    {
+        AttentionShape shape = problem.Shape;
+        nint function = kernels.Get(kernel.Program, 0, kernel.SharedBytes);
+        AttendArguments arguments = ArgumentsOf(problem, queries, shard);
+        arguments.States = into;
+        arguments.StateStride = PartialAttention.FloatsFor(queries.RowsFor(shape), shape.ValueDim);
+        arguments.Splits = splits;
+        arguments.FirstPage = firstPage;
+        arguments.PagesPerSplit = pagesPerSplit;
+        (int X, int Y, int Z) grid = (splits * TilesOf(problem, queries, kernel), shape.KvHeads, shape.Batch);
+        kernels.Launch(function, grid, AttendKernel.Threads, kernel.SharedBytes, arguments, kernel.Name);
+    }
+
+    private AttendArguments ArgumentsOf(AttentionProblem problem, QueryBlock queries, KeyValueShard shard)
+    {
+        AttentionShape shape = problem.Shape;
+        AttentionOptions options = problem.Options;
+        (nint entries, nint ranges) = tables.PagesOf(shard.Plan);
+        float scale = (float)problem.Scale;
+        return new AttendArguments
+        {
+            Queries = queries.Values.Address,
+            Contents = shard.Contents.Address,
+            Pages = entries,
+            PageRanges = ranges,
+            QueryIndices = tables.Of(queries.Indices),
+            KeyLengths = tables.Of(options.KeyLengths),
+            QueryLengths = tables.Of(options.QueryLengths),
+            AlibiSlopes = tables.Of(options.AlibiSlopes),
+            DfsStart = tables.Of(options.DfsStart),
+            DfsEnd = tables.Of(options.DfsEnd),
+            TailMask = tables.Of(options.TailMask),
+            TailBias = tables.Of(options.TailBias),
+            KvHeads = shape.KvHeads,
+            Group = shape.GroupSize,
+            QueryCount = queries.Count,
+            QueryLength = shape.QueryLength,
+            KeyLength = shape.KeyLength,
+            HeadDim = shape.HeadDim,
+            ValueDim = shape.ValueDim,
+            ValueStride = shard.Plan.ValueStride,
+            Causal = options.Causal ? 1 : 0,
+            WindowLeft = options.WindowLeft,
+            WindowRight = options.WindowRight,
+            AlibiPerBatch = options.AlibiSlopes is { } slopes && slopes.Length != shape.QueryHeads ? 1 : 0,
+            TailMaskLength = options.TailMaskLength,
+            TailBiasLength = options.TailBiasLength,
+            TailBiasPerBatch = options.TailBias is { } bias && bias.Length != shape.QueryLength * options.TailBiasLength ? 1 : 0,
+            Scale = scale,
+            ScaleRest = (float)(problem.Scale - scale),
+            Softcap = options.Softcap,
+        };
+    }
+
+    private nint Scratch(long bytes)
+    {
+        if (_scratchBytes < bytes)
+        {
+            Dispose();
+            _scratchBytes = 0;
+            _scratch = pool.Take(bytes);
+            _scratchBytes = bytes;
+        }
+
+        return _scratch;
+    }
+}

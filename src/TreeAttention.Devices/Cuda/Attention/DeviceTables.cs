@@ -1,0 +1,86 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>What the kernels read beside tensors, in device memory: page tables, option arrays, query indices, fold programs.</summary>
+/// <remarks>
+/// Each is uploaded once for the object that it comes from and kept: a problem, a plan, an array. When too many are kept, all
+/// are given back: enqueued work that still reads them comes before whatever is put in their place on the stream.
+/// </remarks>
+internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
+{
+    private const int MostKept = 512;
+
+    private readonly Dictionary<object, nint> _addresses = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges)> _pages = new(ReferenceEqualityComparer.Instance);
+
+    /// <summary>Gives all back when too many are kept. To be called before a call looks up its first, for it would lose those it has.</summary>
+    internal void MakeRoom()
+    {
+        if (_addresses.Count + _pages.Count < MostKept)
+        {
+            return;
+        }
+
+        foreach (nint address in _addresses.Values.Concat(_pages.Values.SelectMany(pages => new[] { pages.Entries, pages.Ranges })))
+        {
+            pool.Give(address);
+        }
+
+        _addresses.Clear();
+        _pages.Clear();
+    }
+
+    /// <summary>The pages of a plan, and where those of each batch row begin and end.</summary>
+    internal (nint Entries, nint Ranges) PagesOf(ShardPlan plan)
+    {
+        if (_pages.TryGetValue(plan, out (nint Entries, nint Ranges) kept))
+        {
+            return kept;
+        }
+
+        PageEntry[] entries = [.. plan.Pages.Select(page => new PageEntry
+        {
+            KeyOffset = page.KeyOffset,
+            ValueOffset = page.ValueOffset,
+            RunFirst = page.Span.Run.First,
+            RunOffset = page.Span.Offset,
+            RunBlock = page.Span.Run.Block,
+            RunStride = page.Span.Run.Stride,
+            Count = page.Span.Count,
+        })];
+        int[] ranges = [.. Enumerable.Range(0, plan.Shape.Batch + 1).Select(batch => batch * plan.PagesPerBatch)];
+        (nint Entries, nint Ranges) uploaded = (Upload(entries.AsSpan()), Upload(ranges.AsSpan()));
+        _pages.Add(plan, uploaded);
+        return uploaded;
+    }
+
+    /// <summary>An array's copy; 0 for none. The array must not change afterwards.</summary>
+    internal nint Of<T>(T[]? values)
+        where T : unmanaged
+    {
+        if (values is null)
+        {
+            return 0;
+        }
+
+        if (!_addresses.TryGetValue(values, out nint address))
+        {
+            address = Upload(values.AsSpan());
+            _addresses.Add(values, address);
+        }
+
+        return address;
+    }
+
+    private unsafe nint Upload<T>(ReadOnlySpan<T> values)
+        where T : unmanaged
+    {
+        nint address = pool.Take((long)values.Length * sizeof(T));
+        copies.Upload(values, address);
+        return address;
+    }
+}

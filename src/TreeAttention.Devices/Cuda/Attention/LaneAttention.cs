@@ -1,0 +1,123 @@
+using System;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>The reproducible mode: every page from scratch, states folded in the fixed order of the lanes and their tree.</summary>
+/// <remarks>
+/// How many pages are computed at once depends on the memory of a state, and changes no bit: a part of the tree that does not
+/// fit is folded by halves, a lane that does not fit page after page, as ever.
+/// </remarks>
+internal sealed class LaneAttention(
+    AttendLaunch launch, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies, HostAttention host)
+{
+    private readonly LaneFolds _folds = new();
+    private AttentionProblem _problem = null!;
+    private QueryBlock _queries = null!;
+    private KeyValueShard _shard = null!;
+    private double[]? _norms;
+
+    /// <summary>Runs the whole call.</summary>
+    /// <param name="problem">The call.</param>
+    /// <param name="queries">Queries.</param>
+    /// <param name="shard">A shard in the lanes layout.</param>
+    /// <param name="nodes">Nodes of the lane tree.</param>
+    /// <param name="into">A partial for each node.</param>
+    /// <param name="norms">[rows] of the queries when some row needs more than fp32 on some page, else null.</param>
+    internal void Attend(
+        AttentionProblem problem, QueryBlock queries, KeyValueShard shard, ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into, double[]? norms)
+    {
+        if (nodes.Length != into.Length)
+        {
+            throw new ShapeMismatchException($"{nodes.Length} lane nodes need as many partials, not {into.Length}.");
+        }
+
+        (_problem, _queries, _shard, _norms) = (problem, queries, shard, norms);
+        LaneFold folds = _folds.Of(shard.Plan);
+        for (int i = 0; i < nodes.Length; i++)
+        {
+            if (into[i].Rows > 0)
+            {
+                Attend(folds, nodes[i], into[i]);
+            }
+        }
+    }
+
+    private void Attend(LaneFold folds, LaneNode node, PartialAttention into)
+    {
+        (int first, int count) = folds.PagesOf(node);
+        if (count == 0)
+        {
+            states.Clear(into);
+        }
+        else if (count <= AttendLaunch.MostStates(into))
+        {
+            nint parts = AttendPages(first, count, into);
+            StateFold[] program = folds.ProgramOf(node);
+            if (program.Length > 0)
+            {
+                states.Fold(parts, tables.Of(program), into.Region.Count, program.Length, into.Rows, into.ValueDim);
+            }
+
+            copies.Copy(into.Region with { Address = parts }, into.Region);
+        }
+        else if (node.Size == 1)
+        {
+            AttendLane(first, count, into);
+        }
+        else
+        {
+            AttendHalves(folds, node, into);
+        }
+    }
+
+    private void AttendHalves(LaneFold folds, LaneNode node, PartialAttention into)
+    {
+        int half = node.Size / 2;
+        Attend(folds, new LaneNode(node.First, half), into);
+        nint other = pool.Take(into.Region.Bytes);
+        Attend(folds, new LaneNode(node.First + half, half), new PartialAttention(into.Region with { Address = other }, into.Rows, into.ValueDim));
+        states.Merge(into.Region.Address, other, into.Region.Count, 1, into.Rows, into.ValueDim);
+        pool.Give(other);
+    }
+
+    private void AttendLane(int first, int count, PartialAttention into)
+    {
+        int most = AttendLaunch.MostStates(into);
+        states.Clear(into);
+        for (int done = 0; done < count; done += most)
+        {
+            int pages = Math.Min(most, count - done);
+            nint parts = AttendPages(first + done, pages, into);
+            states.Merge(into.Region.Address, parts, into.Region.Count, pages, into.Rows, into.ValueDim);
+        }
+    }
+
+    private nint AttendPages(int first, int count, PartialAttention like)
+    {
+        nint parts = launch.AttendPages(_problem, _queries, _shard, first, count, like);
+        for (int page = 0; _norms is not null && page < count; page++)
+        {
+            Region state = like.Region with { Address = parts + (nint)(page * like.Region.Bytes) };
+            ReplaceRows(first + page, new PartialAttention(state, like.Rows, like.ValueDim), _norms);
+        }
+
+        return parts;
+    }
+
+    private void ReplaceRows(int page, PartialAttention state, double[] norms)
+    {
+        bool[] isMarked = new bool[state.Rows];
+        int rowsOfBatch = state.Rows / _problem.Shape.Batch;
+        for (int row = 0; row < state.Rows; row++)
+        {
+            int number = (row / rowsOfBatch * _shard.Plan.PagesPerBatch) + page;
+            isMarked[row] = !FastRange.Holds(_problem, _queries, _shard, number, row, norms[row]);
+        }
+
+        if (isMarked.AsSpan().Contains(true))
+        {
+            host.ReplaceRows(_problem, _queries, _shard, page, isMarked, state);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+using System.Collections.Generic;
+using System.Runtime.CompilerServices;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>The pages of a shard in the lanes layout: which belong to which lane, and in which order the states of a node's pages fold.</summary>
+internal sealed class LaneFold
+{
+    private readonly int[] _firstPage = new int[LaneTree.Lanes + 1];
+    private readonly Dictionary<LaneNode, StateFold[]> _programs = [];
+
+    /// <summary>Indexes the pages of a plan.</summary>
+    /// <exception cref="ShapeMismatchException">The plan's pages are not those of lanes.</exception>
+    internal LaneFold(ShardPlan plan)
+    {
+        int page = 0;
+        for (int lane = 0; lane < LaneTree.Lanes; lane++)
+        {
+            _firstPage[lane] = page;
+            while (page < plan.PagesPerBatch && IsWholeIn(plan.Pages[page].Span, lane))
+            {
+                page++;
+            }
+        }
+
+        _firstPage[LaneTree.Lanes] = page;
+        if (page < plan.PagesPerBatch)
+        {
+            throw new ShapeMismatchException(
+                $"Page {page} of the shard starts at position {plan.Pages[page].Span.FirstPosition}: not the lane order. Use --shard lanes on every rank.");
+        }
+    }
+
+    /// <summary>First page of a node, and how many it has, in each batch row.</summary>
+    internal (int First, int Count) PagesOf(LaneNode node) => (_firstPage[node.First], _firstPage[node.First + node.Size] - _firstPage[node.First]);
+
+    /// <summary>The folds among the states of a node's pages, which count from its first page; state 0 becomes the node's.</summary>
+    /// <returns>The same array each time.</returns>
+    internal StateFold[] ProgramOf(LaneNode node)
+    {
+        if (!_programs.TryGetValue(node, out StateFold[]? program))
+        {
+            var folds = new List<StateFold>();
+            Plan(node, _firstPage[node.First], folds);
+            program = [.. folds];
+            _programs.Add(node, program);
+        }
+
+        return program;
+    }
+
+    // The state of a node is that of its first page; a node without pages changes nothing.
+    private void Plan(LaneNode node, int origin, List<StateFold> folds)
+    {
+        (int first, int count) = PagesOf(node);
+        if (node.Size == 1)
+        {
+            for (int page = 1; page < count; page++)
+            {
+                folds.Add(new StateFold { Into = first - origin, From = first + page - origin });
+            }
+
+            return;
+        }
+
+        var left = new LaneNode(node.First, node.Size / 2);
+        var right = new LaneNode(node.First + left.Size, left.Size);
+        Plan(left, origin, folds);
+        Plan(right, origin, folds);
+        (int rightFirst, int rightCount) = PagesOf(right);
+        if (rightCount > 0 && PagesOf(left).Count > 0)
+        {
+            folds.Add(new StateFold { Into = first - origin, From = rightFirst - origin });
+        }
+    }
+
+    private static bool IsWholeIn(PageSpan span, int lane) =>
+        span.IsContiguous && LaneTree.LaneOf(span.FirstPosition) == lane
+        && span.FirstPosition / PageSpan.Keys == span.LastPosition / PageSpan.Keys;
+}
+
+/// <summary>The lane folds of plans, each made once and kept as long as its plan.</summary>
+internal sealed class LaneFolds
+{
+    private readonly ConditionalWeakTable<ShardPlan, LaneFold> _folds = [];
+
+    /// <summary>The folds of a plan.</summary>
+    internal LaneFold Of(ShardPlan plan) => _folds.GetValue(plan, one => new LaneFold(one));
+}

@@ -1,0 +1,241 @@
+using System;
+using System.IO;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>One NVIDIA GPU as a device: kernels compiled when they are first needed, one stream, memory from a pool.</summary>
+/// <remarks>
+/// Work is enqueued in order; copies to ordinary host memory wait for it, all else does not. Queries are read back once to
+/// see how large they are, and again only when they were written over. Calls whose scores fp32 cannot hold exactly enough are
+/// computed on the host by <see cref="CpuDevice"/>: right, and slow. Several devices of one process may share a GPU. Calls
+/// come from one thread.
+/// </remarks>
+public sealed class CudaDevice : IStagingDevice
+{
+    private readonly CudaContext _context;
+    private readonly DeviceMemoryPool _pool;
+    private readonly DeviceCopies _copies;
+    private readonly KernelFunctions _kernels;
+    private readonly StateKernels _states;
+    private readonly DeviceTables _tables;
+    private readonly AttendLaunch _launch;
+    private readonly LaneAttention _lanes;
+    private readonly HostAttention _host;
+    private readonly QueryNorms _norms;
+    private readonly FastRange _fast = new();
+    private readonly PinnedRegions _pinned = new();
+
+    /// <summary>A device object over a GPU.</summary>
+    /// <param name="platform">The driver and the compiler.</param>
+    /// <param name="ordinal">Which of the platform's GPUs.</param>
+    /// <param name="hostThreads">Threads for calls that are computed on the host.</param>
+    /// <exception cref="FaultException">No such GPU (69), out of memory (71), the GPU failed (202).</exception>
+    public CudaDevice(CudaPlatform platform, int ordinal = 0, int hostThreads = 1)
+    {
+        CudaOptions options = platform.Options;
+        _context = new CudaContext(ordinal);
+        _pool = new DeviceMemoryPool(_context, Memory);
+        _copies = new DeviceCopies(_context);
+        var compiler = new KernelCompiler(_context.Architecture);
+        _kernels = new KernelFunctions(_context, new KernelCache(options.CacheFolder, compiler, IdentityOf(options)));
+        _states = new StateKernels(_kernels);
+        _tables = new DeviceTables(_pool, _copies);
+        _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
+        _host = new HostAttention(_copies, hostThreads);
+        _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies, _host);
+        _norms = new QueryNorms(_copies);
+        Description = $"{_context.Name}, sm_{_context.Architecture}";
+    }
+
+    /// <inheritdoc/>
+    public string Name => "cuda";
+
+    /// <inheritdoc/>
+    public string Description { get; }
+
+    /// <inheritdoc/>
+    public MemoryPlace Place => MemoryPlace.Device;
+
+    /// <inheritdoc/>
+    public MemoryAccount Memory { get; } = new();
+
+    /// <summary>Calls, or pages of calls, that the host computed because the kernels are not exact enough for them.</summary>
+    internal long HostCalls => _host.Calls;
+
+    /// <summary>Bytes that the driver gave.</summary>
+    internal long ReservedBytes => _pool.ReservedBytes;
+
+    /// <inheritdoc/>
+    public Region Allocate(long bytes, ElementType type)
+    {
+        _context.Enter();
+        nint address = _pool.Take(bytes);
+        _copies.Fill(address, 0, bytes);
+        return new Region(address, bytes, type, MemoryPlace.Device);
+    }
+
+    /// <inheritdoc/>
+    public void Free(Region region)
+    {
+        _context.Enter();
+        _norms.Forget(region.Address, region.Bytes);
+        _pool.Give(region.Address);
+    }
+
+    /// <inheritdoc/>
+    public Region AllocatePinned(long bytes, ElementType type)
+    {
+        _context.Enter();
+        return _pinned.Allocate(bytes, type);
+    }
+
+    /// <inheritdoc/>
+    public void FreePinned(Region region)
+    {
+        _context.Enter();
+        _context.Synchronize();
+        _pinned.Free(region);
+    }
+
+    /// <inheritdoc/>
+    public void Copy(Region from, Region to)
+    {
+        _context.Enter();
+        Overwrite(to);
+        _copies.Copy(from, to);
+    }
+
+    /// <inheritdoc/>
+    public void Clear(PartialAttention partial)
+    {
+        _context.Enter();
+        Overwrite(partial.Region);
+        _states.Clear(partial);
+    }
+
+    /// <inheritdoc/>
+    public void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
+    {
+        Begin(problem, queries, into);
+        Overwrite(into.Region);
+        if (_fast.HoldsAll(problem, queries, shard, NormsOf(problem, queries)))
+        {
+            _launch.Attend(problem, queries, shard, into);
+        }
+        else
+        {
+            _host.Attend(problem, queries, shard, into);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void AttendLanes(
+        AttentionProblem problem, QueryBlock queries, KeyValueShard shard, ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into)
+    {
+        foreach (PartialAttention partial in into)
+        {
+            Begin(problem, queries, partial);
+            Overwrite(partial.Region);
+        }
+
+        double[] norms = NormsOf(problem, queries);
+        _lanes.Attend(problem, queries, shard, nodes, into, _fast.HoldsAll(problem, queries, shard, norms) ? null : norms);
+    }
+
+    /// <inheritdoc/>
+    public void Merge(PartialAttention into, PartialAttention from)
+    {
+        _context.Enter();
+        if (into.Rows != from.Rows || into.ValueDim != from.ValueDim)
+        {
+            throw new ShapeMismatchException(
+                $"Cannot merge a partial of {from.Rows} rows × {from.ValueDim} into one of {into.Rows} rows × {into.ValueDim}: both must cover "
+                + "the same queries. Start every rank with the same query tensor and --value-from-key.");
+        }
+
+        Overwrite(into.Region);
+        if (from.Region.Place == MemoryPlace.Device)
+        {
+            MergeAt(into, from.Region.Address);
+            return;
+        }
+
+        nint uploaded = _pool.Take(from.Region.Bytes);
+        _copies.Copy(from.Region, from.Region with { Address = uploaded, Place = MemoryPlace.Device });
+        MergeAt(into, uploaded);
+        _pool.Give(uploaded);
+    }
+
+    /// <inheritdoc/>
+    public void Weigh(PartialAttention partial, Region top, float unit, Region numerator, Region denominator)
+    {
+        _context.Enter();
+        Overwrite(numerator);
+        Overwrite(denominator);
+        _states.Weigh(partial, top, unit, numerator, denominator);
+    }
+
+    /// <inheritdoc/>
+    public void Unweigh(Region top, float unit, Region numerator, Region denominator, PartialAttention into)
+    {
+        _context.Enter();
+        Overwrite(into.Region);
+        _states.Unweigh(top, unit, numerator, denominator, into);
+    }
+
+    /// <inheritdoc/>
+    public void Synchronize()
+    {
+        _context.Enter();
+        _context.Synchronize();
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _context.Drain();
+        _host.Dispose();
+        _launch.Dispose();
+        _kernels.Dispose();
+        _pinned.Dispose();
+        _copies.Dispose();
+        _pool.Dispose();
+        _context.Dispose();
+    }
+
+    // A compiler that changed, or an emulation that was built again, makes other images of the same text.
+    private static string IdentityOf(CudaOptions options)
+    {
+        string file = options.IsEmulated && File.Exists(options.CompilerCandidates[0])
+            ? $"{new FileInfo(options.CompilerCandidates[0]).Length} {File.GetLastWriteTimeUtc(options.CompilerCandidates[0]).Ticks}"
+            : "";
+        return $"{(options.IsEmulated ? "emulated" : "nvrtc")} {KernelCompiler.Version} {file}";
+    }
+
+    private void Begin(AttentionProblem problem, QueryBlock queries, PartialAttention into)
+    {
+        int rows = queries.RowsFor(problem.Shape);
+        if (into.Rows != rows || into.ValueDim != problem.Shape.ValueDim)
+        {
+            throw new ShapeMismatchException(
+                $"Queries of {rows} rows × {problem.Shape.ValueDim} do not fit a partial of {into.Rows} rows × {into.ValueDim}.");
+        }
+
+        _context.Enter();
+        _tables.MakeRoom();
+    }
+
+    private double[] NormsOf(AttentionProblem problem, QueryBlock queries) => _norms.Of(queries.Values, problem.Shape.HeadDim);
+
+    private void MergeAt(PartialAttention into, nint from) =>
+        _states.Merge(into.Region.Address, from, into.Region.Count, 1, into.Rows, into.ValueDim);
+
+    private void Overwrite(Region region)
+    {
+        if (region.Place == MemoryPlace.Device)
+        {
+            _norms.Forget(region.Address, region.Bytes);
+        }
+    }
+}

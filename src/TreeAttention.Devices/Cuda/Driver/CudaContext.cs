@@ -1,0 +1,104 @@
+using System;
+using System.Runtime.InteropServices;
+using TreeAttention.Distributed;
+using TreeAttention.Interop;
+
+namespace TreeAttention.Devices;
+
+/// <summary>One GPU's primary context and a stream of its own: where all work of one device object is enqueued, in order.</summary>
+internal sealed unsafe class CudaContext : IDisposable
+{
+    private const uint NonBlocking = 1; // ordered against no other stream
+
+    private readonly int _device;
+    private readonly nint _context;
+    private nint _stream;
+
+    /// <summary>Retains the primary context of a device and makes a stream.</summary>
+    /// <exception cref="FaultException">There is no such device (69), or it failed (202).</exception>
+    internal CudaContext(int ordinal)
+    {
+        int device;
+        if (CudaDriver.cuDeviceGet(&device, ordinal) != CUresult.CUDA_SUCCESS)
+        {
+            throw new FaultException(FaultCode.Unavailable, $"There is no CUDA device {ordinal} on this machine. Run with --device cpu.");
+        }
+
+        _device = device;
+        Name = ReadName(device);
+        Multiprocessors = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        SharedMemoryPerBlock = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+        Architecture = (10 * Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
+            + Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+        nint context;
+        CudaFaults.Check(CudaDriver.cuDevicePrimaryCtxRetain(&context, device), "making a context");
+        _context = context;
+        Enter();
+        nint stream;
+        CudaFaults.Check(CudaDriver.cuStreamCreate(&stream, NonBlocking), "making a stream");
+        _stream = stream;
+    }
+
+    /// <summary>What the driver calls the device.</summary>
+    internal string Name { get; }
+
+    /// <summary>Streaming multiprocessors.</summary>
+    internal int Multiprocessors { get; }
+
+    /// <summary>Most bytes of shared memory that a block may have.</summary>
+    internal int SharedMemoryPerBlock { get; }
+
+    /// <summary>Compute capability: 90 is 9.0.</summary>
+    internal int Architecture { get; }
+
+    /// <summary>The stream, after <see cref="Enter"/>.</summary>
+    internal nint Stream => _stream;
+
+    /// <summary>Makes the context the calling thread's; every public operation of the device begins with it.</summary>
+    internal void Enter() => CudaFaults.Check(CudaDriver.cuCtxSetCurrent(_context), "entering a context");
+
+    /// <summary>Returns when all that was enqueued is done.</summary>
+    /// <exception cref="FaultException">Something that was enqueued failed (202).</exception>
+    internal void Synchronize() => CudaFaults.Check(CudaDriver.cuStreamSynchronize(_stream), "waiting for the enqueued work");
+
+    /// <summary>Device memory of the GPU in bytes.</summary>
+    internal long TotalMemory()
+    {
+        nuint bytes;
+        CudaFaults.Check(CudaDriver.cuDeviceTotalMem_v2(&bytes, _device), "asking for the size of memory");
+        return (long)bytes;
+    }
+
+    /// <summary>Waits for what is enqueued before its memory goes; a device that failed refuses, and there is nobody left to tell.</summary>
+    internal void Drain()
+    {
+        _ = CudaDriver.cuCtxSetCurrent(_context);
+        _ = CudaDriver.cuStreamSynchronize(_stream);
+    }
+
+    public void Dispose()
+    {
+        if (_stream != 0)
+        {
+            _ = CudaDriver.cuCtxSetCurrent(_context);
+            _ = CudaDriver.cuStreamDestroy_v2(_stream);
+            _ = CudaDriver.cuDevicePrimaryCtxRelease_v2(_device);
+            _stream = 0;
+        }
+    }
+
+    private static string ReadName(int device)
+    {
+        const int Most = 256;
+        sbyte* name = stackalloc sbyte[Most];
+        CudaFaults.Check(CudaDriver.cuDeviceGetName(name, Most, device), "asking for the device's name");
+        return Marshal.PtrToStringUTF8((nint)name)!;
+    }
+
+    private int Attribute(CUdevice_attribute attribute)
+    {
+        int value;
+        CudaFaults.Check(CudaDriver.cuDeviceGetAttribute(&value, attribute, _device), "asking for the device's attributes");
+        return value;
+    }
+}

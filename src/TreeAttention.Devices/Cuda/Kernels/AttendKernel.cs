@@ -1,0 +1,79 @@
+using System;
+using System.Collections.Generic;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>An instance of an attend kernel: which one fits a call, how many rows a block takes, how much shared memory it needs.</summary>
+/// <param name="Program">What is compiled.</param>
+/// <param name="RowsPerTile">Query rows of a block.</param>
+/// <param name="SharedBytes">Dynamic shared memory of a block.</param>
+internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int SharedBytes)
+{
+    /// <summary>Threads of a block.</summary>
+    internal const int Threads = 128;
+
+    private const int TileRows = 16;
+    private static readonly int[] _tensorTiles = [64, 128, 256, 576];
+
+    /// <summary>The name in messages.</summary>
+    internal string Name => Program.Expressions[0];
+
+    /// <summary>The instance for a call.</summary>
+    /// <param name="shape">Sizes of the call.</param>
+    /// <param name="type">Storage type.</param>
+    /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
+    /// <param name="rows">Query rows of a KV head.</param>
+    /// <param name="sharedLimit">Most shared memory of a block on this device.</param>
+    internal static AttendKernel For(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit) =>
+        (type == ElementType.Float32 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
+
+    private static AttendKernel? Tensor(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit)
+    {
+        int headTile = SmallestTile(shape.HeadDim);
+        int valueTile = SmallestTile(shape.ValueDim);
+        int rowWarps = valueTile > 256 || rows <= TileRows ? 1 : rows <= 2 * TileRows ? 2 : 4;
+        foreach ((int keys, int stages) in PipelinesFor(Math.Max(headTile, valueTile), rowWarps))
+        {
+            int tileRows = TileRows * rowWarps;
+            int shared = (2 * ((stages * keys * (headTile + (valuesInKeys ? 0 : valueTile))) + (tileRows * headTile) + (tileRows * keys))) + 768;
+            if (shared <= sharedLimit)
+            {
+                string element = type == ElementType.Float16 ? "float16" : "bfloat16";
+                string inKeys = valuesInKeys ? "true" : "false";
+                var program = new KernelProgram(
+                    "attend_tensor.cu", [$"attend_tensor<{element}, {headTile}, {valueTile}, {inKeys}, {rowWarps}, {keys}, {stages}>"], true);
+                return new AttendKernel(program, tileRows, shared);
+            }
+        }
+
+        return null;
+    }
+
+    // Few rows read each key once and wait for memory: more tiles in flight. Many rows compute: more room for their queries.
+    // Instances of large tiles keep their registers only with few keys at a time.
+    private static IEnumerable<(int Keys, int Stages)> PipelinesFor(int largestTile, int rowWarps) => (largestTile, rowWarps) switch
+    {
+        ( > 256, _) or ( > 128, 4) => [(32, 2)],
+        (_, 1) => [(64, 3), (64, 2), (32, 2)],
+        _ => [(64, 2), (32, 2)],
+    };
+
+    private static AttendKernel Plain(AttentionShape shape, ElementType type)
+    {
+        const int ValueStep = 128;
+        int valueTile = (shape.ValueDim + ValueStep - 1) / ValueStep * ValueStep;
+        string element = type switch
+        {
+            ElementType.Float32 => "float",
+            ElementType.Float16 => "float16",
+            ElementType.BFloat16 => "bfloat16",
+            _ => throw new FaultException(
+                FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype f32, f16 or bf16."),
+        };
+        int shared = (sizeof(float) * ((TileRows * shape.HeadDim) + (32 * 65) + (TileRows * 32))) + 128;
+        return new AttendKernel(new KernelProgram("attend_plain.cu", [$"attend_plain<{element}, {valueTile}>"], true), TileRows, shared);
+    }
+
+    private static int SmallestTile(int dim) => Array.Find(_tensorTiles, tile => tile >= dim);
+}

@@ -1,0 +1,136 @@
+using System.Runtime.InteropServices;
+
+namespace TreeAttention.Devices;
+
+// The structs of native/kernels/arguments.cuh, field by field; what each means is said there. Pointers are device addresses.
+
+/// <summary>page_entry</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct PageEntry
+{
+    internal long KeyOffset;
+    internal long ValueOffset;
+    internal int RunFirst;
+    internal int RunOffset;
+    internal int RunBlock;
+    internal int RunStride;
+    internal int Count;
+    internal int Unused;
+}
+
+/// <summary>attend_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct AttendArguments
+{
+    internal nint Queries;
+    internal nint Contents;
+    internal nint Pages;
+    internal nint PageRanges;
+    internal nint States;
+    internal nint QueryIndices;
+    internal nint KeyLengths;
+    internal nint QueryLengths;
+    internal nint AlibiSlopes;
+    internal nint DfsStart;
+    internal nint DfsEnd;
+    internal nint TailMask;
+    internal nint TailBias;
+    internal long StateStride;
+    internal int KvHeads;
+    internal int Group;
+    internal int QueryCount;
+    internal int QueryLength;
+    internal int KeyLength;
+    internal int HeadDim;
+    internal int ValueDim;
+    internal int ValueStride;
+    internal int Splits;
+    internal int FirstPage;
+    internal int PagesPerSplit;
+    internal int Causal;
+    internal int WindowLeft;
+    internal int WindowRight;
+    internal int AlibiPerBatch;
+    internal int TailMaskLength;
+    internal int TailBiasLength;
+    internal int TailBiasPerBatch;
+    internal float Scale;
+    internal float ScaleRest;
+    internal float Softcap;
+    internal int Unused0;
+    internal int Unused1;
+    internal int Unused2;
+}
+
+/// <summary>merge_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct MergeArguments
+{
+    internal nint Into;
+    internal nint From;
+    internal long FromStride;
+    internal int Rows;
+    internal int ValueDim;
+    internal int Count;
+    internal int Unused0;
+    internal int Unused1;
+    internal int Unused2;
+}
+
+/// <summary>fold_step</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct StateFold
+{
+    internal int Into;
+    internal int From;
+}
+
+/// <summary>fold_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct FoldArguments
+{
+    internal nint States;
+    internal nint Steps;
+    internal long StateStride;
+    internal int Rows;
+    internal int ValueDim;
+    internal int Count;
+    internal int Unused;
+}
+
+/// <summary>weigh_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct WeighArguments
+{
+    internal nint State;
+    internal nint Top;
+    internal nint Numerator;
+    internal nint Denominator;
+    internal int Rows;
+    internal int ValueDim;
+    internal float Unit;
+    internal int Unused;
+}
+
+/// <summary>unweigh_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct UnweighArguments
+{
+    internal nint Top;
+    internal nint Numerator;
+    internal nint Denominator;
+    internal nint State;
+    internal int Rows;
+    internal int ValueDim;
+    internal float Unit;
+    internal int Unused;
+}
+
+/// <summary>clear_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct ClearArguments
+{
+    internal nint State;
+    internal int Rows;
+    internal int ValueDim;
+}

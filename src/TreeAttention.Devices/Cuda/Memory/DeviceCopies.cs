@@ -1,0 +1,123 @@
+using System;
+using TreeAttention.Distributed;
+using TreeAttention.Interop;
+
+namespace TreeAttention.Devices;
+
+/// <summary>Copies between all places, in stream order; ordinary host memory goes through page-locked staging.</summary>
+/// <remarks>
+/// The bytes of ordinary memory have left when a copy from it returns, and have arrived when a copy to it returns: nothing
+/// else keeps a caller from changing them. Copies between page-locked and device memory are only enqueued.
+/// </remarks>
+internal sealed unsafe class DeviceCopies : IDisposable
+{
+    private const long StagingBytes = 4 << 20;
+    private readonly CudaContext _context;
+    private readonly PinnedMemory _staging;
+    private long _staged;
+
+    internal DeviceCopies(CudaContext context)
+    {
+        _context = context;
+        _staging = new PinnedMemory(StagingBytes, ElementType.Byte);
+    }
+
+    /// <summary>Copies a region to an equally long one.</summary>
+    internal void Copy(Region from, Region to)
+    {
+        if (from.Bytes != to.Bytes)
+        {
+            throw new ArgumentException($"{from.Bytes} bytes cannot be copied to {to.Bytes} bytes.", nameof(to));
+        }
+
+        if (from.Bytes == 0)
+        {
+            return;
+        }
+
+        switch (from.Place, to.Place)
+        {
+            case (MemoryPlace.Device, MemoryPlace.Device):
+                CudaFaults.Check(
+                    CudaDriver.cuMemcpyDtoDAsync_v2((ulong)to.Address, (ulong)from.Address, (nuint)to.Bytes, _context.Stream), "a copy");
+                break;
+            case (MemoryPlace.Pinned, MemoryPlace.Device):
+                Upload((byte*)from.Address, to.Address, to.Bytes);
+                break;
+            case (MemoryPlace.Device, MemoryPlace.Pinned):
+                Download(from.Address, (byte*)to.Address, to.Bytes);
+                break;
+            case (MemoryPlace.Host, MemoryPlace.Device):
+                UploadStaged((byte*)from.Address, to.Address, to.Bytes);
+                break;
+            case (MemoryPlace.Device, MemoryPlace.Host):
+                DownloadStaged(from.Address, (byte*)to.Address, to.Bytes);
+                break;
+            default:
+                // A page-locked source may be the target of a copy that is still enqueued, a target the source of one.
+                _context.Synchronize();
+                Buffer.MemoryCopy((void*)from.Address, (void*)to.Address, to.Bytes, from.Bytes);
+                break;
+        }
+    }
+
+    /// <summary>Uploads an array.</summary>
+    internal void Upload<T>(ReadOnlySpan<T> values, nint to)
+        where T : unmanaged
+    {
+        fixed (T* address = values)
+        {
+            UploadStaged((byte*)address, to, (long)values.Length * sizeof(T));
+        }
+    }
+
+    /// <summary>Sets bytes of device memory.</summary>
+    internal void Fill(nint address, byte value, long bytes)
+    {
+        if (bytes > 0)
+        {
+            CudaFaults.Check(CudaDriver.cuMemsetD8Async((ulong)address, value, (nuint)bytes, _context.Stream), "a fill");
+        }
+    }
+
+    public void Dispose() => _staging.Dispose();
+
+    private void Upload(byte* from, nint to, long bytes) =>
+        CudaFaults.Check(CudaDriver.cuMemcpyHtoDAsync_v2((ulong)to, from, (nuint)bytes, _context.Stream), "an upload");
+
+    private void Download(nint from, byte* to, long bytes) =>
+        CudaFaults.Check(CudaDriver.cuMemcpyDtoHAsync_v2(to, (ulong)from, (nuint)bytes, _context.Stream), "a download");
+
+    private void UploadStaged(byte* from, nint to, long bytes)
+    {
+        for (long done = 0; done < bytes;)
+        {
+            if (_staged == StagingBytes)
+            {
+                _context.Synchronize(); // what lies in the staging memory has left
+                _staged = 0;
+            }
+
+            long piece = Math.Min(bytes - done, StagingBytes - _staged);
+            byte* stage = (byte*)_staging.Region.Address + _staged;
+            Buffer.MemoryCopy(from + done, stage, piece, piece);
+            Upload(stage, to + (nint)done, piece);
+            done += piece;
+            _staged += piece;
+        }
+    }
+
+    private void DownloadStaged(nint from, byte* to, long bytes)
+    {
+        _context.Synchronize();
+        _staged = 0;
+        for (long done = 0; done < bytes;)
+        {
+            long piece = Math.Min(bytes - done, StagingBytes);
+            Download(from + (nint)done, (byte*)_staging.Region.Address, piece);
+            _context.Synchronize();
+            Buffer.MemoryCopy((void*)_staging.Region.Address, to + done, piece, piece);
+            done += piece;
+        }
+    }
+}

@@ -1,0 +1,112 @@
+using System;
+using System.Collections.Generic;
+using TreeAttention.Distributed;
+using TreeAttention.Interop;
+
+namespace TreeAttention.Devices;
+
+/// <summary>Memory of one GPU that is given out again and again: the driver is asked only when nothing of the size is free.</summary>
+/// <remarks>
+/// Asking the driver waits for the whole device, so it must not happen inside a step. A freed block may still be in use by
+/// enqueued work; whoever gets it next uses it on the same stream, so later. When the driver has no more, what is free
+/// goes back to it first.
+/// </remarks>
+internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount account) : IDisposable
+{
+    private const long SmallStep = 256;
+    private const long LargeStep = 2 << 20;
+    private readonly Dictionary<long, Stack<nint>> _free = [];
+    private readonly Dictionary<nint, Block> _blocks = [];
+    private long _reserved;
+
+    /// <summary>Bytes taken from the driver.</summary>
+    internal long ReservedBytes => _reserved;
+
+    /// <summary>Takes a block; its contents are anything.</summary>
+    /// <exception cref="FaultException">Out of memory (71).</exception>
+    internal nint Take(long bytes)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(bytes);
+        long size = SizeOf(bytes);
+        nint address = _free.TryGetValue(size, out Stack<nint>? stack) && stack.TryPop(out nint kept) ? kept : AllocateBlock(size);
+        _blocks[address] = new Block(size, bytes);
+        account.Take(bytes);
+        return address;
+    }
+
+    /// <summary>Gives a block back.</summary>
+    /// <exception cref="ArgumentException">It was not taken from this pool, or given back before.</exception>
+    internal void Give(nint address)
+    {
+        if (!_blocks.Remove(address, out Block block))
+        {
+            throw new ArgumentException($"This device has allocated nothing at {address:x}, or it was freed before.", nameof(address));
+        }
+
+        account.Return(block.Bytes);
+        if (!_free.TryGetValue(block.Size, out Stack<nint>? stack))
+        {
+            _free.Add(block.Size, stack = new Stack<nint>());
+        }
+
+        stack.Push(address);
+    }
+
+    public void Dispose()
+    {
+        ReleaseFree();
+        foreach (nint address in _blocks.Keys)
+        {
+            _ = CudaDriver.cuMemFree_v2((ulong)address);
+        }
+
+        _blocks.Clear();
+    }
+
+    private static long SizeOf(long bytes)
+    {
+        long step = bytes < LargeStep ? SmallStep : LargeStep;
+        return Math.Max(step, (bytes + step - 1) / step * step);
+    }
+
+    private nint AllocateBlock(long size)
+    {
+        ulong address;
+        CUresult result = CudaDriver.cuMemAlloc_v2(&address, (nuint)size);
+        if (result == CUresult.CUDA_ERROR_OUT_OF_MEMORY && _free.Count > 0)
+        {
+            context.Synchronize();
+            ReleaseFree();
+            result = CudaDriver.cuMemAlloc_v2(&address, (nuint)size);
+        }
+
+        if (result == CUresult.CUDA_ERROR_OUT_OF_MEMORY)
+        {
+            throw new FaultException(
+                FaultCode.OutOfMemory,
+                $"{size:N0} bytes of GPU memory could not be allocated: the GPU has {context.TotalMemory():N0}, of which this rank holds "
+                + $"{_reserved:N0}. Use more ranks on more GPUs, a smaller --dtype, or a shorter context.");
+        }
+
+        CudaFaults.Check(result, "an allocation");
+        _reserved += size;
+        return (nint)address;
+    }
+
+    private void ReleaseFree()
+    {
+        foreach ((long size, Stack<nint> stack) in _free)
+        {
+            while (stack.TryPop(out nint address))
+            {
+                _ = CudaDriver.cuMemFree_v2((ulong)address);
+                _reserved -= size;
+            }
+        }
+
+        _free.Clear();
+    }
+
+    // Size: what the driver gave; Bytes: what was asked for.
+    private readonly record struct Block(long Size, long Bytes);
+}

@@ -1,0 +1,114 @@
+using System;
+using System.Numerics.Tensors;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>The same row as the reference, computed plainly in a storage type: the baseline of flash-attn's rule of twice its error.</summary>
+/// <remarks>
+/// Inputs, scores, weights and output are each rounded to the type; dot products, the softmax and the weighted sum work in
+/// single precision in between. With f32 everything is plain single precision.
+/// </remarks>
+public static class NaiveAttention
+{
+    /// <summary>Output and log-sum-exp of one query and head; parameters as in <see cref="ReferenceAttention"/>.</summary>
+    /// <param name="problem">Sizes, masks and biases.</param>
+    /// <param name="query">[batch, query_len, query_heads, head_dim]</param>
+    /// <param name="key">[batch, key_len, kv_heads, head_dim]</param>
+    /// <param name="value">[batch, key_len, kv_heads, value_dim]</param>
+    /// <param name="storage">The type that everything is rounded to.</param>
+    /// <param name="row">Which row.</param>
+    /// <param name="output">[value_dim]</param>
+    /// <param name="lse">Natural logarithm, in single precision.</param>
+    public static void Row(
+        AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, AttentionRow row,
+        Span<float> output, out float lse)
+    {
+        output.Clear();
+        lse = float.NegativeInfinity;
+        if (row.Query >= problem.Mask.QueryLength(row.Batch))
+        {
+            return;
+        }
+
+        float[] scores = Scores(problem, query, key, storage, row);
+        float sink = problem.Options.Sinks?[row.Head] ?? float.NegativeInfinity;
+        float top = scores.Length == 0 ? sink : MathF.Max(sink, TensorPrimitives.Max<float>(scores));
+        if (float.IsNegativeInfinity(top))
+        {
+            return;
+        }
+
+        float whole = MathF.Exp(sink - top);
+        for (int j = 0; j < scores.Length; j++)
+        {
+            scores[j] = MathF.Exp(scores[j] - top);
+            whole += scores[j];
+        }
+
+        TensorPrimitives.Divide(scores, whole, scores);
+        Round(scores, storage);
+        var values = new StoredRows(value, storage);
+        for (int j = 0; j < scores.Length; j++)
+        {
+            if (scores[j] != 0)
+            {
+                TensorPrimitives.MultiplyAdd(values.Read(row.Batch, j, row.Head / problem.Shape.GroupSize), scores[j], output, output);
+            }
+        }
+
+        Round(output, storage);
+        lse = top + MathF.Log(whole);
+    }
+
+    private static float[] Scores(AttentionProblem problem, TensorView query, TensorView key, ElementType storage, AttentionRow row)
+    {
+        KeyInterval visible = problem.Mask.Visible(row.Batch, row.Query);
+        float[] scores = new float[visible.End];
+        Array.Fill(scores, float.NegativeInfinity);
+        float[] queryRow = new StoredRows(query, storage).Read(row.Batch, row.Query, row.Head).ToArray();
+        var keys = new StoredRows(key, storage);
+        float softcap = problem.Options.Softcap;
+        Span<float> score = stackalloc float[1];
+        for (int j = visible.First; j < visible.End; j++)
+        {
+            if (!problem.Mask.KeepsInside(row.Batch, row.Query, j))
+            {
+                continue;
+            }
+
+            score[0] = (float)problem.Scale * TensorPrimitives.Dot(queryRow, keys.Read(row.Batch, j, row.Head / problem.Shape.GroupSize));
+            Round(score, storage);
+            if (softcap > 0)
+            {
+                score[0] = softcap * MathF.Tanh(score[0] / softcap);
+                Round(score, storage);
+            }
+
+            score[0] += (float)problem.Mask.Bias(row.Batch, row.Head, row.Query, j);
+            Round(score, storage);
+            scores[j] = score[0];
+        }
+
+        return scores;
+    }
+
+    private static void Round(Span<float> numbers, ElementType storage)
+    {
+        if (storage != ElementType.Float32)
+        {
+            Span<byte> rounded = numbers.Length == 1 ? stackalloc byte[2] : new byte[numbers.Length * storage.SizeInBytes()];
+            ElementConversion.FromFloat(numbers, storage, rounded);
+            ElementConversion.ToFloat(rounded, storage, numbers);
+        }
+    }
+
+    private sealed class StoredRows(TensorView view, ElementType storage)
+    {
+        private readonly TensorRows _rows = new(view);
+        private readonly RowStorage _storage = new(view.Type, storage, (int)view.Shape[3]);
+        private readonly byte[] _stored = new byte[view.Shape[3] * storage.SizeInBytes()];
+
+        public ReadOnlySpan<float> Read(int batch, int position, int head) =>
+            _storage.Store(_rows.Bytes(batch, position, head), _stored);
+    }
+}

@@ -1,0 +1,152 @@
+using System;
+using System.Buffers.Binary;
+using System.Numerics;
+using System.Numerics.Tensors;
+using System.Runtime.InteropServices;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>Converts rows of elements, as they lie in memory, to single precision and back.</summary>
+/// <remarks>
+/// Widening is exact. Narrowing rounds to nearest, ties to even; what is too large becomes infinite, except in
+/// <see cref="ElementType.Float8E4M3"/>, which has no infinity: there it saturates at ±448, infinities included, as the
+/// satfinite conversion of GPUs does. NaN stays NaN everywhere. The bytes need not be aligned.
+/// </remarks>
+public static class ElementConversion
+{
+    /// <summary>Converts floating-point elements to single precision.</summary>
+    /// <param name="source">Elements of <paramref name="type"/>, as many as <paramref name="destination"/> holds.</param>
+    /// <param name="type">A floating-point type.</param>
+    /// <param name="destination">Receives one float for each element.</param>
+    /// <exception cref="ArgumentException">The lengths differ, or the type is not a floating-point type.</exception>
+    public static void ToFloat(ReadOnlySpan<byte> source, ElementType type, Span<float> destination)
+    {
+        RequireSameCount(source.Length, type, destination.Length);
+        switch (type)
+        {
+            case ElementType.Float32:
+                source.CopyTo(MemoryMarshal.AsBytes(destination));
+                break;
+            case ElementType.Float16:
+                TensorPrimitives.ConvertToSingle(MemoryMarshal.Cast<byte, Half>(source), destination);
+                break;
+            case ElementType.BFloat16:
+                WidenBFloat16(MemoryMarshal.Cast<byte, ushort>(source), MemoryMarshal.Cast<float, uint>(destination));
+                break;
+            case ElementType.Float64:
+                TensorPrimitives.ConvertTruncating(MemoryMarshal.Cast<byte, double>(source), destination);
+                break;
+            case ElementType.Float8E4M3:
+                for (int i = 0; i < source.Length; i++)
+                {
+                    destination[i] = Float8E4M3.ToSingle(source[i]);
+                }
+
+                break;
+            default:
+                throw NotFloatingPoint(type);
+        }
+    }
+
+    /// <summary>Converts single precision to another floating-point type.</summary>
+    /// <param name="source">As many floats as <paramref name="destination"/> holds elements.</param>
+    /// <param name="type">A floating-point type.</param>
+    /// <param name="destination">Receives one element of <paramref name="type"/> for each float.</param>
+    /// <exception cref="ArgumentException">The lengths differ, or the type is not a floating-point type.</exception>
+    public static void FromFloat(ReadOnlySpan<float> source, ElementType type, Span<byte> destination)
+    {
+        RequireSameCount(destination.Length, type, source.Length);
+        switch (type)
+        {
+            case ElementType.Float32:
+                MemoryMarshal.AsBytes(source).CopyTo(destination);
+                break;
+            case ElementType.Float16:
+                TensorPrimitives.ConvertToHalf(source, MemoryMarshal.Cast<byte, Half>(destination));
+                break;
+            case ElementType.BFloat16:
+                NarrowToBFloat16(MemoryMarshal.Cast<float, uint>(source), MemoryMarshal.Cast<byte, ushort>(destination));
+                break;
+            case ElementType.Float64:
+                TensorPrimitives.ConvertTruncating(source, MemoryMarshal.Cast<byte, double>(destination));
+                break;
+            case ElementType.Float8E4M3:
+                for (int i = 0; i < source.Length; i++)
+                {
+                    destination[i] = Float8E4M3.FromSingle(source[i]);
+                }
+
+                break;
+            default:
+                throw NotFloatingPoint(type);
+        }
+    }
+
+    /// <summary>The value of one floating-point element, exactly.</summary>
+    /// <param name="element">Begins with the bytes of the element; what follows is not looked at.</param>
+    /// <param name="type">A floating-point type.</param>
+    /// <exception cref="ArgumentException">The type is not a floating-point type.</exception>
+    public static double ToDouble(ReadOnlySpan<byte> element, ElementType type) => type switch
+    {
+        ElementType.Float64 => BinaryPrimitives.ReadDoubleLittleEndian(element),
+        ElementType.Float32 => BinaryPrimitives.ReadSingleLittleEndian(element),
+        ElementType.Float16 => (double)BinaryPrimitives.ReadHalfLittleEndian(element),
+        ElementType.BFloat16 => BitConverter.UInt32BitsToSingle((uint)BinaryPrimitives.ReadUInt16LittleEndian(element) << 16),
+        ElementType.Float8E4M3 => Float8E4M3.ToSingle(element[0]),
+        _ => throw NotFloatingPoint(type),
+    };
+
+    private static void WidenBFloat16(ReadOnlySpan<ushort> source, Span<uint> destination)
+    {
+        int i = 0;
+        for (; i <= source.Length - Vector<ushort>.Count; i += Vector<ushort>.Count)
+        {
+            Vector.Widen(new Vector<ushort>(source[i..]), out Vector<uint> low, out Vector<uint> high);
+            (low << 16).CopyTo(destination[i..]);
+            (high << 16).CopyTo(destination[(i + Vector<uint>.Count)..]);
+        }
+
+        for (; i < source.Length; i++)
+        {
+            destination[i] = (uint)source[i] << 16;
+        }
+    }
+
+    private static void NarrowToBFloat16(ReadOnlySpan<uint> source, Span<ushort> destination)
+    {
+        int i = 0;
+        for (; i <= source.Length - Vector<ushort>.Count; i += Vector<ushort>.Count)
+        {
+            Vector<uint> low = RoundToBFloat16(new Vector<uint>(source[i..]));
+            Vector<uint> high = RoundToBFloat16(new Vector<uint>(source[(i + Vector<uint>.Count)..]));
+            Vector.Narrow(low, high).CopyTo(destination[i..]);
+        }
+
+        for (; i < source.Length; i++)
+        {
+            destination[i] = (ushort)RoundToBFloat16(new Vector<uint>(source[i]))[0];
+        }
+    }
+
+    // Adding half of the dropped range, less one when the kept part is even, carries exactly when nearest-even rounds up.
+    // A NaN would be carried into infinity or lose its only set bits, so it is made quiet instead.
+    private static Vector<uint> RoundToBFloat16(Vector<uint> bits)
+    {
+        Vector<uint> kept = bits >>> 16;
+        Vector<uint> rounded = (bits + new Vector<uint>(0x7FFF) + (kept & Vector<uint>.One)) >>> 16;
+        var isNaN = Vector.GreaterThan(bits & new Vector<uint>(0x7FFFFFFF), new Vector<uint>(0x7F800000));
+        return Vector.ConditionalSelect(isNaN, kept | new Vector<uint>(0x40), rounded);
+    }
+
+    private static void RequireSameCount(int bytes, ElementType type, int floats)
+    {
+        if (bytes != (long)floats * type.SizeInBytes())
+        {
+            throw new ArgumentException(
+                $"{bytes} bytes of {type.ShortName()} and {floats} floats were given: both must hold the same number of elements.");
+        }
+    }
+
+    private static ArgumentException NotFloatingPoint(ElementType type) =>
+        new($"{type.ShortName()} is not a floating-point type.", nameof(type));
+}

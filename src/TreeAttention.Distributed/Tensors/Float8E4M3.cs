@@ -1,0 +1,59 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>The 8-bit float of OCP's E4M3: sign, 4 bits of exponent (bias 7), 3 of fraction; ±448 at most, no infinity.</summary>
+internal static class Float8E4M3
+{
+    private const byte SignBit = 0x80;
+    private const byte NaN = 0x7F;
+    private const byte Largest = 0x7E;
+    private const float SmallestNormal = 1f / 64;
+    private const float SmallestSubnormal = 1f / 512;
+    private const int DroppedBits = 20;
+    private const uint ExponentShift = (127 - 7) << 3;
+
+    private static readonly float[] _values = AllValues();
+
+    /// <summary>The value of an encoding, exactly.</summary>
+    public static float ToSingle(byte encoded) => _values[encoded];
+
+    /// <summary>The nearest encoding, ties to even; larger values and infinities saturate, NaN stays NaN.</summary>
+    public static byte FromSingle(float value)
+    {
+        uint bits = BitConverter.SingleToUInt32Bits(value);
+        byte sign = (byte)((bits >> 24) & SignBit);
+        float magnitude = MathF.Abs(value);
+        if (float.IsNaN(value))
+        {
+            return (byte)(sign | NaN);
+        }
+
+        if (magnitude < SmallestNormal)
+        {
+            // Eight subnormal steps make the smallest normal number, whose encoding is 8: rounding up needs no care.
+            return (byte)(sign | (byte)MathF.Round(magnitude / SmallestSubnormal, MidpointRounding.ToEven));
+        }
+
+        uint kept = BitConverter.SingleToUInt32Bits(magnitude);
+        uint rounded = (kept + 0x7FFFF + ((kept >> DroppedBits) & 1)) >> DroppedBits;
+        return (byte)(sign | (byte)Math.Min(rounded - ExponentShift, Largest));
+    }
+
+    private static float[] AllValues()
+    {
+        float[] values = new float[256];
+        for (int encoded = 0; encoded < values.Length; encoded++)
+        {
+            int exponent = (encoded >> 3) & 0xF;
+            int fraction = encoded & 7;
+            float magnitude = exponent == 0
+                ? fraction * SmallestSubnormal
+                : (8 + fraction) * MathF.ScaleB(1f, exponent - 10);
+            magnitude = (encoded & NaN) == NaN ? float.NaN : magnitude;
+            values[encoded] = (encoded & SignBit) == 0 ? magnitude : -magnitude;
+        }
+
+        return values;
+    }
+}

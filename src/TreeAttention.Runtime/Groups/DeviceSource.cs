@@ -1,0 +1,85 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using TreeAttention.Communication;
+using TreeAttention.Devices;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Runtime;
+
+/// <summary>Makes each rank's device by the group's options and the process's environment.</summary>
+internal sealed class DeviceSource
+{
+    private const string Emulated = "emulated";
+
+    private readonly CudaPlatform? _platform;
+
+    private DeviceSource(CudaPlatform? platform) => _platform = platform;
+
+    /// <summary>Finds what the devices need.</summary>
+    /// <exception cref="FaultException">A GPU is asked for and the driver, the compiler or the GPU is missing (69); the environment contradicts itself (2).</exception>
+    internal static DeviceSource Open(GroupOptions options, ProcessEnvironment environment) => new(
+        options.Device == DeviceKind.Cuda ? CudaPlatform.Open(OptionsOf(environment)) : null);
+
+    /// <summary>What users should know of a choice that was left to <see cref="DeviceKind.Auto"/>; null for nothing.</summary>
+    internal static string? HintOf(GroupOptions options) =>
+        options.Device == DeviceKind.Auto && HasGpu()
+            ? "this machine has an NVIDIA GPU; --device auto computes on the CPU all the same. Ask for the GPU with --device cuda."
+            : null;
+
+    /// <summary>A rank's device.</summary>
+    /// <param name="threads">Threads for what the CPU computes.</param>
+    /// <param name="rankOfNode">The rank among those of its node: ranks take the node's GPUs in turn.</param>
+    internal IDevice Create(int threads, int rankOfNode) =>
+        _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, rankOfNode % _platform.DeviceCount, threads);
+
+    /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
+    internal static StagedTransport? StagingFor(ITransport transport, IDevice device) =>
+        device is IStagingDevice staging ? new StagedTransport(transport, staging) : null;
+
+    private static CudaOptions OptionsOf(ProcessEnvironment environment)
+    {
+        if (environment.Cuda is { } mode && mode != Emulated)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine, $"TREEATTN_CUDA is '{mode}', but 'emulated' is all that it may be. Unset it to use the GPU.");
+        }
+
+        var options = new CudaOptions
+        {
+            CacheFolder = environment.CacheFolder is { } cache ? Path.Combine(cache, "treeattn") : null,
+        };
+        if (environment.Cuda == Emulated)
+        {
+            string[] library = [environment.CudaLibrary ?? EmulatedLibrary()];
+            return options with { IsEmulated = true, DriverCandidates = library, CompilerCandidates = library };
+        }
+
+        return options with
+        {
+            DriverCandidates = WithFirst(environment.CudaLibrary, options.DriverCandidates),
+            CompilerCandidates = WithFirst(environment.NvrtcLibrary, options.CompilerCandidates),
+        };
+    }
+
+    private static IReadOnlyList<string> WithFirst(string? first, IReadOnlyList<string> others) => first is null ? others : [first, .. others];
+
+    // The build puts the emulation beside the program's own folder, wherever in artifacts/ that is.
+    private static string EmulatedLibrary()
+    {
+        string inTree = Path.Combine("artifacts", "emulation", "libcuda_emulated.so");
+        for (DirectoryInfo? folder = new(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
+        {
+            string place = Path.Combine(folder.FullName, inTree);
+            if (File.Exists(place))
+            {
+                return place;
+            }
+        }
+
+        return inTree;
+    }
+
+    private static bool HasGpu() => Directory.Exists("/dev") && Directory.EnumerateFiles("/dev", "nvidia*").Any(file => char.IsAsciiDigit(file[^1]));
+}

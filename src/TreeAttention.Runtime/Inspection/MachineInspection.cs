@@ -1,0 +1,93 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.IO;
+using System.Linq;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+
+namespace TreeAttention.Runtime;
+
+/// <summary>What this machine has for attention over ranks, what is missing, and how to get it.</summary>
+public static class MachineInspection
+{
+    private static readonly string[] _mpiSonames = ["libmpi.so.40", "libmpich.so.12", "libmpi.so.12", "libmpi_abi.so.1"];
+    private static readonly string[] _launchers = ["mpiexec.openmpi", "mpiexec.mpich", "mpiexec", "srun"];
+
+    /// <summary>Looks at everything once.</summary>
+    public static IReadOnlyList<Finding> Inspect(ProcessEnvironment environment)
+    {
+        var libraries = new LibrarySearch(environment.LibraryPath);
+        return
+        [
+            new Finding("system", true, $"{RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.FrameworkDescription}"),
+            new Finding("cpu", true, $"{Environment.ProcessorCount} cores available, {VectorUnits()}"),
+            Memory(),
+            SharedMemory(),
+            MpiLibraries(libraries),
+            Launchers(environment),
+            Launched(environment),
+            Library(libraries, "GPU driver", ["libcuda.so.1"], "Install the NVIDIA driver; until then everything runs with --device cpu."),
+            Library(libraries, "NVRTC", ["libnvrtc.so.13", "libnvrtc.so.12"], "Install the CUDA run-time compiler (libnvrtc); it is needed only with a GPU."),
+            Library(libraries, "NCCL", ["libnccl.so.2"], "Install NCCL 2; it is needed only between GPUs."),
+        ];
+    }
+
+    private static string VectorUnits() =>
+        Vector512.IsHardwareAccelerated ? "AVX-512" : Vector256.IsHardwareAccelerated ? "AVX2" : "no AVX2: correct but slow";
+
+    private static Finding Memory()
+    {
+        var kilobytes = File.ReadLines("/proc/meminfo")
+            .Select(line => line.Split([':', ' '], StringSplitOptions.RemoveEmptyEntries))
+            .Where(parts => parts.Length >= 2)
+            .ToDictionary(parts => parts[0], parts => long.Parse(parts[1], CultureInfo.InvariantCulture));
+        return new Finding("memory", true, $"{Gibibytes(kilobytes["MemAvailable"] << 10)} available of {Gibibytes(kilobytes["MemTotal"] << 10)}");
+    }
+
+    private static Finding SharedMemory()
+    {
+        const long Enough = 64L << 20;
+        if (!Directory.Exists("/dev/shm"))
+        {
+            return new Finding("shared memory", false, "/dev/shm is not mounted", "Mount a tmpfs there (containers: --shm-size=1g); --reduction one-shot needs it between processes.");
+        }
+
+        long free = new DriveInfo("/dev/shm").AvailableFreeSpace;
+        return new Finding("shared memory", free >= Enough, $"/dev/shm has {Gibibytes(free)} free", free >= Enough ? null : "Containers: --shm-size=1g.");
+    }
+
+    private static Finding MpiLibraries(LibrarySearch libraries)
+    {
+        string[] found = [.. _mpiSonames.Select(soname => (Soname: soname, Path: libraries.Find(soname)))
+            .Where(library => library.Path is not null)
+            .Select(library => $"{library.Soname} ({library.Path})")];
+        return found.Length > 0
+            ? new Finding("MPI libraries", true, string.Join(", ", found))
+            : new Finding("MPI libraries", false, $"none of {string.Join(", ", _mpiSonames)}", "apt-get install openmpi-bin, or mpich; in-process ranks work without.");
+    }
+
+    private static Finding Launchers(ProcessEnvironment environment)
+    {
+        string[] found = [.. _launchers
+            .Select(name => environment.SearchPath.Select(folder => Path.Combine(folder, name)).FirstOrDefault(File.Exists))
+            .OfType<string>()];
+        return found.Length > 0
+            ? new Finding("launchers", true, string.Join(", ", found))
+            : new Finding("launchers", false, "neither mpiexec nor srun is on the path", "apt-get install openmpi-bin, or mpich.");
+    }
+
+    private static Finding Launched(ProcessEnvironment environment) => new(
+        "started by", true,
+        environment.Launcher is { IsPresent: true } launcher ? $"{launcher.Name}: rank {launcher.Rank} of {launcher.Size}" : "no launcher: in-process ranks");
+
+    private static Finding Library(LibrarySearch libraries, string subject, string[] sonames, string wayOut)
+    {
+        string? found = sonames.Select(libraries.Find).OfType<string>().FirstOrDefault();
+        return found is not null
+            ? new Finding(subject, true, found)
+            : new Finding(subject, false, $"no {string.Join(" or ", sonames)}", wayOut);
+    }
+
+    private static string Gibibytes(long bytes) => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1073741824.0:F1} GiB");
+}

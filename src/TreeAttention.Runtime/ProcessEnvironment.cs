@@ -1,0 +1,55 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using TreeAttention.Communication;
+
+namespace TreeAttention.Runtime;
+
+/// <summary>What the process finds in its environment; the one place where variables are read.</summary>
+public sealed record ProcessEnvironment
+{
+    /// <summary>Who launched the process; <see cref="LauncherEnvironment.None"/> when nobody did.</summary>
+    internal LauncherEnvironment Launcher { get; init; } = LauncherEnvironment.None;
+
+    /// <summary>A launcher (mpiexec, srun) started this process as one of several.</summary>
+    public bool IsLaunched => Launcher.IsPresent;
+
+    /// <summary>This process is rank 0, or alone: it tells what all have to say.</summary>
+    public bool SpeaksForAll => Launcher is not { Rank: > 0 };
+
+    /// <summary>TREEATTN_MPI_LIBRARY: the MPI library to load, before every other choice.</summary>
+    public string? MpiLibrary { get; init; }
+
+    /// <summary>TREEATTN_CUDA: <c>emulated</c> puts the emulation in the place of the GPU's driver; null is the real one.</summary>
+    public string? Cuda { get; init; }
+
+    /// <summary>TREEATTN_CUDA_LIBRARY: the driver, or the emulation, to load before every other choice.</summary>
+    public string? CudaLibrary { get; init; }
+
+    /// <summary>TREEATTN_NVRTC_LIBRARY: the CUDA compiler to load before every other choice.</summary>
+    public string? NvrtcLibrary { get; init; }
+
+    /// <summary>Where programs keep what they can make again: XDG_CACHE_HOME, or .cache in HOME; null when neither is set.</summary>
+    public string? CacheFolder { get; init; }
+
+    /// <summary>LD_LIBRARY_PATH.</summary>
+    public string? LibraryPath { get; init; }
+
+    /// <summary>The folders of PATH.</summary>
+    public IReadOnlyList<string> SearchPath { get; init; } = [];
+
+    /// <summary>Reads the variables of this process.</summary>
+    public static ProcessEnvironment Read() => new()
+    {
+        Launcher = LauncherEnvironment.Read(Environment.GetEnvironmentVariable),
+        MpiLibrary = NotEmpty("TREEATTN_MPI_LIBRARY"),
+        Cuda = NotEmpty("TREEATTN_CUDA"),
+        CudaLibrary = NotEmpty("TREEATTN_CUDA_LIBRARY"),
+        NvrtcLibrary = NotEmpty("TREEATTN_NVRTC_LIBRARY"),
+        CacheFolder = NotEmpty("XDG_CACHE_HOME") ?? (NotEmpty("HOME") is { } home ? Path.Combine(home, ".cache") : null),
+        LibraryPath = NotEmpty("LD_LIBRARY_PATH"),
+        SearchPath = (NotEmpty("PATH") ?? "").Split(':', StringSplitOptions.RemoveEmptyEntries),
+    };
+
+    private static string? NotEmpty(string variable) => Environment.GetEnvironmentVariable(variable) is { Length: > 0 } value ? value : null;
+}

@@ -1,0 +1,78 @@
+using System;
+using System.Diagnostics;
+using System.IO;
+using System.Linq;
+using Xunit;
+
+namespace TreeAttention.Tests;
+
+/// <summary>The program with <c>--device cuda</c>, as a process of its own.</summary>
+[Collection(CudaCollection.Name)]
+public sealed class CudaProgramTests
+{
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void Verify_passes_on_an_emulated_gpu(int ranks)
+    {
+        EmulatedCuda.RequireLibrary();
+
+        (int code, string output, string errors) = Run(
+            ["verify", "--device", "cuda", "--cases", "3", "--ranks", $"{ranks}"],
+            ("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder));
+
+        Assert.True(code == 0, output + errors);
+        Assert.Contains("Emulated device 0", output, StringComparison.Ordinal);
+        Assert.Matches(@"[1-9][0-9]* passed, 0 failed", output);
+        Assert.NotEmpty(Directory.GetFiles(Path.Combine(EmulatedCuda.CacheFolder, "treeattn")));
+    }
+
+    [Fact]
+    public void A_missing_driver_ends_with_69_and_the_way_out()
+    {
+        (int code, string output, string errors) = Run(
+            ["verify", "--device", "cuda", "--cases", "1"], ("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", "/no/libcuda_emulated.so"));
+
+        Assert.Equal(69, code);
+        Assert.Empty(output);
+        string line = Assert.Single(errors.Split('\n', StringSplitOptions.RemoveEmptyEntries));
+        Assert.Contains("/no/libcuda_emulated.so was not found", line, StringComparison.Ordinal);
+        Assert.Contains("--device cpu", line, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void An_unknown_kind_of_gpu_in_the_environment_ends_with_2()
+    {
+        (int code, _, string errors) = Run(["verify", "--device", "cuda", "--cases", "1"], ("TREEATTN_CUDA", "imagined"));
+
+        Assert.Equal(2, code);
+        Assert.Contains("TREEATTN_CUDA is 'imagined'", errors, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Without_a_word_about_the_device_the_cpu_computes()
+    {
+        (int code, string output, _) = Run(["verify", "--cases", "1"], ("TREEATTN_CUDA", "emulated"));
+
+        Assert.Equal(0, code);
+        Assert.DoesNotContain("Emulated", output, StringComparison.Ordinal);
+    }
+
+    private static (int Code, string Output, string Errors) Run(string[] arguments, params (string Name, string Value)[] variables)
+    {
+        string folder = Path.Combine(EmulatedCuda.Root, "artifacts", "bin", "TreeAttention.Cli");
+        string configuration = Path.GetFileName(Path.TrimEndingDirectorySeparator(AppContext.BaseDirectory));
+        string program = Directory.GetDirectories(folder, configuration + "*").Select(path => Path.Combine(path, "treeattn")).First(File.Exists);
+        var start = new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true };
+        foreach ((string name, string value) in variables)
+        {
+            start.Environment[name] = value;
+        }
+
+        using Process process = Process.Start(start)!;
+        System.Threading.Tasks.Task<string> errors = process.StandardError.ReadToEndAsync();
+        string output = process.StandardOutput.ReadToEnd();
+        process.WaitForExit();
+        return (process.ExitCode, output, errors.Result);
+    }
+}

@@ -1,0 +1,125 @@
+"""Writes golden.json: what the NumPy reference gives for some forty small calls that between them use every option.
+
+    python3 make_golden.py PATH/attention_reference.py > golden.json
+
+Queries, keys and values are not stored: both sides make them from `numbers` (GoldenCase.cs has its twin). All are multiples
+of 1/1024, so they and every option are exact in float32; results are float64, base64 of little-endian bytes.
+"""
+
+import base64
+import importlib.util
+import json
+import sys
+
+import numpy as np
+
+
+def numbers(seed, shape):
+    """Pseudo-random multiples of 1/1024 in [-2, 2)."""
+    x = np.arange(int(np.prod(shape)), dtype=np.uint64) * 2654435761 + seed * 40503
+    x = x.astype(np.uint32)
+    x ^= x >> np.uint32(16)
+    x = (x.astype(np.uint64) * 0x45D9F3B).astype(np.uint32)
+    x ^= x >> np.uint32(16)
+    return (((x & np.uint32(4095)).astype(np.float64) - 2048) / 1024).reshape(shape)
+
+
+def encode(array):
+    return base64.b64encode(np.ascontiguousarray(array, dtype="<f8").tobytes()).decode()
+
+
+def bits(seed, shape):
+    return numbers(seed, shape) > -1
+
+
+def bias(seed, shape):
+    values = numbers(seed, shape)
+    return np.where(values < -1.5, -np.inf, values)
+
+
+SLOPES = [0.5, 0.25, 0.125, 0.0625]
+SINKS = [0.5, -1.0, 3.0, -0.25]
+BASE = dict(batch=2, query_len=3, key_len=9, query_heads=4, kv_heads=2, head_dim=5, value_dim=3)
+TREE = dict(dfs_start=[[0, 1, 2], [1, 1, 0]], dfs_end=[[3, 3, 2, 1, 1, 0, 3, 1, 2], [0, 1, 2, 3, 0, 1, 2, 3, 0]])
+
+CASES = [
+    ("plain", {}, {}),
+    ("one query", dict(query_len=1), {}),
+    ("one key", dict(key_len=1), {}),
+    ("no key", dict(key_len=0), {}),
+    ("no key with sinks", dict(key_len=0), dict(sinks=SINKS)),
+    ("multi-head", dict(kv_heads=4), {}),
+    ("multi-query", dict(kv_heads=1), {}),
+    ("wide values", dict(head_dim=3, value_dim=17), {}),
+    ("wide keys", dict(head_dim=33, value_dim=1), {}),
+    ("scale", {}, dict(scale=0.75)),
+    ("scale 0 gives the mean", {}, dict(scale=0.0)),
+    ("negative scale", {}, dict(scale=-1.5)),
+    ("large scale", {}, dict(scale=4096.0)),
+    ("causal", {}, dict(causal=True)),
+    ("causal, more queries than keys", dict(query_len=7, key_len=4), dict(causal=True)),
+    ("causal, as many queries as keys", dict(query_len=6, key_len=6), dict(causal=True)),
+    ("window", {}, dict(window=[2, 1])),
+    ("window of one key", {}, dict(window=[0, 0])),
+    ("left window", {}, dict(window=[3, -1])),
+    ("right window", dict(query_len=8, key_len=5), dict(window=[-1, 0])),
+    ("causal window", {}, dict(causal=True, window=[4, 2])),
+    ("softcap", {}, dict(softcap=1.5, scale=2.0)),
+    ("alibi by head", {}, dict(alibi=SLOPES)),
+    ("alibi by batch and head", {}, dict(alibi=SLOPES + SLOPES[::-1], causal=True)),
+    ("sinks", {}, dict(sinks=SINKS)),
+    ("sinks that take everything or nothing", {}, dict(sinks=[2.0 ** 100, -(2.0 ** 100), 700.0, -700.0])),
+    ("ragged keys", {}, dict(key_lengths=[9, 4])),
+    ("ragged keys, one empty", {}, dict(key_lengths=[0, 7], causal=True)),
+    ("ragged keys, one empty, sinks", {}, dict(key_lengths=[0, 7], sinks=SINKS)),
+    ("ragged queries", {}, dict(query_lengths=[1, 3], causal=True)),
+    ("ragged queries, one empty, sinks", {}, dict(query_lengths=[0, 2], sinks=SINKS)),
+    ("ragged both, window, alibi", {}, dict(key_lengths=[5, 8], query_lengths=[3, 2], window=[3, 1], alibi=SLOPES)),
+    ("ragged keys shorter than queries", dict(query_len=6), dict(key_lengths=[2, 9], causal=True)),
+    ("depth-first tree", {}, TREE),
+    ("depth-first tree, ragged", {}, dict(key_lengths=[9, 6], query_lengths=[2, 3], **TREE)),
+    ("tail mask", {}, dict(tail_mask=4)),
+    ("tail mask longer than the keys", {}, dict(tail_mask=12)),
+    ("tail mask, ragged, fewer keys than tail", {}, dict(tail_mask=5, key_lengths=[3, 9], causal=True)),
+    ("tail bias shared", {}, dict(tail_bias=[1, 4])),
+    ("tail bias by batch", {}, dict(tail_bias=[2, 5], key_lengths=[4, 9])),
+    ("tail bias after softcap", {}, dict(tail_bias=[1, 9], softcap=0.5, scale=3.0)),
+    ("everything", dict(query_len=4, key_len=13, query_heads=4, kv_heads=1), dict(
+        scale=0.5, causal=True, window=[9, 3], softcap=2.0, alibi=SLOPES, sinks=SINKS, key_lengths=[13, 8],
+        query_lengths=[4, 3], tail_mask=6, tail_bias=[2, 3])),
+]
+
+
+def run(reference, index, name, shape, options):
+    sizes = {**BASE, **shape}
+    batch, query_len = sizes["batch"], sizes["query_len"]
+    q = numbers(3 * index, (batch, query_len, sizes["query_heads"], sizes["head_dim"]))
+    k = numbers(3 * index + 1, (batch, sizes["key_len"], sizes["kv_heads"], sizes["head_dim"]))
+    v = numbers(3 * index + 2, (batch, sizes["key_len"], sizes["kv_heads"], sizes["value_dim"]))
+    given, written = dict(options), dict(options)
+    rename = dict(alibi="alibi_slopes", key_lengths="kv_lengths", dfs_start="dfs_start_q", dfs_end="dfs_end_k")
+    if "tail_mask" in given:
+        given["tail_mask"] = bits(1000 + index, (batch, query_len, options["tail_mask"]))
+    if "tail_bias" in given:
+        rows, length = options["tail_bias"]
+        given["tail_bias"] = bias(2000 + index, (rows, query_len, length))
+    if "alibi" in given:
+        given["alibi"] = np.reshape(given["alibi"], (-1, sizes["query_heads"])).squeeze()
+    for old in ("dfs_start", "dfs_end"):
+        if old in given:
+            given[old] = np.array(given[old])
+            written[old] = given[old].ravel().tolist()
+    out, lse = reference.attention(q, k, v, **{rename.get(key, key): value for key, value in given.items()})
+    return dict(name=name, index=index, **sizes, **written, output=encode(out), lse=encode(lse))
+
+
+def main():
+    spec = importlib.util.spec_from_file_location("attention_reference", sys.argv[1])
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    rows = [json.dumps(run(reference, index, *case)) for index, case in enumerate(CASES)]
+    print("[\n" + ",\n".join(rows) + "\n]")
+
+
+if __name__ == "__main__":
+    main()
