@@ -91,6 +91,19 @@ public sealed class ShardLayoutTests
         }
     }
 
+    [Theory, InlineData(2), InlineData(3), InlineData(4), InlineData(5), InlineData(8)]
+    public void Lanes_are_balanced_from_short_contexts_on(int ranks)
+    {
+        for (int pages = 1; pages <= 600; pages++)
+        {
+            int[] owned = [.. Enumerable.Range(0, ranks).Select(rank => ShardLayout.Lanes.PagesOf(rank, ranks, pages * PageSpan.Keys).Count)];
+
+            // A power of two is as even as can be; else a rank's lanes are more or fewer by one, and so are its pages of every 256.
+            int spread = int.IsPow2(ranks) ? 1 : 4 + (pages / LaneTree.Lanes);
+            Assert.InRange(owned.Max() - owned.Min(), 0, spread);
+        }
+    }
+
     [Theory, InlineData("cyclic:0"), InlineData("cyclic:-1"), InlineData("cyclic:"), InlineData("diagonal"), InlineData("cyclic:99999999999")]
     public void An_unknown_layout_is_refused_by_name(string text)
     {

@@ -10,11 +10,18 @@ namespace TreeAttention.Distributed;
 /// </remarks>
 public static class LaneTree
 {
-    /// <summary>Number of lanes; page c belongs to lane c mod 256.</summary>
+    /// <summary>Number of lanes; page c belongs to the lane whose 8 bits are those of c mod 256 reversed.</summary>
+    /// <remarks>
+    /// Reversed, because a rank owns neighbouring lanes: neighbouring pages then lie on different ranks, and ranks differ by
+    /// a few pages at most however short the context is.
+    /// </remarks>
     public const int Lanes = 256;
 
     /// <summary>Lane of the key at <paramref name="position"/>.</summary>
-    public static int LaneOf(int position) => position / PageSpan.Keys % Lanes;
+    public static int LaneOf(int position) => Reverse(position / PageSpan.Keys % Lanes);
+
+    /// <summary>The first page of a lane; the others follow every <see cref="Lanes"/> pages.</summary>
+    public static int FirstPageOf(int lane) => Reverse(lane);
 
     /// <summary>The lanes of <paramref name="rank"/>, ascending.</summary>
     public static IEnumerable<int> LanesOf(int rank, int ranks)
@@ -41,6 +48,17 @@ public static class LaneTree
         }
 
         return nodes;
+    }
+
+    private static int Reverse(int eightBits)
+    {
+        int reversed = 0;
+        for (int bit = 1; bit < Lanes; bit *= 2)
+        {
+            reversed = (reversed * 2) + ((eightBits & bit) != 0 ? 1 : 0);
+        }
+
+        return reversed;
     }
 
     private static int FirstLane(int rank, int ranks) => (int)((long)Lanes * rank / ranks);

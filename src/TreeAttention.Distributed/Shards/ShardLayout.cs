@@ -17,7 +17,7 @@ public abstract class ShardLayout
     /// <summary>Key i belongs to rank i mod p (Striped Attention, arXiv 2311.09431).</summary>
     public static ShardLayout Striped { get; } = new CyclicLayout("striped", 1);
 
-    /// <summary>Pages of 512 keys; page c belongs to lane c mod 256; rank r owns lanes [256 r / p, 256 (r+1) / p).</summary>
+    /// <summary>Pages of 512 keys dealt to 256 lanes (<see cref="LaneTree"/>); rank r owns lanes [256 r / p, 256 (r+1) / p).</summary>
     public static ShardLayout Lanes { get; } = new LanesLayout();
 
     /// <summary>The name users write: <c>contiguous</c>, <c>cyclic:16</c>, <c>lengths:10,0,21</c>.</summary>
@@ -140,7 +140,7 @@ public abstract class ShardLayout
             var runs = new List<KeyRun>();
             foreach (int lane in LaneTree.LanesOf(rank, ranks))
             {
-                for (long first = (long)lane * PageSpan.Keys; first < length; first += LaneTree.Lanes * PageSpan.Keys)
+                for (long first = (long)LaneTree.FirstPageOf(lane) * PageSpan.Keys; first < length; first += LaneTree.Lanes * PageSpan.Keys)
                 {
                     runs.Add(KeyRun.Contiguous((int)first, (int)Math.Min(PageSpan.Keys, length - first)));
                 }
