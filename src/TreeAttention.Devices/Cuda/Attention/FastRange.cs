@@ -81,7 +81,7 @@ internal sealed class FastRange
 
     // Written so that NaN and ∞ do not hold.
     private static bool Holds(ElementType type, double magnitude, PageLimits limits, double bias) =>
-        (magnitude * limits.LargestKeyNorm) + bias <= (type == ElementType.Float32 ? 64 : 2048) && limits.LargestValue <= LargestValue;
+        (magnitude * limits.LargestKeyNorm) + bias <= (type == ElementType.Float32 ? Float32Element.ScoreLimit : Float16Element.ScoreLimit) && limits.LargestValue <= LargestValue;
 
     private static double LargestNorm(AttentionShape shape, int count, double[] norms, int batch, int kvHead)
     {
