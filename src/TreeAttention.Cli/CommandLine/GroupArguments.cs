@@ -35,7 +35,7 @@ internal sealed class GroupArguments
 
     private readonly Option<double> _stallTimeout = new("--stall-timeout")
     {
-        Description = "Seconds without progress of a rank that end the job (201).",
+        Description = "Seconds without progress of a rank that end an MPI job (201); in-process ranks are not watched.",
         DefaultValueFactory = _ => 10,
         CustomParser = result => ArgumentText.Number(result, value => value is > 0 and <= 86_400, "a number of seconds above 0") ?? 0,
     };

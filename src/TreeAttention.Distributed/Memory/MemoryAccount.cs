@@ -11,7 +11,7 @@ public sealed class MemoryAccount
     /// <summary>Bytes allocated now.</summary>
     public long Bytes => Interlocked.Read(ref _bytes);
 
-    /// <summary>Most bytes that were allocated at one time since the last reset.</summary>
+    /// <summary>Most bytes that were allocated at one time.</summary>
     public long PeakBytes => Interlocked.Read(ref _peak);
 
     /// <summary>Counts an allocation.</summary>
@@ -33,7 +33,4 @@ public sealed class MemoryAccount
 
     /// <summary>Counts a release.</summary>
     public void Return(long bytes) => Interlocked.Add(ref _bytes, -bytes);
-
-    /// <summary>Starts the peak anew at what is allocated now.</summary>
-    public void ResetPeak() => Interlocked.Exchange(ref _peak, Bytes);
 }

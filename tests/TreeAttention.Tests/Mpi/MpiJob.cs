@@ -10,16 +10,18 @@ using Xunit;
 
 namespace TreeAttention.Tests;
 
-/// <summary>A job of the rank program under a real mpiexec, in a session of its own, so that no process of it can be missed.</summary>
+/// <summary>A job of the rank program under a real mpiexec; its processes are known by a variable that all inherit, since MPICH gives each rank a session of its own.</summary>
 internal sealed partial class MpiJob : IDisposable
 {
     private static readonly TimeSpan _limit = TimeSpan.FromSeconds(40);
+    private readonly string _mark = $"TREEATTN_TEST_JOB={Guid.NewGuid():N}";
     private readonly Process _launcher;
     private readonly List<string> _output = [];
     private readonly List<string> _errors = [];
 
     private MpiJob(ProcessStartInfo start)
     {
+        start.Environment[_mark[.._mark.IndexOf('=', StringComparison.Ordinal)]] = _mark[(_mark.IndexOf('=', StringComparison.Ordinal) + 1)..];
         _launcher = Process.Start(start)!;
         _launcher.OutputDataReceived += (_, line) => Keep(_output, line.Data);
         _launcher.ErrorDataReceived += (_, line) => Keep(_errors, line.Data);
@@ -116,20 +118,18 @@ internal sealed partial class MpiJob : IDisposable
         _launcher.Dispose();
     }
 
-    // Field 6 of /proc/PID/stat is the session; field 3 is Z for a process that is dead already.
     private int[] Members() =>
         [.. Directory.EnumerateDirectories("/proc").Select(path => Path.GetFileName(path)).Where(name => char.IsAsciiDigit(name[0]))
             .Select(name => int.Parse(name, CultureInfo.InvariantCulture)).Where(IsMember)];
 
+    // A process that is dead already has no environment.
     private bool IsMember(int process)
     {
         try
         {
-            string stat = File.ReadAllText($"/proc/{process}/stat");
-            string[] fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
-            return fields[0] != "Z" && fields[3] == _launcher.Id.ToString(CultureInfo.InvariantCulture);
+            return File.ReadAllText($"/proc/{process}/environ").Split('\0').Contains(_mark);
         }
-        catch (IOException)
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             return false;
         }
