@@ -104,14 +104,6 @@ public sealed unsafe class MpiWorld : IDisposable
         return new MpiWorld(Load(launcher, libraryPath), launcher, warn ?? (_ => { }));
     }
 
-    /// <summary>Which MPI would be used: its file and what it says of itself. Joins nothing.</summary>
-    /// <exception cref="FaultException">No MPI (69), or two of them in this process (78).</exception>
-    public static (string File, string Version) Find(LauncherEnvironment launcher, string? libraryPath = null)
-    {
-        MpiLibrary library = Load(launcher, libraryPath);
-        return (library.File, library.Version);
-    }
-
     /// <summary>The transport among all ranks.</summary>
     /// <param name="nodes">Node of each rank, in place of what the machine says; null for the truth.</param>
     /// <param name="pieceBytes">Bytes of the longest piece of a message; every rank gives the same.</param>
