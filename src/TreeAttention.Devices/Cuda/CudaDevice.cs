@@ -11,7 +11,7 @@ namespace TreeAttention.Devices;
 /// computed on the host by <see cref="CpuDevice"/>: right, and slow. Several devices of one process may share a GPU. Calls
 /// come from one thread.
 /// </remarks>
-public sealed class CudaDevice : IStagingDevice
+public sealed class CudaDevice : IStreamDevice
 {
     private readonly CudaContext _context;
     private readonly DeviceMemoryPool _pool;
@@ -60,11 +60,17 @@ public sealed class CudaDevice : IStagingDevice
     /// <inheritdoc/>
     public MemoryAccount Memory { get; } = new();
 
+    /// <inheritdoc/>
+    public nint Stream => _context.Stream;
+
     /// <summary>Calls, or pages of calls, that the host computed because the kernels are not exact enough for them.</summary>
     internal long HostCalls => _host.Calls;
 
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
+
+    /// <inheritdoc/>
+    public void Enter() => _context.Enter();
 
     /// <inheritdoc/>
     public Region Allocate(long bytes, ElementType type)
