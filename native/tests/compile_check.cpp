@@ -144,9 +144,12 @@ int main(int argc, char** argv) {
 
   const std::filesystem::path folder = argv[1];
   const std::string texts[] = {read(folder / "device/primitives.cuh"),
-                               read(folder / "arguments.cuh"), read(folder / "visibility.cuh")};
-  const char* const headers[] = {texts[0].c_str(), texts[1].c_str(), texts[2].c_str()};
-  const char* const names[] = {"primitives.cuh", "arguments.cuh", "visibility.cuh"};
+                               read(folder / "arguments.cuh"), read(folder / "visibility.cuh"),
+                               read(folder / "score_range.cuh")};
+  const char* const headers[] = {texts[0].c_str(), texts[1].c_str(), texts[2].c_str(),
+                                 texts[3].c_str()};
+  const char* const names[] = {"primitives.cuh", "arguments.cuh", "visibility.cuh",
+                               "score_range.cuh"};
   const std::map<std::string, int> table =
       argc > 2 ? read_table(argv[2]) : std::map<std::string, int>();
   int failed = 0;
@@ -154,7 +157,7 @@ int main(int argc, char** argv) {
   for (auto& instance : instances) {
     for (const char* architecture : {"80", "90"}) {
       void* program;
-      nvrtc.create(&program, read(folder / instance.file).c_str(), instance.file, 3, headers,
+      nvrtc.create(&program, read(folder / instance.file).c_str(), instance.file, 4, headers,
                    names);
       nvrtc.add_name(program, instance.expression);
       const std::string target = std::string("--gpu-architecture=sm_") + architecture;
