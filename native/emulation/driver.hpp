@@ -54,6 +54,7 @@ struct event {
 struct operation {
   std::function<bool()> is_ready;             // none: always; called with the mutex held
   std::function<CUresult(std::string&)> run;  // called without; on failure it says why
+  bool awaits_others = false;                 // other ranks make it ready, maybe other processes
 };
 
 struct stream {

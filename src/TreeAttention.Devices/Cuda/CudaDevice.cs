@@ -11,7 +11,7 @@ namespace TreeAttention.Devices;
 /// computed on the host by <see cref="CpuDevice"/>: right, and slow. Several devices of one process may share a GPU. Calls
 /// come from one thread.
 /// </remarks>
-public sealed class CudaDevice : IStagingDevice
+public sealed class CudaDevice : IStreamDevice
 {
     private readonly CudaContext _context;
     private readonly DeviceMemoryPool _pool;
@@ -60,6 +60,16 @@ public sealed class CudaDevice : IStagingDevice
     /// <inheritdoc/>
     public MemoryAccount Memory { get; } = new();
 
+    /// <inheritdoc/>
+    public string BusAddress => _context.BusAddress;
+
+    /// <inheritdoc/>
+    public Action? WhileWaiting
+    {
+        get => _context.WhileWaiting;
+        set => _context.WhileWaiting = value;
+    }
+
     /// <summary>Calls, or pages of calls, that the host computed because the kernels are not exact enough for them.</summary>
     internal long HostCalls => _host.Calls;
 
@@ -97,6 +107,16 @@ public sealed class CudaDevice : IStagingDevice
         _context.Synchronize();
         _pinned.Free(region);
     }
+
+    /// <inheritdoc/>
+    public nint EnterStream()
+    {
+        _context.Enter();
+        return _context.Stream;
+    }
+
+    /// <inheritdoc/>
+    public void NoteWrite(Region region) => Overwrite(region);
 
     /// <inheritdoc/>
     public void Copy(Region from, Region to)

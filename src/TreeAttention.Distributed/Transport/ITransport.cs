@@ -37,6 +37,9 @@ public interface ITransport : IDisposable
     /// <summary>What this rank sent.</summary>
     Traffic Traffic { get; }
 
+    /// <summary>Operations on device regions only take their place in the order of the device's stream: the host does not wait for them.</summary>
+    bool IsStreamOrdered => false;
+
     /// <summary>Sends a region to a rank; matches one <see cref="Receive"/> of the same length there, in order.</summary>
     void Send(Region region, int to);
 
