@@ -10,7 +10,7 @@
 
 namespace emulation {
 
-driver the_driver;
+driver& the_driver = *new driver;
 thread_local context* current_context;
 
 namespace {

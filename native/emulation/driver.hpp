@@ -100,7 +100,7 @@ struct driver {
   CUresult put(stream* on, operation what);
 };
 
-extern driver the_driver;
+extern driver& the_driver;  // never destroyed: threads may outlive the statics
 extern thread_local context* current_context;
 
 long setting(const char* name, long otherwise);

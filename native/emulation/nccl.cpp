@@ -11,7 +11,7 @@
 
 namespace emulation::nccl {
 
-std::set<communicator*> the_communicators;
+std::set<communicator*>& the_communicators = *new std::set<communicator*>;
 
 namespace {
 
@@ -125,6 +125,7 @@ NCCL_API ncclCommInitRankConfig(communicator** c, int ranks, ncclUniqueId id, in
     return refuse(nccl_system_error, error.what());
   }
   the_communicators.insert(*c);
+  start_engine();
   return nccl_in_progress;
 }
 

@@ -122,7 +122,8 @@ struct membership {
   const planted_error planted;
   ncclResult state = nccl_in_progress;
   bool is_connected = false, is_leaving = false, is_aborted = false;
-  unsigned long queued = 0, finished = 0;  // works: they run one after the other
+  unsigned long queued = 0, finished = 0;            // works: they run one after the other
+  unsigned long seen_queued = 0, seen_finished = 0;  // by the engine
   int operations = 0, splits = 0;
   std::vector<std::pair<stream*, std::shared_ptr<work>>> deferred;  // until the next poll
 

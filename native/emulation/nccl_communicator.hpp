@@ -14,7 +14,10 @@ struct communicator {
   unsigned polls = 0;
 };
 
-extern std::set<communicator*> the_communicators;
+extern std::set<communicator*>& the_communicators;
+
+// Starts the thread that does what nobody in this process waits for, though other ranks do.
+void start_engine();
 
 // Success when a call may be made on the communicator now.
 inline ncclResult usable(communicator* c) {

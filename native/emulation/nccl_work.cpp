@@ -10,7 +10,7 @@ namespace emulation::nccl {
 namespace {
 
 constexpr unsigned polls_between_looks = 32;
-std::string the_last_error;
+std::string& the_last_error = *new std::string;
 
 // Copies between a ring and memory; positions count bytes from the beginning of time.
 template <class copy>
