@@ -82,17 +82,22 @@ __device__ __forceinline__ bool has_key_rules(const attend_arguments& a) {
   return a.alibi_slopes || a.dfs_start || a.tail_mask || a.tail_bias;
 }
 
+// The head's ALiBi slope.
+__device__ __forceinline__ float alibi_slope(const attend_arguments& a, const query_row& row) {
+  const int heads = a.kv_heads * a.group;
+  return __ldg(a.alibi_slopes + (a.alibi_per_batch ? row.batch * heads : 0) + row.head);
+}
+
 // The score with biases added; -inf where the row's rules hide the key at this position, which
-// lies inside the visible interval.
-__device__ __forceinline__ float apply_key_rules(const attend_arguments& a, const query_row& row,
-                                                 int position, float score) {
+// lies inside the visible interval. `number` is float, or double where scores are.
+template <class number>
+__device__ __forceinline__ number apply_key_rules(const attend_arguments& a, const query_row& row,
+                                                  int position, number score) {
   const size_t query = size_t(row.batch) * a.query_length + row.index;
   if (a.alibi_slopes) {
-    const int heads = a.kv_heads * a.group;
-    const float slope =
-        __ldg(a.alibi_slopes + (a.alibi_per_batch ? row.batch * heads : 0) + row.head);
+    const number slope = alibi_slope(a, row);
     const int distance = position_of(a, row) - position;
-    score -= slope * float(distance < 0 ? -distance : distance);
+    score -= slope * number(distance < 0 ? -distance : distance);
   }
   const int from_end = position - key_length_of(a, row.batch);
   if (a.tail_bias) {
@@ -111,6 +116,28 @@ __device__ __forceinline__ float apply_key_rules(const attend_arguments& a, cons
     return minus_infinity();
   }
   return score;
+}
+
+// The most that biases can raise a score over the page's keys: tail biases of either sign, ALiBi of
+// a negative slope. NaN and +inf count, -inf hides a key.
+__device__ __forceinline__ double largest_bias(const attend_arguments& a, const query_row& row,
+                                               const page_entry& page) {
+  const int first = position_in(page, 0), last = position_in(page, page.count - 1);
+  const double position = position_of(a, row);
+  const double distance = fmax(fabs(position - first), fabs(position - last));
+  const double alibi = a.alibi_slopes ? fmax(0.0, -double(alibi_slope(a, row)) * distance) : 0;
+  if (!a.tail_bias) return alibi;
+  const int from_end = a.tail_bias_length - key_length_of(a, row.batch);
+  const int end = min(a.tail_bias_length, last + from_end + 1);
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
+  float tail = 0;
+  for (int column = max(0, first + from_end); column < end && tail == tail; ++column) {
+    const float bias = __ldg(a.tail_bias + line * a.tail_bias_length + column);
+    const float magnitude = bias == minus_infinity() ? 0.f : fabsf(bias);
+    tail = magnitude <= tail ? tail : magnitude;  // a NaN stays
+  }
+  return alibi + tail;
 }
 
 // A product of query and key as a score: scaled with more than fp32's digits, then capped.
@@ -140,11 +167,16 @@ struct tile_walk {
   }
 };
 
+// The first page of a split of a batch row.
+__device__ __forceinline__ int first_page_of(const attend_arguments& a, int batch, int split) {
+  return __ldg(a.page_ranges + batch) + a.first_page + split * a.pages_per_split;
+}
+
 // The walk of the block's split of a batch row, at its first tile.
 template <int tile_keys>
 __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_arguments& a, int batch,
                                                            int split, interval hull) {
-  const int first = __ldg(a.page_ranges + batch) + a.first_page + split * a.pages_per_split;
+  const int first = first_page_of(a, batch, split);
   const int last = min(first + a.pages_per_split, __ldg(a.page_ranges + batch + 1));
   tile_walk<tile_keys> walk = {first - 1, last, 0, {0, 0}, hull};
   if (hull.end <= hull.first) {

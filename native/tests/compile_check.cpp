@@ -55,6 +55,9 @@ const std::vector<wanted> instances = {
     {"attend_plain.cu", "attend_plain<float, 640>"},
     {"attend_plain.cu", "attend_plain<float16, 128>"},
     {"attend_plain.cu", "attend_plain<bfloat16, 640>"},
+    {"attend_precise.cu", "attend_precise<float>"},
+    {"attend_precise.cu", "attend_precise<float16>"},
+    {"attend_precise.cu", "attend_precise<bfloat16>"},
     {"states.cu", "merge_states"},
     {"states.cu", "fold_states"},
     {"states.cu", "weigh"},
@@ -141,9 +144,12 @@ int main(int argc, char** argv) {
 
   const std::filesystem::path folder = argv[1];
   const std::string texts[] = {read(folder / "device/primitives.cuh"),
-                               read(folder / "arguments.cuh"), read(folder / "visibility.cuh")};
-  const char* const headers[] = {texts[0].c_str(), texts[1].c_str(), texts[2].c_str()};
-  const char* const names[] = {"primitives.cuh", "arguments.cuh", "visibility.cuh"};
+                               read(folder / "arguments.cuh"), read(folder / "visibility.cuh"),
+                               read(folder / "score_range.cuh")};
+  const char* const headers[] = {texts[0].c_str(), texts[1].c_str(), texts[2].c_str(),
+                                 texts[3].c_str()};
+  const char* const names[] = {"primitives.cuh", "arguments.cuh", "visibility.cuh",
+                               "score_range.cuh"};
   const std::map<std::string, int> table =
       argc > 2 ? read_table(argv[2]) : std::map<std::string, int>();
   int failed = 0;
@@ -151,7 +157,7 @@ int main(int argc, char** argv) {
   for (auto& instance : instances) {
     for (const char* architecture : {"80", "90"}) {
       void* program;
-      nvrtc.create(&program, read(folder / instance.file).c_str(), instance.file, 3, headers,
+      nvrtc.create(&program, read(folder / instance.file).c_str(), instance.file, 4, headers,
                    names);
       nvrtc.add_name(program, instance.expression);
       const std::string target = std::string("--gpu-architecture=sm_") + architecture;

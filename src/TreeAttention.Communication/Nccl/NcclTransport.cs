@@ -325,11 +325,7 @@ public sealed unsafe class NcclTransport : ITransport
     // Host regions are done when the operation returns: copies to ordinary memory wait by themselves.
     private void Unload(Region place, Region region)
     {
-        if (region.Place == MemoryPlace.Device)
-        {
-            Device.NoteWrite(region);
-        }
-        else if (region.Bytes > 0)
+        if (region.Place != MemoryPlace.Device && region.Bytes > 0)
         {
             Device.Copy(place, region);
             if (region.Place == MemoryPlace.Pinned)

@@ -14,7 +14,4 @@ public interface IStreamDevice : IStagingDevice
     /// <summary>Makes the GPU the calling thread's.</summary>
     /// <returns>The driver's handle of the stream of all the device's work.</returns>
     nint EnterStream();
-
-    /// <summary>Tells that something else than the device enqueued a write into the region.</summary>
-    void NoteWrite(Region region);
 }
