@@ -8,8 +8,8 @@ namespace TreeAttention.Tests;
 /// <summary>In-process ranks, each with an emulated GPU of its own, connected by the emulated NCCL.</summary>
 internal static class NcclRanks
 {
-    /// <summary>Runs one thread for each rank; ranks leave in order when all are done.</summary>
-    internal static void Run(int ranks, Action<NcclTransport, CudaDevice, IControlPlane> body)
+    /// <summary>Runs one thread for each rank; ranks leave in order when all are done, or end as after a fault.</summary>
+    internal static void Run(int ranks, Action<NcclTransport, CudaDevice, IControlPlane> body, bool leaves = true)
     {
         CudaPlatform platform = EmulatedCuda.Platform;
         NcclTransport.LoadLibrary([EmulatedCuda.Library]);
@@ -19,7 +19,10 @@ internal static class NcclRanks
             using var device = new CudaDevice(platform, rank);
             using var transport = NcclTransport.Connect(SetUpOf(group, rank, device));
             body(transport, device, group.Controls[rank]);
-            transport.Leave();
+            if (leaves)
+            {
+                transport.Leave();
+            }
         });
     }
 
