@@ -3,6 +3,8 @@
 // that the ranks did not call alike, which the real one would hang or garble on.
 #include "nccl.hpp"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <random>
 #include <system_error>
@@ -102,8 +104,8 @@ NCCL_API ncclGetVersion(int* version) {
 
 NCCL_API ncclGetUniqueId(ncclUniqueId* id) {
   std::random_device random;
-  std::snprintf(id->internal, sizeof id->internal, "%08x%08x%08x%08x", random(), random(), random(),
-                random());
+  std::snprintf(id->internal, sizeof id->internal, "%08x%08x%08x%08x", unsigned(getpid()), random(),
+                random(), random());
   return nccl_success;
 }
 

@@ -96,6 +96,8 @@ struct transfer {
   message header;
   char* data;
   std::size_t bytes, done = 0;  // done counts the header too
+
+  bool is_done() const { return done == sizeof(message) + bytes; }
 };
 
 // The operations of one group on one communicator: they progress together.
@@ -105,6 +107,8 @@ struct work {
   unsigned long turn = 0;
   unsigned polls = 0;
   bool is_done = false, has_planted_error = false;
+
+  bool needs(int peer) const;
 };
 
 // The error that TREEATTN_EMULATION_NCCL_FAULT plants in one operation of one rank.
@@ -131,8 +135,9 @@ struct membership {
 
   void fail(ncclResult error, const std::string& why);
 
-  // A peer that cannot answer any more, as a remote error of this rank.
-  void look_for_lost_peers();
+  // A peer that cannot answer any more, as a remote error of this rank. One that has left in order
+  // is lost only to work that still needs it.
+  void look_for_lost_peers(const work* under_way = nullptr);
 
   // All ranks are there: connected, unless two of them are on one device.
   void connect_if_all_joined();

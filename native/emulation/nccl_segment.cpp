@@ -90,16 +90,16 @@ void membership::connect_if_all_joined() {
   state = nccl_success;
 }
 
-void membership::look_for_lost_peers() {
+void membership::look_for_lost_peers(const work* under_way) {
   for (int peer = 0; peer < ranks; ++peer) {
     rank_slot& slot = shared.slot(peer);
     const int its_state = slot.state;
     if (peer == rank || its_state == absent) continue;
-    const char* what = its_state == failed                            ? "failed"
-                       : its_state == aborted                         ? "aborted"
-                       : its_state == finalized && !is_leaving        ? "left"
-                       : its_state == joined && is_gone(slot.process) ? "is dead"
-                                                                      : nullptr;
+    const char* what = its_state == failed                                             ? "failed"
+                       : its_state == aborted                                          ? "aborted"
+                       : its_state == finalized && under_way && under_way->needs(peer) ? "left"
+                       : its_state == joined && is_gone(slot.process)                  ? "is dead"
+                                                                                       : nullptr;
     if (what) {
       fail(nccl_remote_error, "rank " + std::to_string(peer) + " " + what);
       return;
