@@ -26,21 +26,6 @@ internal static class CudaLibraries
     /// <exception cref="DllNotFoundException">None can be loaded.</exception>
     internal static string LoadCompiler(IReadOnlyList<string> candidates) => LoadFirst(CompilerName, candidates);
 
-    /// <summary>Whether the system's loader finds a driver by one of these names; binds nothing.</summary>
-    internal static bool CanLoad(IReadOnlyList<string> candidates)
-    {
-        foreach (string candidate in candidates)
-        {
-            if (NativeLibrary.TryLoad(candidate, out nint handle))
-            {
-                NativeLibrary.Free(handle);
-                return true;
-            }
-        }
-
-        return false;
-    }
-
     private static string LoadFirst(string name, IReadOnlyList<string> candidates)
     {
         lock (_gate)

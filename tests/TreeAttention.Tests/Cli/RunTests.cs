@@ -119,35 +119,33 @@ public sealed class RunTests
         Assert.True(result.Json.GetProperty("works").GetBoolean());
     }
 
-    [Theory]
-    [InlineData("tree", "butterfly")]
-    [InlineData("tree", "allgather")]
-    [InlineData("tree", "three-allreduce")]
-    [InlineData("tree", "two-allreduce")]
-    [InlineData("tree", "fused")]
-    [InlineData("tree", "one-shot")]
-    [InlineData("tree", "all-to-all")]
-    [InlineData("tree", "two-level")]
-    [InlineData("ring", null)]
-    [InlineData("ring-query", null)]
-    public void What_is_counted_is_what_the_formulas_say(string algorithm, string? reduction)
+    [Fact]
+    public void Ceilings_are_measured_in_the_same_rounds()
     {
-        AttentionShape shape = new(1, 3, 101, 4, 2, 16, 24);
-        using var files = new CliFiles();
-        string[] tensors = files.Tensors(shape);
-        foreach (int ranks in (int[])[1, 2, 3, 5])
-        {
-            string[] chosen = reduction is null ? [] : ["--reduction", reduction];
-            TreeattnResult result = AttendFilesTests.Attend(
-                files, tensors, ["--force", "--json", "--ranks", $"{ranks}", "--algorithm", algorithm, .. chosen]).Exits(0);
+        TreeattnResult result = TreeattnProcess.Run(
+            ["bench", "-b", "2K", "--query-len", "2", "--algorithm", "ring", "--ranks", "2", "--ceiling", "--json", .. _small]).Exits(0);
 
-            var plan = new AttentionPlan(
-                AttentionAlgorithms.Parse(algorithm), reduction is null ? ReductionKind.Auto : ReductionKinds.Parse(reduction), QueryPlacement.Replicated);
-            var shards = new ShardMap(shape, ShardLayout.Contiguous, ranks, ElementType.Float32, false);
-            TrafficForecast expected = ExpectedTraffic.Of(plan, shards, new int[ranks]);
-            long Counted(string key) => result.Json.GetProperty(key).GetInt64();
-            Assert.Equal(expected, new TrafficForecast(Counted("bytes_sent"), Counted("messages"), Counted("collectives")));
+        foreach (string ratio in (string[])["read_ratio", "fma_ratio", "model_us"])
+        {
+            Assert.True(result.Json.GetProperty(ratio).GetDouble() > 0, ratio);
         }
+
+        Assert.Equal(0, result.Json.GetProperty("wrong").GetInt32());
+    }
+
+    [Fact]
+    public void Bench_runs_over_tensors_from_files()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(2, 3, 101, 4, 2, 16, 24), "<f2");
+
+        TreeattnResult result = TreeattnProcess.Run(["bench", .. tensors, "--ranks", "3", "--causal", "--json", "-n", "1", "-w", "0"]).Exits(0);
+
+        Assert.Equal(11, result.JsonLines.Count);
+        Assert.All(result.JsonLines, row => Assert.Equal(
+            ("f16", 2, 3, 101, 0),
+            (row.GetProperty("dtype").GetString(), row.GetProperty("batch").GetInt32(), row.GetProperty("query_len").GetInt32(),
+                row.GetProperty("context").GetInt32(), row.GetProperty("wrong").GetInt32())));
     }
 
     [Theory]
