@@ -82,35 +82,74 @@ __device__ __forceinline__ bool has_key_rules(const attend_arguments& a) {
   return a.alibi_slopes || a.dfs_start || a.tail_mask || a.tail_bias;
 }
 
+// The head's ALiBi slope; 0 without ALiBi.
+__device__ __forceinline__ float alibi_slope(const attend_arguments& a, const query_row& row) {
+  if (!a.alibi_slopes) return 0;
+  const int heads = a.kv_heads * a.group;
+  return __ldg(a.alibi_slopes + (a.alibi_per_batch ? row.batch * heads : 0) + row.head);
+}
+
+// The row's tail biases, of which the last belongs to the last key of the sequence.
+__device__ __forceinline__ const float* tail_bias_of(const attend_arguments& a,
+                                                     const query_row& row) {
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
+  return a.tail_bias + line * a.tail_bias_length;
+}
+
+// The score with ALiBi and tail bias added. `number` is float, or double where scores are.
+template <class number>
+__device__ __forceinline__ number add_biases(const attend_arguments& a, const query_row& row,
+                                             int position, number score) {
+  if (a.alibi_slopes) {
+    const int distance = position_of(a, row) - position;
+    score -= number(alibi_slope(a, row)) * number(distance < 0 ? -distance : distance);
+  }
+  if (a.tail_bias) {
+    const int column = position - key_length_of(a, row.batch) + a.tail_bias_length;
+    if (column >= 0) score += __ldg(tail_bias_of(a, row) + column);
+  }
+  return score;
+}
+
+// Whether the row's rules leave the key at this position, which lies inside the visible interval.
+__device__ __forceinline__ bool keeps_key(const attend_arguments& a, const query_row& row,
+                                          int position) {
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  if (a.tail_mask) {
+    const int column = position - key_length_of(a, row.batch) + a.tail_mask_length;
+    if (column >= 0 && !__ldg(a.tail_mask + query * a.tail_mask_length + column)) return false;
+  }
+  return !a.dfs_start || __ldg(a.dfs_start + query) <=
+                             __ldg(a.dfs_end + size_t(row.batch) * a.key_length + position);
+}
+
 // The score with biases added; -inf where the row's rules hide the key at this position, which
 // lies inside the visible interval.
 __device__ __forceinline__ float apply_key_rules(const attend_arguments& a, const query_row& row,
                                                  int position, float score) {
-  const size_t query = size_t(row.batch) * a.query_length + row.index;
-  if (a.alibi_slopes) {
-    const int heads = a.kv_heads * a.group;
-    const float slope =
-        __ldg(a.alibi_slopes + (a.alibi_per_batch ? row.batch * heads : 0) + row.head);
-    const int distance = position_of(a, row) - position;
-    score -= slope * float(distance < 0 ? -distance : distance);
+  const float biased = add_biases(a, row, position, score);
+  return keeps_key(a, row, position) ? biased : minus_infinity();
+}
+
+// The most that biases can raise a score over the page's keys: tail biases of either sign, ALiBi of
+// a negative slope. NaN and +inf count, -inf hides a key.
+__device__ __forceinline__ double largest_bias(const attend_arguments& a, const query_row& row,
+                                               const page_entry& page) {
+  const int first = position_in(page, 0), last = position_in(page, page.count - 1);
+  const double position = position_of(a, row);
+  const double distance = fmax(fabs(position - first), fabs(position - last));
+  const double alibi = fmax(0.0, -double(alibi_slope(a, row)) * distance);
+  if (!a.tail_bias) return alibi;
+  const int from_end = a.tail_bias_length - key_length_of(a, row.batch);
+  const int end = min(a.tail_bias_length, last + from_end + 1);
+  float tail = 0;
+  for (int column = max(0, first + from_end); column < end && tail == tail; ++column) {
+    const float bias = __ldg(tail_bias_of(a, row) + column);
+    const float magnitude = bias == minus_infinity() ? 0.f : fabsf(bias);
+    tail = magnitude <= tail ? tail : magnitude;  // a NaN stays
   }
-  const int from_end = position - key_length_of(a, row.batch);
-  if (a.tail_bias) {
-    const int column = from_end + a.tail_bias_length;
-    const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
-    if (column >= 0) score += __ldg(a.tail_bias + line * a.tail_bias_length + column);
-  }
-  if (a.tail_mask) {
-    const int column = from_end + a.tail_mask_length;
-    if (column >= 0 && !__ldg(a.tail_mask + query * a.tail_mask_length + column)) {
-      return minus_infinity();
-    }
-  }
-  if (a.dfs_start &&
-      __ldg(a.dfs_start + query) > __ldg(a.dfs_end + size_t(row.batch) * a.key_length + position)) {
-    return minus_infinity();
-  }
-  return score;
+  return alibi + tail;
 }
 
 // A product of query and key as a score: scaled with more than fp32's digits, then capped.
@@ -140,11 +179,16 @@ struct tile_walk {
   }
 };
 
+// The first page of a split of a batch row.
+__device__ __forceinline__ int first_page_of(const attend_arguments& a, int batch, int split) {
+  return __ldg(a.page_ranges + batch) + a.first_page + split * a.pages_per_split;
+}
+
 // The walk of the block's split of a batch row, at its first tile.
 template <int tile_keys>
 __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_arguments& a, int batch,
                                                            int split, interval hull) {
-  const int first = __ldg(a.page_ranges + batch) + a.first_page + split * a.pages_per_split;
+  const int first = first_page_of(a, batch, split);
   const int last = min(first + a.pages_per_split, __ldg(a.page_ranges + batch + 1));
   tile_walk<tile_keys> walk = {first - 1, last, 0, {0, 0}, hull};
   if (hull.end <= hull.first) {
