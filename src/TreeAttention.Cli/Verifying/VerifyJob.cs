@@ -28,6 +28,11 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
             Settle(law, holds, "the transport gave other values");
         }
 
+        foreach ((string primitive, string? difference) in group.Together(() => DevicePrimitives.Check(group)))
+        {
+            Settle("GPU primitives", difference is null, difference ?? "another rank's GPU differs from the golden data", primitive);
+        }
+
         var controls = new NegativeControls(group, request.Seed);
         foreach (ElementType type in _types)
         {
