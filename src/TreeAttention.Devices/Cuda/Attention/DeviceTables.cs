@@ -17,22 +17,26 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
     private readonly Dictionary<object, nint> _addresses = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges, long Version)> _pages = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<int[], (nint Address, long Version)> _lengths = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<PageLimits[], (nint Address, ShardPlan Plan, long Version)> _limits = new(ReferenceEqualityComparer.Instance);
 
     /// <summary>Gives all back when too many are kept. To be called before a call looks up its first, for it would lose those it has.</summary>
     internal void MakeRoom()
     {
-        if (_addresses.Count + _pages.Count + _lengths.Count < MostKept)
+        if (_addresses.Count + _pages.Count + _lengths.Count + _limits.Count < MostKept)
         {
             return;
         }
 
-        foreach (nint address in _addresses.Values.Concat(_lengths.Values.Select(kept => kept.Address)).Concat(_pages.Values.SelectMany(pages => new[] { pages.Entries, pages.Ranges })))
+        foreach (nint address in (IEnumerable<nint>)[
+            .. _addresses.Values, .. _lengths.Values.Select(kept => kept.Address), .. _limits.Values.Select(kept => kept.Address),
+            .. _pages.Values.Select(kept => kept.Entries), .. _pages.Values.Select(kept => kept.Ranges)])
         {
             pool.Give(address);
         }
 
         _addresses.Clear();
         _lengths.Clear();
+        _limits.Clear();
         _pages.Clear();
     }
 
@@ -84,6 +88,27 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
         nint address = isKept ? kept.Address : pool.Take((long)lengths.Length * sizeof(int));
         copies.Upload(lengths.AsSpan(), address);
         _lengths[lengths] = (address, plan.Version);
+        return address;
+    }
+
+    /// <summary>The limits of a shard's pages, [pages, kv_heads] in the order of its plan.</summary>
+    internal nint LimitsOf(KeyValueShard shard)
+    {
+        ShardPlan plan = shard.Plan;
+        if (_limits.TryGetValue(shard.Limits, out (nint Address, ShardPlan Plan, long Version) kept))
+        {
+            if (kept.Plan == plan && kept.Version == plan.Version)
+            {
+                return kept.Address;
+            }
+
+            pool.Give(kept.Address);
+        }
+
+        int heads = plan.Shape.KvHeads;
+        PageLimits[] limits = [.. plan.Pages.SelectMany(page => shard.Limits.Skip(page.Slot * heads).Take(heads))];
+        nint address = Upload(limits.AsSpan());
+        _limits[shard.Limits] = (address, plan, plan.Version);
         return address;
     }
 
