@@ -26,6 +26,8 @@ public sealed partial class CudaBindingTests
         ["weigh_arguments"] = typeof(WeighArguments),
         ["unweigh_arguments"] = typeof(UnweighArguments),
         ["clear_arguments"] = typeof(ClearArguments),
+        ["probe_arguments"] = typeof(ProbeArguments),
+        ["ceiling_arguments"] = typeof(CeilingArguments),
     };
 
     [Fact]
