@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -14,6 +15,8 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
     public ElementType StorageType => storageType;
 
     public bool ValuesInKeys => valuesInKeys;
+
+    public IEnumerable<KeyValuePair<string, string>> Settings => [new("sizes", shape.ToString())];
 
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan)
     {

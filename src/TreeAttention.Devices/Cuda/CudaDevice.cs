@@ -57,13 +57,17 @@ public sealed class CudaDevice : IStreamDevice
     public MemoryAccount Memory { get; } = new();
 
     /// <inheritdoc/>
-    public nint Stream => _context.Stream;
+    public string BusAddress => _context.BusAddress;
+
+    /// <inheritdoc/>
+    public Action? WhileWaiting
+    {
+        get => _context.WhileWaiting;
+        set => _context.WhileWaiting = value;
+    }
 
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
-
-    /// <inheritdoc/>
-    public void Enter() => _context.Enter();
 
     /// <inheritdoc/>
     public Region Allocate(long bytes, ElementType type)
@@ -94,6 +98,13 @@ public sealed class CudaDevice : IStreamDevice
         _context.Enter();
         _context.Synchronize();
         _pinned.Free(region);
+    }
+
+    /// <inheritdoc/>
+    public nint EnterStream()
+    {
+        _context.Enter();
+        return _context.Stream;
     }
 
     /// <inheritdoc/>

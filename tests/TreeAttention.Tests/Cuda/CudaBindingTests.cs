@@ -47,7 +47,7 @@ public sealed partial class CudaBindingTests
     {
         EmulatedCuda.RequireLibrary();
         nint library = NativeLibrary.Load(EmulatedCuda.Library);
-        Type[] bindings = [typeof(Interop.CudaDriver), typeof(Interop.Nvrtc)];
+        Type[] bindings = [typeof(Interop.CudaDriver), typeof(Interop.Nvrtc), typeof(Interop.Nccl)];
 
         string[] missing = [.. bindings
             .SelectMany(type => type.GetMethods(BindingFlags.Public | BindingFlags.Static).Select(method => method.Name))

@@ -56,6 +56,32 @@ public sealed class AttentionMaskTests
         Assert.Equal(new KeyInterval(0, 5), visible);
     }
 
+    [Fact]
+    public void Depth_first_blocks_are_skipped_whole_and_nothing_that_is_seen_is_skipped()
+    {
+        // Three responses to one prompt: the last sees the prompt and itself.
+        int[] lengths = [300, 500, 400, 200];
+        int[] start = [.. lengths.SelectMany((length, node) => Enumerable.Repeat(node, length))];
+        int[] end = [.. lengths.SelectMany((length, node) => Enumerable.Repeat(node == 0 ? 3 : node, length))];
+        AttentionMask mask = new AttentionProblem(
+            new AttentionShape(1, 1400, 1400, 1, 1, 1, 1), new AttentionOptions { DfsStart = start, DfsEnd = end }).Mask;
+
+        KeyInterval inFirstResponse = mask.WithoutHiddenBlocks(0, 1399, new KeyInterval(384, 768));
+        KeyInterval acrossTheEdge = mask.WithoutHiddenBlocks(0, 1399, new KeyInterval(1024, 1400));
+
+        Assert.True(inFirstResponse.IsEmpty);
+        Assert.Equal(new KeyInterval(1152, 1400), acrossTheEdge);
+        for (int i = 0; i < 1400; i += 7)
+        {
+            for (int page = 0; page < 1400; page += 100)
+            {
+                KeyInterval kept = mask.WithoutHiddenBlocks(0, i, new KeyInterval(page, page + 100));
+                Assert.All(
+                    Enumerable.Range(page, 100).Where(j => mask.Keeps(0, i, j)), j => Assert.True(kept.First <= j && j < kept.End, $"{i} {j}"));
+            }
+        }
+    }
+
     // Each option's own sentence, with no interval and no shared arithmetic.
     private static bool Keeps(AttentionProblem problem, int batch, int i, int j)
     {
