@@ -189,6 +189,7 @@ CUDA_API cuCtxGetCurrent(context** c) {
 
 CUDA_API cuCtxSynchronize() {
   std::unique_lock lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   context* const home = current_context;
   REQUIRE(home, invalid_context);
   return the_driver.progress(lock, home, [=] {
@@ -218,6 +219,7 @@ CUDA_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
 
 CUDA_API cuMemAlloc_v2(CUdeviceptr* p, std::size_t bytes) {
   std::lock_guard lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   REQUIRE(current_context, invalid_context);
   REQUIRE(!current_context->broken, current_context->broken);
   REQUIRE(bytes, invalid_value);
@@ -233,6 +235,7 @@ CUDA_API cuMemAlloc_v2(CUdeviceptr* p, std::size_t bytes) {
 
 CUDA_API cuMemFree_v2(CUdeviceptr p) {
   std::unique_lock lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   auto found = the_driver.memory.find(p);
   REQUIRE(found != the_driver.memory.end(), invalid_value);
   const allocation a = found->second;
@@ -254,6 +257,8 @@ CUDA_API cuMemFree_v2(CUdeviceptr p) {
 }
 
 CUDA_API cuMemHostAlloc(void** p, std::size_t bytes, unsigned) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   *p = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   return *p ? success : out_of_memory;
 }
@@ -309,6 +314,14 @@ CUDA_API cuGetErrorName(CUresult r, const char** text) {
       {not_ready, "CUDA_ERROR_NOT_READY"},
       {launch_timeout, "CUDA_ERROR_LAUNCH_TIMEOUT"},
       {launch_failed, "CUDA_ERROR_LAUNCH_FAILED"},
+      {capture_unsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+      {capture_invalidated, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
+      {capture_unmatched, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED"},
+      {capture_unjoined, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
+      {capture_isolation, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"},
+      {capture_implicit, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"},
+      {captured_event, "CUDA_ERROR_CAPTURED_EVENT"},
+      {capture_wrong_thread, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD"},
   };
   auto found = names.find(r);
   *text = found == names.end() ? nullptr : found->second;

@@ -18,6 +18,9 @@ public abstract class Reduction : IDisposable
     /// <summary>Which reduction this is; never <see cref="ReductionKind.Auto"/>.</summary>
     public abstract ReductionKind Kind { get; }
 
+    /// <summary>A fold can be a part of captured work.</summary>
+    public virtual bool IsCapturable => Transport.IsCapturable;
+
     private protected RankContext Context { get; }
 
     private protected int Rows { get; }

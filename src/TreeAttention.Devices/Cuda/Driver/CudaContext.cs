@@ -63,6 +63,20 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>The stream, after <see cref="Enter"/>.</summary>
     internal nint Stream => _stream;
 
+    /// <summary>The stream records what is enqueued on it.</summary>
+    internal bool IsCapturing { get; set; }
+
+    /// <summary>Throws where something is asked for that no capture can hold.</summary>
+    /// <param name="what">In words: <c>An allocation</c>.</param>
+    /// <exception cref="InvalidOperationException">The stream is being captured.</exception>
+    internal void RefuseWhileCapturing(string what)
+    {
+        if (IsCapturing)
+        {
+            throw new InvalidOperationException($"{what} cannot be captured. Do the work once before it is captured, over memory of the device alone.");
+        }
+    }
+
     /// <summary>Makes the context the calling thread's; every public operation of the device begins with it.</summary>
     internal void Enter() => CudaFaults.Check(CudaDriver.cuCtxSetCurrent(_context), "entering a context");
 
@@ -70,6 +84,7 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <exception cref="FaultException">Something that was enqueued failed (202).</exception>
     internal void Synchronize()
     {
+        RefuseWhileCapturing("A wait for the enqueued work");
         if (WhileWaiting is { } look)
         {
             Poll(look);

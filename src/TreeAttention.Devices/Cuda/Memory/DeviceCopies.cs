@@ -90,6 +90,7 @@ internal sealed unsafe class DeviceCopies : IDisposable
 
     private void UploadStaged(byte* from, nint to, long bytes)
     {
+        _context.RefuseWhileCapturing("A copy from ordinary host memory");
         for (long done = 0; done < bytes;)
         {
             if (_staged == StagingBytes)
