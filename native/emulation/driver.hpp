@@ -35,6 +35,7 @@ enum : CUresult {
   invalid_handle = 400,
   not_found = 500,
   not_ready = 600,
+  illegal_address = 700,
   launch_timeout = 702,
   launch_failed = 719,
   capture_unsupported = 900,
@@ -54,7 +55,9 @@ struct context {
   int device;
   int uses = 0;
   std::size_t used = 0;
-  CUresult broken = success;  // once a kernel has failed nothing works any more, as on the device
+  CUresult broken = success;   // once a kernel has failed nothing works any more, as on the device
+  CUresult planted = success;  // the error of an operation to come,
+  long planted_after = 0;      //   and how many operations come before it
 };
 
 struct stream;
@@ -70,10 +73,10 @@ struct event {
 };
 
 struct operation {
-  std::function<bool()> is_ready;             // none: always; called with the mutex held
-  std::function<CUresult(std::string&)> run;  // called without; on failure it says why
-  bool awaits_others = false;                 // other ranks make it ready, maybe other processes
-  std::function<operation()> renew = nullptr;           // of what a graph cannot do twice: makes it anew
+  std::function<bool()> is_ready;              // none: always; called with the mutex held
+  std::function<CUresult(std::string&)> run;   // called without; on failure it says why
+  bool awaits_others = false;                  // other ranks make it ready, maybe other processes
+  std::function<operation()> renew = nullptr;  // of what a graph cannot do twice: makes it anew
 };
 
 // What the streams of a capture would have done, in the order in which they were told: an order

@@ -56,8 +56,12 @@ CUresult driver::progress(std::unique_lock<std::mutex>& lock, const context* hom
     s->is_running = true;
     std::string why;
     lock.unlock();
-    const CUresult result = s->queue.front().run(why);
+    CUresult result = s->queue.front().run(why);
     lock.lock();
+    if (result == success && s->home->planted && s->home->planted_after-- == 0) {
+      result = std::exchange(s->home->planted, success);
+      why = "planted";
+    }
     s->is_running = false;
     s->queue.pop_front();
     if (result) {

@@ -61,6 +61,8 @@ internal sealed unsafe class KernelFunctions(CudaContext context, KernelCache ca
         {
             throw CudaFaults.Of(result, $"a launch of {name}");
         }
+
+        context.LastLaunch = name;
     }
 
     public void Dispose()

@@ -66,6 +66,19 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>The stream records what is enqueued on it.</summary>
     internal bool IsCapturing { get; set; }
 
+    /// <summary>What was launched last; an error that comes later may be its.</summary>
+    internal string? LastLaunch { get; set; }
+
+    /// <summary>Throws unless the driver succeeded, and names the kernel before.</summary>
+    /// <exception cref="FaultException">The device failed (202).</exception>
+    internal void Check(CUresult result, string action)
+    {
+        if (result != CUresult.CUDA_SUCCESS)
+        {
+            throw CudaFaults.Of(result, LastLaunch is null ? action : $"{action} after {LastLaunch}");
+        }
+    }
+
     /// <summary>Throws where something is asked for that no capture can hold.</summary>
     /// <param name="what">In words: <c>An allocation</c>.</param>
     /// <exception cref="InvalidOperationException">The stream is being captured.</exception>
@@ -91,7 +104,7 @@ internal sealed unsafe class CudaContext : IDisposable
         }
         else
         {
-            CudaFaults.Check(CudaDriver.cuStreamSynchronize(_stream), Waiting);
+            Check(CudaDriver.cuStreamSynchronize(_stream), Waiting);
         }
     }
 
@@ -147,7 +160,7 @@ internal sealed unsafe class CudaContext : IDisposable
             wait.SpinOnce(sleep1Threshold: -1);
         }
 
-        CudaFaults.Check(result, Waiting);
+        Check(result, Waiting);
         look();
     }
 

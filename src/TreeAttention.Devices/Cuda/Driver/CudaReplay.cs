@@ -36,7 +36,7 @@ internal sealed unsafe class CudaReplay : IReplay
     {
         ObjectDisposedException.ThrowIf(_graph == 0, this);
         _context.Enter();
-        CudaFaults.Check(CudaDriver.cuGraphLaunch(_graph, _context.Stream), "a launch of a graph");
+        _context.Check(CudaDriver.cuGraphLaunch(_graph, _context.Stream), "a launch of a graph");
     }
 
     /// <inheritdoc/>
