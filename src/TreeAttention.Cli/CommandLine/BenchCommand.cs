@@ -98,6 +98,7 @@ internal sealed class BenchCommand
         {
             Tensors = tensors.Key is null ? null : tensors,
             StorageType = tensors.StorageType ?? ElementType.Float32,
+            Scales = tensors.Scales,
             Semantics = _semantics.Read(parsed, withFiles: false),
             Plan = _plan.Read(parsed),
             Begin = begin,

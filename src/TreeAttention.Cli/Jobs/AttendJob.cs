@@ -18,10 +18,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
         group.Agree(Settings(inputs, options));
         using OutputFiles outputs = group.Together(() => new OutputFiles(group.IsRoot ? request : null));
-        using var call = new ShardedCall(
-            group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
-            plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
-            indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite));
+        using ShardedCall call = LayOut(problem, inputs);
         using AttentionStep step = group.Together(() => call.CreateStep(request.Plan.Plan));
         var recorder = new StepRecorder(group, step, call.Queries, call.Shard);
         for (int run = 0; run < request.Warmup; run++)
@@ -48,10 +45,17 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         return wrong == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
     }
 
+    private ShardedCall LayOut(AttentionProblem problem, InputTensors inputs) => new(
+        group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
+        plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
+        indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite),
+        inputs.Scales);
+
     private VerificationReport? Verify(AttentionProblem problem, InputTensors inputs, AttentionResult? result) =>
         request.Verify && result is not null
             ? Verification.Check(
-                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, VerificationSeed)
+                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, VerificationSeed,
+                inputs.Scales)
             : null;
 
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
@@ -62,6 +66,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         new("value", $"{inputs.Value.Type.ShortName()} {inputs.Value.ShapeText}"),
         new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
         new("--dtype", inputs.StorageType.ShortName()),
+        .. Settlement.Of(inputs.Scales),
         new("--nan", request.Tensors.NonFinite.ToString()),
         .. Settlement.Of(request.Plan),
         .. Settlement.Of(options),

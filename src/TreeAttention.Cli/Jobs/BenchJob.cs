@@ -54,7 +54,8 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
     {
         using IBenchInputs inputs = group.Together<IBenchInputs>(() => request.Tensors is { } files
             ? new FileBenchInputs(files)
-            : new SyntheticBenchInputs(request.ShapeOf(context), request.StorageType));
+            : new SyntheticBenchInputs(
+                request.ShapeOf(context), request.StorageType, request.Scales.Read(request.StorageType, request.KvHeads)));
         using var bench = new AttentionBench(request, group, inputs);
         return bench.Run();
     }
@@ -87,6 +88,7 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
         new("-n -w -c", $"{request.Iterations} {request.Warmup} {request.Check}"),
         new("sizes", request.ShapeOf(request.Begin).ToString()),
         new("--dtype", request.StorageType.ShortName()),
+        new("--key-scale --value-scale", $"{request.Scales.Key} {request.Scales.Value}"),
         .. Settlement.Of(request.Plan),
         .. Settlement.Of(request.Semantics.Flags()),
         new("--ceiling --combine", $"{request.Ceiling} {request.Combine}"),

@@ -13,6 +13,8 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 
     public ElementType StorageType => _tensors.StorageType;
 
+    public KeyValueScales? Scales => _tensors.Scales;
+
     public bool ValuesInKeys => request.ValueFromKey is not null;
 
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan) =>
@@ -23,7 +25,7 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 
     public Func<AttentionResult, VerificationReport> PrepareCheck(AttentionProblem problem)
     {
-        var rows = VerificationRows.Compute(problem, _tensors.Query, _tensors.Key, _tensors.Value, StorageType, Seed);
+        var rows = VerificationRows.Compute(problem, _tensors.Query, _tensors.Key, _tensors.Value, StorageType, Seed, Scales);
         return result => rows.Check(result.Output, result.Lse);
     }
 

@@ -6,7 +6,8 @@ using TreeAttention.Distributed;
 namespace TreeAttention.Cli;
 
 /// <summary>One random call of <c>treeattn verify</c>: small, with awkward sizes and options, the same on every rank for a seed.</summary>
-internal sealed record VerifyCase(int Seed, AttentionProblem Problem, ElementType StorageType, ShardLayout Layout)
+internal sealed record VerifyCase(
+    int Seed, AttentionProblem Problem, ElementType StorageType, KeyValueScales? Scales, ShardLayout Layout)
 {
     private static readonly int[] _keyLengths = [0, 1, 2, 3, 7, 33, 100, 511, 513, 1100];
     private static readonly int[] _headDims = [1, 15, 16, 64, 80, 96, 128, 192];
@@ -15,7 +16,8 @@ internal sealed record VerifyCase(int Seed, AttentionProblem Problem, ElementTyp
     private static readonly ShardLayout[] _layouts =
         [ShardLayout.Contiguous, ShardLayout.Zigzag, ShardLayout.Striped, ShardLayout.Cyclic(16), ShardLayout.Lanes];
 
-    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16];
+    private static readonly ElementType[] _types =
+        [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
 
     /// <summary>What a failure is reported with.</summary>
     public override string ToString() => string.Create(
@@ -32,7 +34,11 @@ internal sealed record VerifyCase(int Seed, AttentionProblem Problem, ElementTyp
             random.Next(1, 3), random.Next(1, 6), _keyLengths[seed % _keyLengths.Length],
             kvHeads * _groups[seed % _groups.Length], kvHeads, headDim, valueDim);
         var problem = new AttentionProblem(shape, OptionsFor(shape, random));
-        return new VerifyCase(seed, problem, _types[seed % _types.Length], _layouts[seed % _layouts.Length]);
+
+        // Four types and eight head dimensions: a step further in each round, or each type would meet two dimensions only.
+        ElementType type = _types[(seed + (seed / _headDims.Length)) % _types.Length];
+        KeyValueScales? scales = type == ElementType.Float8E4M3 ? new KeyValueScales(Scale(kvHeads, random), Scale(kvHeads, random)) : null;
+        return new VerifyCase(seed, problem, type, scales, _layouts[seed % _layouts.Length]);
     }
 
     private static AttentionOptions OptionsFor(AttentionShape shape, Random random)
@@ -60,6 +66,9 @@ internal sealed record VerifyCase(int Seed, AttentionProblem Problem, ElementTyp
             TailBiasLength = tail,
         };
     }
+
+    // Made-up elements lie within ±√3, so none is too large for the smallest scale.
+    private static float[] Scale(int kvHeads, Random random) => [.. Enumerable.Range(0, kvHeads).Select(_ => MathF.ScaleB(1 + random.NextSingle(), -random.Next(1, 8)))];
 
     private static float[] Floats(int count, Random random) => [.. Enumerable.Range(0, count).Select(_ => random.NextSingle())];
 

@@ -65,7 +65,8 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
         using var call = new ShardedCall(
             group, verifyCase.Problem, plan, verifyCase.StorageType, valuesInKeys: false,
             shard => KeyValueLoader.Load(device, shard, tensors.Key, tensors.Value, NonFinitePolicy.Error),
-            indices => QueryLoader.Load(device, verifyCase.Problem.Shape, tensors.Query, indices, NonFinitePolicy.Error));
+            indices => QueryLoader.Load(device, verifyCase.Problem.Shape, tensors.Query, indices, NonFinitePolicy.Error),
+            verifyCase.Scales);
         using AttentionStep step = group.Together(() => call.CreateStep(plan.Plan));
         PartialAttention state = step.Run(call.Queries, call.Shard);
         if (plan.Plan.Algorithm == AttentionAlgorithm.Tree && _sameBits.Contains(plan.Plan.Reduction))
@@ -75,7 +76,8 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
 
         AttentionResult? result = group.Together(() => ResultGatherer.Gather(group, call, state));
         VerificationReport? report = group.Together(() => result is null ? null : Verification.Check(
-            verifyCase.Problem, tensors.Query, tensors.Key, tensors.Value, verifyCase.StorageType, result.Output, result.Lse, verifyCase.Seed));
+            verifyCase.Problem, tensors.Query, tensors.Key, tensors.Value, verifyCase.StorageType, result.Output, result.Lse, verifyCase.Seed,
+            verifyCase.Scales));
         string subject = Contestants.NameOf(plan.Plan) + (plan.Plan.Placement == QueryPlacement.Sharded ? " (sharded)" : "");
         Settle(subject, report is null or { Wrong: 0 }, $"error {report?.ErrorMax:E2} over {report?.ErrorBound:E2}, {report?.WorstRow}; {verifyCase}");
     }
