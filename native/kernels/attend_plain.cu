@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(128) attend_plain(const __grid_constant__ atte
     sum[r] = 0;
   }
   const bool key_rules = has_key_rules(a);
-  const interval hull = hull_of(a, batch, kv_head, first_row, row_count);
+  const row_hull hull = hull_of(a, batch, kv_head, first_row, row_count);
 
   for (tile_walk<plain_keys> walk = start_walk<plain_keys>(a, batch, split, hull); !walk.is_over();
        walk.advance(a)) {

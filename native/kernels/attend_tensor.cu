@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(128, 2)
     }
   };
 
-  const interval hull = hull_of(a, batch, kv_head, first_row, row_count);
+  const row_hull hull = hull_of(a, batch, kv_head, first_row, row_count);
   tile_walk<tile_keys> walk = start_walk<tile_keys>(a, batch, split, hull), ahead = walk;
 #pragma unroll
   for (int s = 0; s < stages - 1; ++s) {

@@ -30,9 +30,13 @@ internal struct AttendArguments
     internal nint QueryIndices;
     internal nint KeyLengths;
     internal nint QueryLengths;
+    internal nint KeyStarts;
+    internal nint Places;
+    internal nint QueryDepths;
     internal nint AlibiSlopes;
     internal nint DfsStart;
     internal nint DfsEnd;
+    internal nint DfsPeaks;
     internal nint TailMask;
     internal nint TailBias;
     internal long StateStride;
@@ -57,9 +61,21 @@ internal struct AttendArguments
     internal float Scale;
     internal float ScaleRest;
     internal float Softcap;
+    internal int DepthsPerBatch;
     internal int Unused0;
     internal int Unused1;
-    internal int Unused2;
+}
+
+/// <summary>precise_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct PreciseArguments
+{
+    internal AttendArguments Attend;
+    internal nint Limits;
+    internal double Scale;
+    internal double ScoreLimit;
+    internal float ValueLimit;
+    internal int Unused;
 }
 
 /// <summary>merge_arguments</summary>
