@@ -70,6 +70,9 @@ internal sealed class TensorArguments
         parsed.GetValue(_valueFromKey), parsed.GetValue(_nan),
         new ScalesRequest(parsed.GetValue(_keyScale), parsed.GetValue(_valueScale), parsed.GetValue(_valueFromKey) is not null));
 
+    /// <summary>What <c>--value-from-key</c> says of tensors that a benchmark makes itself; null without it, or with files.</summary>
+    public int? SyntheticValueFromKey(CommandResult command) => command.GetResult(_key) is null ? command.GetValue(_valueFromKey) : null;
+
     private void Validate(CommandResult command)
     {
         bool key = command.GetResult(_key) is not null;

@@ -55,7 +55,8 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
         using IBenchInputs inputs = group.Together<IBenchInputs>(() => request.Tensors is { } files
             ? new FileBenchInputs(files)
             : new SyntheticBenchInputs(
-                request.ShapeOf(context), request.StorageType, request.Scales.Read(request.StorageType, request.KvHeads)));
+                request.ShapeOf(context), request.StorageType, request.Scales.Read(request.StorageType, request.KvHeads), request.ValueFromKey is not null));
+        group.Agree([.. group.Together(() => inputs.Settings), new("--dtype", inputs.StorageType.ShortName())]);
         using var bench = new AttentionBench(request, group, inputs);
         return bench.Run();
     }

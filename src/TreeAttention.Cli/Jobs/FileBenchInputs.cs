@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Cli;
@@ -16,6 +17,8 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
     public KeyValueScales? Scales => _tensors.Scales;
 
     public bool ValuesInKeys => request.ValueFromKey is not null;
+
+    public IEnumerable<KeyValuePair<string, string>> Settings => _tensors.Settings;
 
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan) =>
         KeyValueLoader.Load(device, plan, _tensors.Key, _tensors.Value, request.NonFinite);

@@ -1,4 +1,6 @@
 using System;
+using System.Collections.Generic;
+using System.Linq;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -53,6 +55,14 @@ internal sealed class InputTensors : IDisposable
 
     /// <summary>Scales of f8e4m3 storage; null: 1.</summary>
     public KeyValueScales? Scales { get; }
+
+    /// <summary>Types, shapes and contents, which ranks compare before work.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Settings =>
+    [
+        .. from tensor in (IEnumerable<(string Name, TensorView View)>)[("query", Query), ("key", Key), ("value", Value)]
+           select KeyValuePair.Create(
+               tensor.Name, $"{tensor.View.Type.ShortName()} {tensor.View.ShapeText} with contents {TensorSample.DigestOf(tensor.View)}"),
+    ];
 
     /// <inheritdoc/>
     public void Dispose()

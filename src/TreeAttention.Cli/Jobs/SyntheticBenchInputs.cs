@@ -1,11 +1,13 @@
 using System;
+using System.Collections.Generic;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
 namespace TreeAttention.Cli;
 
 /// <summary>A benchmark over numbers that every rank makes for itself; the check remakes one KV head.</summary>
-internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType storageType, KeyValueScales? scales) : IBenchInputs
+internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType storageType, KeyValueScales? scales, bool valuesInKeys)
+    : IBenchInputs
 {
     private const int Seed = 20261121;
 
@@ -15,13 +17,15 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
 
     public KeyValueScales? Scales => scales;
 
-    public bool ValuesInKeys => false;
+    public bool ValuesInKeys => valuesInKeys;
+
+    public IEnumerable<KeyValuePair<string, string>> Settings => [new("sizes", shape.ToString())];
 
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan)
     {
         using var tensors = new SyntheticTensors(shape, Seed);
         tensors.Fill(plan);
-        return KeyValueLoader.Load(device, plan, tensors.Key, tensors.Value, NonFinitePolicy.Error);
+        return KeyValueLoader.Load(device, plan, tensors.Key, ValuesOf(tensors), NonFinitePolicy.Error);
     }
 
     public QueryBlock LoadQueries(IDevice device, int[] indices)
@@ -37,7 +41,7 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
         var alone = new AttentionProblem(
             shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale });
         KeyValueScales? scalesOfHead = scales is null ? null : new KeyValueScales([scales.Key[kvHead]], [scales.Value[kvHead]]);
-        var rows = VerificationRows.Compute(alone, head.Query, head.Key, head.Value, storageType, Seed, scalesOfHead);
+        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seed, scalesOfHead);
         return result =>
         {
             AttentionResult part = HeadsOf(result, kvHead * shape.GroupSize, shape.GroupSize);
@@ -48,6 +52,9 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
     public void Dispose()
     {
     }
+
+    private TensorView ValuesOf(SyntheticTensors tensors) =>
+        valuesInKeys ? tensors.Key.TruncateLastAxis("value", shape.ValueDim) : tensors.Value;
 
     private AttentionResult HeadsOf(AttentionResult whole, int first, int count)
     {

@@ -65,9 +65,14 @@ internal static class MpiGroup
         int threads = GroupLauncher.ThreadsOf(options, world.Nodes.Count(node => node == world.Nodes[world.Rank]));
         int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
         using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment).Create(threads, rankOfNode));
-        using StagedTransport? staged = DeviceSource.StagingFor(transport, device);
-        var context = new RankContext(staged ?? (ITransport)transport, device, control);
-        return work(new AttentionGroup(context, threads, $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"));
+        string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
+        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(device, control, transport, environment, () => { });
+        using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(transport, device) : null;
+        var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)transport, device, control);
+        string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})" + (nccl is null ? "" : $", {nccl}");
+        FaultCode code = work(new AttentionGroup(context, threads, description));
+        gpus?.Leave();
+        return code;
     }
 
     private static void End(MpiWorld world, FaultCode code, string reason)
