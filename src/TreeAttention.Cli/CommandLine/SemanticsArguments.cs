@@ -36,6 +36,10 @@ internal sealed class SemanticsArguments
     private readonly Option<string?> _sinks = FileOption("--sinks", "One more logit per head in the denominator [query_heads].");
     private readonly Option<string?> _keyLengths = FileOption("--key-lengths", "Keys of each batch row [batch].");
     private readonly Option<string?> _queryLengths = FileOption("--query-lengths", "Queries of each batch row [batch].");
+    private readonly Option<string?> _leftpad = FileOption("--leftpad", "Keys of each batch row that are padding before its first [batch].");
+    private readonly Option<string?> _packedQueries = FileOption("--cu-seqlens-q", "Packed sequences: where each one's queries begin, and their end [sequences + 1].");
+    private readonly Option<string?> _packedKeys = FileOption("--cu-seqlens-k", "Packed sequences: where each one's keys begin, and their end [sequences + 1].");
+    private readonly Option<string?> _treeParents = FileOption("--tree-parents", "Queries are nodes of a token tree: each one's parent, -1 for the root [query_len] or [batch, query_len].");
     private readonly Option<string?> _dfsStart = FileOption("--dfs-start", "Depth-first order of the queries [batch, query_len].");
     private readonly Option<string?> _dfsEnd = FileOption("--dfs-end", "Depth-first end of the keys [batch, key_len].");
     private readonly Option<string?> _tailMask = FileOption("--tail-mask", "Boolean mask over the last keys [batch, query_len, tail].");
@@ -53,10 +57,12 @@ internal sealed class SemanticsArguments
             return;
         }
 
-        foreach (Option option in (Option[])[_alibi, _sinks, _keyLengths, _queryLengths, _dfsStart, _dfsEnd, _tailMask, _tailBias])
+        foreach (Option option in Files)
         {
             command.Add(option);
         }
+
+        ArgumentText.AddRule(command, Validate);
     }
 
     /// <summary>What the command line asks for; files are named, not yet read.</summary>
@@ -77,12 +83,48 @@ internal sealed class SemanticsArguments
             Sinks = parsed.GetValue(_sinks),
             KeyLengths = parsed.GetValue(_keyLengths),
             QueryLengths = parsed.GetValue(_queryLengths),
+            Leftpad = parsed.GetValue(_leftpad),
+            PackedQueries = parsed.GetValue(_packedQueries),
+            PackedKeys = parsed.GetValue(_packedKeys),
+            TreeParents = parsed.GetValue(_treeParents),
             DfsStart = parsed.GetValue(_dfsStart),
             DfsEnd = parsed.GetValue(_dfsEnd),
             TailMask = parsed.GetValue(_tailMask),
             TailBias = parsed.GetValue(_tailBias),
         };
     }
+
+    private Option[] Files =>
+    [
+        _alibi, _sinks, _keyLengths, _queryLengths, _leftpad, _packedQueries, _packedKeys, _treeParents, _dfsStart, _dfsEnd, _tailMask, _tailBias,
+    ];
+
+    private void Validate(CommandResult command)
+    {
+        bool packed = IsGiven(command, _packedQueries);
+        if (packed != IsGiven(command, _packedKeys))
+        {
+            command.AddError("--cu-seqlens-q and --cu-seqlens-k belong together.");
+        }
+
+        Refuse(
+            command, _packedQueries, "packed sequences have their lengths from it, and their trees from --dfs-start and --dfs-end",
+            _keyLengths, _queryLengths, _leftpad, _treeParents);
+        Refuse(command, _treeParents, "it is itself a mask over the last keys", _dfsStart, _dfsEnd, _tailMask, _tailBias);
+    }
+
+    private static void Refuse(CommandResult command, Option option, string reason, params Option[] others)
+    {
+        foreach (Option other in others)
+        {
+            if (IsGiven(command, option) && IsGiven(command, other))
+            {
+                command.AddError($"{other.Name} does not go with {option.Name}: {reason}.");
+            }
+        }
+    }
+
+    private static bool IsGiven(CommandResult command, Option option) => command.GetResult(option) is not null;
 
     private static Option<string?> FileOption(string name, string description) => new(name) { Description = description, HelpName = "FILE" };
 
@@ -124,6 +166,14 @@ internal sealed record SemanticsRequest
 
     public string? QueryLengths { get; init; }
 
+    public string? Leftpad { get; init; }
+
+    public string? PackedQueries { get; init; }
+
+    public string? PackedKeys { get; init; }
+
+    public string? TreeParents { get; init; }
+
     public string? DfsStart { get; init; }
 
     public string? DfsEnd { get; init; }
@@ -131,6 +181,9 @@ internal sealed record SemanticsRequest
     public string? TailMask { get; init; }
 
     public string? TailBias { get; init; }
+
+    /// <summary>The tensors hold packed sequences.</summary>
+    public bool IsPacked => PackedQueries is not null;
 
     /// <summary>The options that need no file.</summary>
     public AttentionOptions Flags() => new()
