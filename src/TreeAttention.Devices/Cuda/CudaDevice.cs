@@ -23,6 +23,7 @@ public sealed class CudaDevice : IStagingDevice
     private readonly LaneAttention _lanes;
     private readonly HostAttention _host;
     private readonly QueryNorms _norms;
+    private readonly HostTokens _hostTokens;
     private readonly FastRange _fast = new();
     private readonly PinnedRegions _pinned = new();
 
@@ -45,6 +46,7 @@ public sealed class CudaDevice : IStagingDevice
         _host = new HostAttention(_copies, hostThreads);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies, _host);
         _norms = new QueryNorms(_copies);
+        _hostTokens = new HostTokens(_copies);
         Description = $"{_context.Name}, sm_{_context.Architecture}";
     }
 
@@ -182,6 +184,21 @@ public sealed class CudaDevice : IStagingDevice
         _context.Enter();
         Overwrite(into.Region);
         _states.Unweigh(top, unit, numerator, denominator, into);
+    }
+
+    /// <inheritdoc/>
+    public void Append(in TokenBlock tokens, KeyValueShard shard)
+    {
+        _context.Enter();
+        _hostTokens.Append(in tokens, shard);
+    }
+
+    /// <inheritdoc/>
+    public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into)
+    {
+        _context.Enter();
+        Overwrite(into.Values);
+        _hostTokens.ArrangeQueries(shape, queries, rotary, into);
     }
 
     /// <inheritdoc/>

@@ -16,14 +16,14 @@ internal sealed class FastRange
 
     private const int MostKept = 64;
 
-    // By the very objects, none of which changes: a repeated step is judged once.
-    private readonly Dictionary<(AttentionProblem Problem, PageLimits[] Limits, double[] Norms), bool> _verdicts = [];
-    private readonly Dictionary<(AttentionProblem Problem, int[] Indices), (double Bias, bool IsFar)> _biases = [];
+    // By the very objects and the version of the pages, without which none changes: a repeated step is judged once.
+    private readonly Dictionary<(AttentionProblem Problem, PageLimits[] Limits, long Version, double[] Norms), bool> _verdicts = [];
+    private readonly Dictionary<(AttentionProblem Problem, int[] Indices, long Version), (double Bias, bool IsFar)> _biases = [];
 
     /// <summary>No row needs anything else on any page of the shard. May say no where each row alone would say yes.</summary>
     internal bool HoldsAll(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, double[] norms)
     {
-        (AttentionProblem, PageLimits[], double[]) call = (problem, shard.Limits, norms);
+        (AttentionProblem, PageLimits[], long, double[]) call = (problem, shard.Limits, shard.Plan.Version, norms);
         if (!_verdicts.TryGetValue(call, out bool holds))
         {
             if (_verdicts.Count >= MostKept)
@@ -45,15 +45,16 @@ internal sealed class FastRange
         int i = queries.Indices[row % queries.Count];
         int head = row / queries.Count % shape.QueryHeads;
         int batch = row / queries.Count / shape.QueryHeads;
-        PageSpan span = shard.Plan.Pages[page].Span;
+        KeyPage place = shard.Plan.Pages[page];
+        PageSpan span = place.Span;
         double bias = problem.Mask.HasBias ? problem.Mask.LargestBias(batch, head, i, span.FirstPosition, span.LastPosition) : 0;
-        PageLimits limits = shard.Limits[(page * shape.KvHeads) + (head / shape.GroupSize)];
+        PageLimits limits = shard.Limits[(place.Slot * shape.KvHeads) + (head / shape.GroupSize)];
         return !IsFar(problem, batch, head, i) && Holds(shard.Plan.Type, Math.Abs(problem.Scale) * norm, limits, bias);
     }
 
     private bool Judge(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, double[] norms)
     {
-        (double bias, bool isFar) = BiasOf(problem, queries.Indices);
+        (double bias, bool isFar) = BiasOf(problem, queries.Indices, shard.Plan.Version);
         if (isFar)
         {
             return false;
@@ -68,7 +69,7 @@ internal sealed class FastRange
                 double magnitude = Math.Abs(problem.Scale) * LargestNorm(shape, queries.Count, norms, batch, head);
                 for (int page = batch * plan.PagesPerBatch; page < (batch + 1) * plan.PagesPerBatch; page++)
                 {
-                    if (!Holds(plan.Type, magnitude, shard.Limits[(page * shape.KvHeads) + head], bias))
+                    if (!Holds(plan.Type, magnitude, shard.Limits[(plan.Pages[page].Slot * shape.KvHeads) + head], bias))
                     {
                         return false;
                     }
@@ -102,14 +103,14 @@ internal sealed class FastRange
     private static bool IsFar(AttentionProblem problem, int batch, int head, int i) =>
         !NearKeys.Exist(problem.Mask, batch, head, i, problem.Mask.Visible(batch, i));
 
-    private (double Bias, bool IsFar) BiasOf(AttentionProblem problem, int[] indices)
+    private (double Bias, bool IsFar) BiasOf(AttentionProblem problem, int[] indices, long version)
     {
         if (!problem.Mask.HasBias)
         {
             return (0, false);
         }
 
-        if (_biases.TryGetValue((problem, indices), out (double Bias, bool IsFar) kept))
+        if (_biases.TryGetValue((problem, indices, version), out (double Bias, bool IsFar) kept))
         {
             return kept;
         }
@@ -134,6 +135,6 @@ internal sealed class FastRange
             _biases.Clear();
         }
 
-        return _biases[(problem, indices)] = (largest, isFar);
+        return _biases[(problem, indices, version)] = (largest, isFar);
     }
 }

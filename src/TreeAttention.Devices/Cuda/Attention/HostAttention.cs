@@ -14,7 +14,7 @@ internal sealed class HostAttention(DeviceCopies copies, int threads) : IDisposa
     /// <summary>A whole call.</summary>
     internal void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
     {
-        using HostMemory contents = Download(shard.Contents);
+        using HostMemory contents = copies.Download(shard.Contents);
         using HostMemory result = AttendTo(problem, queries, shard with { Contents = contents.Region }, into.Rows);
         copies.Copy(result.Region, into.Region);
     }
@@ -31,10 +31,11 @@ internal sealed class HostAttention(DeviceCopies copies, int threads) : IDisposa
     internal void ReplaceRows(
         AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int page, ReadOnlySpan<bool> isMarked, PartialAttention state)
     {
-        using HostMemory contents = new(PlanOf(shard.Plan, page).Bytes, shard.Plan.Type);
-        KeyValueShard alone = TakePage(shard, page, contents.Region);
+        ShardPlan plan = shard.Plan.Extract(page);
+        using HostMemory contents = new(plan.Bytes, plan.Type);
+        KeyValueShard alone = TakePage(shard, page, plan, contents.Region);
         using HostMemory computed = AttendTo(problem, queries, alone, state.Rows);
-        using HostMemory found = Download(state.Region);
+        using HostMemory found = copies.Download(state.Region);
         var right = new PartialAttention(computed.Region, state.Rows, state.ValueDim);
         var mixed = new PartialAttention(found.Region, state.Rows, state.ValueDim);
         for (int row = 0; row < state.Rows; row++)
@@ -51,13 +52,11 @@ internal sealed class HostAttention(DeviceCopies copies, int threads) : IDisposa
 
     public void Dispose() => _cpu?.Dispose();
 
-    private static ShardPlan PlanOf(ShardPlan plan, int page) => new(plan.Shape, [plan.Pages[page].Span], plan.Type, plan.ValuesInKeys);
-
     private HostMemory AttendTo(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int rows)
     {
         Calls++;
         _cpu ??= new CpuDevice(threads);
-        using HostMemory values = Download(queries.Values);
+        using HostMemory values = copies.Download(queries.Values);
         var result = new HostMemory(PartialAttention.FloatsFor(rows, problem.Shape.ValueDim) * sizeof(float), ElementType.Float32);
         var partial = new PartialAttention(result.Region, rows, problem.Shape.ValueDim);
         partial.Clear();
@@ -65,35 +64,26 @@ internal sealed class HostAttention(DeviceCopies copies, int threads) : IDisposa
         return result;
     }
 
-    private KeyValueShard TakePage(KeyValueShard shard, int page, Region into)
+    private KeyValueShard TakePage(KeyValueShard shard, int page, ShardPlan alone, Region into)
     {
         ShardPlan whole = shard.Plan;
         AttentionShape shape = whole.Shape;
-        ShardPlan alone = PlanOf(whole, page);
         var limits = new PageLimits[shape.Batch * shape.KvHeads];
         for (int batch = 0; batch < shape.Batch; batch++)
         {
-            int number = (batch * whole.PagesPerBatch) + page;
-            KeyPage from = whole.Pages[number];
+            KeyPage from = whole.Pages[(batch * whole.PagesPerBatch) + page];
             KeyPage to = alone.Pages[batch];
-            long keys = (long)shape.KvHeads * from.Span.Count * shape.HeadDim;
+            long keys = (long)shape.KvHeads * from.Capacity * shape.HeadDim;
             copies.Copy(shard.Contents.Slice(from.KeyOffset, keys), into.Slice(to.KeyOffset, keys));
             if (!whole.ValuesInKeys)
             {
-                long values = (long)shape.KvHeads * from.Span.Count * shape.ValueDim;
+                long values = (long)shape.KvHeads * from.Capacity * shape.ValueDim;
                 copies.Copy(shard.Contents.Slice(from.ValueOffset, values), into.Slice(to.ValueOffset, values));
             }
 
-            shard.Limits.AsSpan(number * shape.KvHeads, shape.KvHeads).CopyTo(limits.AsSpan(batch * shape.KvHeads));
+            shard.Limits.AsSpan(from.Slot * shape.KvHeads, shape.KvHeads).CopyTo(limits.AsSpan(batch * shape.KvHeads));
         }
 
         return new KeyValueShard(alone, into, limits);
-    }
-
-    private HostMemory Download(Region region)
-    {
-        var host = new HostMemory(region.Bytes, region.Type);
-        copies.Copy(region, host.Region);
-        return host;
     }
 }
