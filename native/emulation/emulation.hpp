@@ -212,6 +212,9 @@ inline float __uint_as_float(unsigned x) {
 inline unsigned __float_as_uint(float x) {
   return __builtin_bit_cast(unsigned, x);
 }
+inline long long __double_as_longlong(double x) {
+  return __builtin_bit_cast(long long, x);
+}
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);
 }

@@ -81,6 +81,23 @@ struct attend_arguments {
   int unused[2];            // 0
 };
 
+// How large the numbers of one page and KV head are; NaN or inf when one is not finite.
+struct page_limits {
+  float largest_key_norm;  // Euclidean
+  float largest_value;     // magnitude
+};
+
+// attend_precise: the rows that attend_tensor or attend_plain were not exact enough for, computed
+// again in double precision. 272 bytes.
+struct precise_arguments {
+  attend_arguments attend;    // the call, as the fast kernel had it; its states are overwritten
+  const page_limits* limits;  // [pages, kv_heads]
+  double scale;               // factor on query . key
+  double score_limit;         // fp32 is exact enough for |scale| |query| |key| + bias up to here
+  float value_limit;          // and for values up to here
+  int unused;                 // 0
+};
+
 // merge_states: folds `count` states into one, in ascending order. 48 bytes.
 struct merge_arguments {
   float* into;            // a state; changed
@@ -142,6 +159,7 @@ struct clear_arguments {
 };
 
 static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 240 &&
+                  sizeof(page_limits) == 8 && sizeof(precise_arguments) == 272 &&
                   sizeof(merge_arguments) == 48 && sizeof(fold_arguments) == 40 &&
                   sizeof(weigh_arguments) == 48 && sizeof(unweigh_arguments) == 48 &&
                   sizeof(clear_arguments) == 16,

@@ -117,39 +117,88 @@ __device__ __forceinline__ bool keeps_depth(const attend_arguments& a, int behin
          (a.window_right < 0 || -behind <= a.window_right);
 }
 
+// How far behind a query its key at a place stands; a key of the token tree stands at its depth.
+__device__ __forceinline__ int distance_of(const attend_arguments& a, const query_row& row,
+                                           int place) {
+  const int query = query_of_key(a, row.batch, place);
+  const int position =
+      query < 0 ? place : shift_of(a, row.batch) + depth_of(a, row.batch, query);
+  return row.position - position;
+}
+
+// The head's ALiBi slope; 0 without ALiBi.
+__device__ __forceinline__ float alibi_slope(const attend_arguments& a, const query_row& row) {
+  if (!a.alibi_slopes) return 0;
+  const int heads = a.kv_heads * a.group;
+  const int line = !a.alibi_per_batch ? 0 : a.places ? a.places[row.index].sequence : row.batch;
+  return __ldg(a.alibi_slopes + line * heads + row.head);
+}
+
+// The row's tail biases, of which the last belongs to the last key of the sequence.
+__device__ __forceinline__ const float* tail_bias_of(const attend_arguments& a,
+                                                     const query_row& row) {
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
+  return a.tail_bias + line * a.tail_bias_length;
+}
+
+// The score with ALiBi and tail bias added. `number` is float, or double where scores are.
+template <class number>
+__device__ __forceinline__ number add_biases(const attend_arguments& a, const query_row& row,
+                                             int place, number score) {
+  if (a.alibi_slopes) {
+    const int distance = distance_of(a, row, place);
+    score -= number(alibi_slope(a, row)) * number(distance < 0 ? -distance : distance);
+  }
+  if (a.tail_bias) {
+    const int column = place - row.key_end + a.tail_bias_length;
+    if (column >= 0) score += __ldg(tail_bias_of(a, row) + column);
+  }
+  return score;
+}
+
+// Whether the row's rules leave the key at this place, which lies inside the visible interval.
+__device__ __forceinline__ bool keeps_key(const attend_arguments& a, const query_row& row,
+                                          int place) {
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  if (query_of_key(a, row.batch, place) >= 0 && !keeps_depth(a, distance_of(a, row, place))) {
+    return false;
+  }
+  if (a.tail_mask) {
+    const int column = place - row.key_end + a.tail_mask_length;
+    if (column >= 0 && !__ldg(a.tail_mask + query * a.tail_mask_length + column)) return false;
+  }
+  return !a.dfs_start || __ldg(a.dfs_start + query) <=
+                             __ldg(a.dfs_end + size_t(row.batch) * a.key_length + place);
+}
+
 // The score with biases added; -inf where the row's rules hide the key at this place, which lies
 // inside the visible interval.
 __device__ __forceinline__ float apply_key_rules(const attend_arguments& a, const query_row& row,
                                                  int place, float score) {
-  const size_t query = size_t(row.batch) * a.query_length + row.index;
-  const int tree_query = query_of_key(a, row.batch, place);
-  const int depth = tree_query < 0 ? 0 : depth_of(a, row.batch, tree_query);
-  const int position = tree_query < 0 ? place : shift_of(a, row.batch) + depth;
-  if (tree_query >= 0 && !keeps_depth(a, row.position - position)) return minus_infinity();
-  if (a.alibi_slopes) {
-    const int heads = a.kv_heads * a.group;
-    const int line = !a.alibi_per_batch ? 0 : a.places ? a.places[row.index].sequence : row.batch;
-    const float slope = __ldg(a.alibi_slopes + line * heads + row.head);
-    const int distance = row.position - position;
-    score -= slope * float(distance < 0 ? -distance : distance);
+  const float biased = add_biases(a, row, place, score);
+  return keeps_key(a, row, place) ? biased : minus_infinity();
+}
+
+// The most that biases can raise a score over the page's keys: tail biases of either sign, ALiBi of
+// a negative slope. NaN and +inf count, -inf hides a key.
+__device__ __forceinline__ double largest_bias(const attend_arguments& a, const query_row& row,
+                                               const page_entry& page) {
+  const int first = position_in(page, 0), last = position_in(page, page.count - 1);
+  const double position = row.position;
+  const double tree = a.query_depths ? a.query_length : 0;  // no key is further from its place
+  const double distance = fmax(fabs(position - first), fabs(position - last)) + tree;
+  const double alibi = fmax(0.0, -double(alibi_slope(a, row)) * distance);
+  if (!a.tail_bias) return alibi;
+  const int from_end = a.tail_bias_length - row.key_end;
+  const int end = min(a.tail_bias_length, last + from_end + 1);
+  float tail = 0;
+  for (int column = max(0, first + from_end); column < end && tail == tail; ++column) {
+    const float bias = __ldg(tail_bias_of(a, row) + column);
+    const float magnitude = bias == minus_infinity() ? 0.f : fabsf(bias);
+    tail = magnitude <= tail ? tail : magnitude;  // a NaN stays
   }
-  const int from_end = place - row.key_end;
-  if (a.tail_bias) {
-    const int column = from_end + a.tail_bias_length;
-    const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
-    if (column >= 0) score += __ldg(a.tail_bias + line * a.tail_bias_length + column);
-  }
-  if (a.tail_mask) {
-    const int column = from_end + a.tail_mask_length;
-    if (column >= 0 && !__ldg(a.tail_mask + query * a.tail_mask_length + column)) {
-      return minus_infinity();
-    }
-  }
-  if (a.dfs_start &&
-      __ldg(a.dfs_start + query) > __ldg(a.dfs_end + size_t(row.batch) * a.key_length + place)) {
-    return minus_infinity();
-  }
-  return score;
+  return alibi + tail;
 }
 
 // A product of query and key as a score: scaled with more than fp32's digits, then capped.
@@ -202,11 +251,16 @@ struct tile_walk {
   }
 };
 
+// The first page of a split of a batch row.
+__device__ __forceinline__ int first_page_of(const attend_arguments& a, int batch, int split) {
+  return __ldg(a.page_ranges + batch) + a.first_page + split * a.pages_per_split;
+}
+
 // The walk of the block's split of a batch row, at its first tile.
 template <int tile_keys>
 __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_arguments& a, int batch,
                                                            int split, row_hull hull) {
-  const int first = __ldg(a.page_ranges + batch) + a.first_page + split * a.pages_per_split;
+  const int first = first_page_of(a, batch, split);
   const int last = min(first + a.pages_per_split, __ldg(a.page_ranges + batch + 1));
   tile_walk<tile_keys> walk = {batch, first - 1, last, 0, {0, 0}, hull};
   if (hull.end <= hull.first) {
@@ -217,21 +271,23 @@ __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_argument
   return walk;
 }
 
+// What one row sees.
+__device__ __forceinline__ row_hull hull_of(const attend_arguments& a, const query_row& row) {
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  return {row.visible, a.dfs_start ? __ldg(a.dfs_start + query) : 0x7fffffff};
+}
+
 // The hull of what `count` rows of a KV head see, from row `first` on.
 __device__ __forceinline__ row_hull hull_of(const attend_arguments& a, int batch, int kv_head,
                                             int first, int count) {
   const int lane = threadIdx.x % 32;
   row_hull hull = {{0x7fffffff, 0}, 0x7fffffff};
   for (int i = lane; i < count; i += 32) {
-    const query_row row = make_row(a, batch, kv_head, first + i);
-    const interval seen = row.visible;
-    if (seen.end <= seen.first) continue;
-    hull.first = min(hull.first, seen.first);
-    hull.end = max(hull.end, seen.end);
-    if (a.dfs_start) {
-      const size_t query = size_t(batch) * a.query_length + row.index;
-      hull.dfs_start = min(hull.dfs_start, __ldg(a.dfs_start + query));
-    }
+    const row_hull own = hull_of(a, make_row(a, batch, kv_head, first + i));
+    if (own.end <= own.first) continue;
+    hull.first = min(hull.first, own.first);
+    hull.end = max(hull.end, own.end);
+    hull.dfs_start = min(hull.dfs_start, own.dfs_start);
   }
   for (int d = 16; d > 0; d /= 2) {
     hull.first = min(hull.first, __shfl_xor_sync(0xffffffffu, hull.first, d));

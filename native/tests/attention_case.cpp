@@ -67,17 +67,23 @@ case_data::case_data(const attention_case& chosen, std::uint64_t seed)
   make_options();
   queries.resize(std::size_t(c.batch) * c.kv_heads * c.group * query_indices.size() * c.head_dim);
   for (auto& x : queries)
-    x = normal(random) * c.query_size;
+    x = (c.around_one < 0 ? normal(random) : 1 + c.around_one * normal(random)) * c.query_size;
+  for (std::size_t row = 0; c.loud_every > 0 && row < queries.size() / c.head_dim;
+       row += c.loud_every) {
+    for (int d = 0; d < c.head_dim; ++d)
+      queries[row * c.head_dim + d] *= 1e4f;
+  }
   keys.resize(std::size_t(c.batch) * c.keys * c.kv_heads * c.head_dim);
   for (auto& x : keys)
-    x = rounded(c.type, normal(random));
+    x = rounded(c.type, c.around_one < 0 ? normal(random) : 1 + c.around_one * normal(random));
   values.resize(std::size_t(c.batch) * c.keys * c.kv_heads * c.value_dim);
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i] = c.values_in_keys ? keys[i / c.value_dim * c.head_dim + i % c.value_dim]
-                                 : rounded(c.type, normal(random));
+                                 : rounded(c.type, normal(random) * c.value_size);
     largest_value = std::max(largest_value, std::abs(values[i]));
   }
   make_shard();
+  make_limits();
 }
 
 void case_data::make_options() {
@@ -202,7 +208,8 @@ attend_arguments case_data::arguments(std::vector<float>& states, int splits) co
 }
 
 std::vector<float> case_data::run(const kernel_instance& instance, std::uint64_t seed,
-                                  std::string& error, emulation::counters* count) {
+                                  std::string& error, emulation::counters* count,
+                                  const emulation::kernel* precise) {
   const int rows_per_head = c.group * int(query_indices.size());
   const int rows = c.batch * c.kv_heads * rows_per_head;
   const int most = int(pages.size()) / c.batch;
@@ -218,6 +225,7 @@ std::vector<float> case_data::run(const kernel_instance& instance, std::uint64_t
                                 instance.shared_bytes(c),
                                 seed};
   error = emulation::launch(instance.code, shape, attend_parameters, count);
+  if (error.empty() && precise) error = run_precise(*precise, a, seed + 1);
   if (!error.empty()) return {};
   merge_arguments m{
       states.data(), states.data() + floats, (long long)floats, rows, c.value_dim, splits - 1, {}};

@@ -34,6 +34,10 @@ struct attention_case {
   bool tail_bias_per_batch = false;
   double scale = 0;      // 0: 1 / sqrt(head_dim)
   float query_size = 1;  // the queries' standard deviation
+  float value_size = 1;  // the values'
+  int loud_every = 0;    // every so many rows of queries are 10,000 times as large; 0: none
+  float around_one =
+      -1;  // elements of keys and queries: 1 and so much normal noise; negative: 0, 1
 };
 
 // A kernel that was compiled into this program.
@@ -52,6 +56,9 @@ struct kernel_instance {
 };
 
 std::vector<kernel_instance>& kernel_instances();
+// attend_precise of a storage type, where a program has it.
+const emulation::kernel& precise_kernel(storage type);
+
 extern const emulation::kernel merge_states_kernel, fold_states_kernel, weigh_kernel,
     unweigh_kernel, clear_state_kernel;
 
@@ -69,9 +76,14 @@ class case_data {
   std::string check(const kernel_instance& instance, std::uint64_t seed,
                     emulation::counters* count = nullptr);
 
+  // The same with attend_precise after the kernel.
+  std::string check_precise(const kernel_instance& instance, const emulation::kernel& precise,
+                            std::uint64_t seed);
+
   // The state that a run gives, splits folded; `error` says why there is none.
   std::vector<float> run(const kernel_instance& instance, std::uint64_t seed, std::string& error,
-                         emulation::counters* count = nullptr);
+                         emulation::counters* count = nullptr,
+                         const emulation::kernel* precise = nullptr);
 
   // The same call for one of its queries alone.
   case_data narrowed(int query) const;
@@ -87,7 +99,10 @@ class case_data {
 
   void make_options();
   void make_shard();
+  void make_limits();
   attend_arguments arguments(std::vector<float>& states, int splits) const;
+  std::string run_precise(const emulation::kernel& kernel, const attend_arguments& a,
+                          std::uint64_t seed) const;
   expected_row expect(int batch, int head, int query, bool is_rounded) const;
   double score(int batch, int head, int index, int position, const std::vector<float>& q) const;
   bool keeps(int batch, int index, int position) const;
@@ -103,6 +118,7 @@ class case_data {
   std::vector<std::uint16_t> contents_16;
   std::vector<float> contents_32;
   std::vector<page_entry> pages;
+  std::vector<page_limits> limits;  // [pages, kv_heads]
   std::vector<int> page_ranges, query_indices, key_lengths, query_lengths, dfs_start, dfs_end;
   std::vector<int> positions;  // of the shard
   std::vector<float> slopes, tail_bias;

@@ -100,6 +100,18 @@ defect(plain_weights_are_not_waited_for attend_plain.cu plain ${wrong}
 defect(plain_reads_a_key_past_the_end attend_plain.cu address "heap-buffer-overflow"
   "min(walk.key + plain_keys, walk.seen.end)" "min(walk.key + plain_keys, walk.seen.end + 1)")
 
+# ---- attend_precise ----
+defect(precise_limit_is_too_high attend_precise.cu plain ${wrong}
+  "bias <= p.score_limit" "bias <= 100 * p.score_limit")
+defect(precise_overlooks_values attend_precise.cu plain ${wrong}
+  "limits.largest_value <= p.value_limit" "limits.largest_value >= 0")
+defect(precise_measures_queries_wrong attend_precise.cu plain ${wrong}
+  "squares = fma(" "squares = 1e-9 * fma(")
+defect(precise_dot_in_fp32 attend_precise.cu plain ${wrong}
+  "double product = 0" "float product = 0")
+defect(precise_weights_are_not_waited_for attend_precise.cu thread ${race}
+  "__syncwarp();  // the weights of all keys" "// the weights of all keys")
+
 # ---- states ----
 defect(fold_reads_before_it_is_written states.cu thread ${race}
   "__syncwarp();  // the next step may read what lane 0 wrote" "// the next step may read what lane 0 wrote")

@@ -6,12 +6,11 @@ namespace TreeAttention.Devices;
 
 /// <summary>One NVIDIA GPU as a device: kernels compiled when they are first needed, one stream, memory from a pool.</summary>
 /// <remarks>
-/// Work is enqueued in order; copies to ordinary host memory wait for it, all else does not. Queries are read back once to
-/// see how large they are, and again only when they were written over. Calls whose scores fp32 cannot hold exactly enough are
-/// computed on the host by <see cref="CpuDevice"/>: right, and slow. Several devices of one process may share a GPU. Calls
-/// come from one thread.
+/// Work is enqueued in order; copies to ordinary host memory wait for it, all else does not. Rows whose scores fp32 cannot
+/// hold exactly enough are found and computed again in double precision on the device. Several devices of one process may share a
+/// GPU. Calls come from one thread.
 /// </remarks>
-public sealed class CudaDevice : IStagingDevice
+public sealed class CudaDevice : IStreamDevice
 {
     private readonly CudaContext _context;
     private readonly DeviceMemoryPool _pool;
@@ -21,18 +20,14 @@ public sealed class CudaDevice : IStagingDevice
     private readonly DeviceTables _tables;
     private readonly AttendLaunch _launch;
     private readonly LaneAttention _lanes;
-    private readonly HostAttention _host;
-    private readonly QueryNorms _norms;
     private readonly HostTokens _hostTokens;
-    private readonly FastRange _fast = new();
     private readonly PinnedRegions _pinned = new();
 
     /// <summary>A device object over a GPU.</summary>
     /// <param name="platform">The driver and the compiler.</param>
     /// <param name="ordinal">Which of the platform's GPUs.</param>
-    /// <param name="hostThreads">Threads for calls that are computed on the host.</param>
     /// <exception cref="FaultException">No such GPU (69), out of memory (71), the GPU failed (202).</exception>
-    public CudaDevice(CudaPlatform platform, int ordinal = 0, int hostThreads = 1)
+    public CudaDevice(CudaPlatform platform, int ordinal = 0)
     {
         CudaOptions options = platform.Options;
         _context = new CudaContext(ordinal);
@@ -43,9 +38,7 @@ public sealed class CudaDevice : IStagingDevice
         _states = new StateKernels(_kernels);
         _tables = new DeviceTables(_pool, _copies);
         _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
-        _host = new HostAttention(_copies, hostThreads);
-        _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies, _host);
-        _norms = new QueryNorms(_copies);
+        _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
         _hostTokens = new HostTokens(_copies);
         Description = $"{_context.Name}, sm_{_context.Architecture}";
     }
@@ -62,11 +55,14 @@ public sealed class CudaDevice : IStagingDevice
     /// <inheritdoc/>
     public MemoryAccount Memory { get; } = new();
 
-    /// <summary>Calls, or pages of calls, that the host computed because the kernels are not exact enough for them.</summary>
-    internal long HostCalls => _host.Calls;
+    /// <inheritdoc/>
+    public nint Stream => _context.Stream;
 
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
+
+    /// <inheritdoc/>
+    public void Enter() => _context.Enter();
 
     /// <inheritdoc/>
     public Region Allocate(long bytes, ElementType type)
@@ -81,7 +77,6 @@ public sealed class CudaDevice : IStagingDevice
     public void Free(Region region)
     {
         _context.Enter();
-        _norms.Forget(region.Address, region.Bytes);
         _pool.Give(region.Address);
     }
 
@@ -104,7 +99,6 @@ public sealed class CudaDevice : IStagingDevice
     public void Copy(Region from, Region to)
     {
         _context.Enter();
-        Overwrite(to);
         _copies.Copy(from, to);
     }
 
@@ -112,7 +106,6 @@ public sealed class CudaDevice : IStagingDevice
     public void Clear(PartialAttention partial)
     {
         _context.Enter();
-        Overwrite(partial.Region);
         _states.Clear(partial);
     }
 
@@ -120,15 +113,7 @@ public sealed class CudaDevice : IStagingDevice
     public void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
     {
         Begin(problem, queries, into);
-        Overwrite(into.Region);
-        if (_fast.HoldsAll(problem, queries, shard, NormsOf(problem, queries)))
-        {
-            _launch.Attend(problem, queries, shard, into);
-        }
-        else
-        {
-            _host.Attend(problem, queries, shard, into);
-        }
+        _launch.Attend(problem, queries, shard, into);
     }
 
     /// <inheritdoc/>
@@ -138,11 +123,9 @@ public sealed class CudaDevice : IStagingDevice
         foreach (PartialAttention partial in into)
         {
             Begin(problem, queries, partial);
-            Overwrite(partial.Region);
         }
 
-        double[] norms = NormsOf(problem, queries);
-        _lanes.Attend(problem, queries, shard, nodes, into, _fast.HoldsAll(problem, queries, shard, norms) ? null : norms);
+        _lanes.Attend(problem, queries, shard, nodes, into);
     }
 
     /// <inheritdoc/>
@@ -156,7 +139,6 @@ public sealed class CudaDevice : IStagingDevice
                 + "the same queries. Start every rank with the same query tensor and --value-from-key.");
         }
 
-        Overwrite(into.Region);
         if (from.Region.Place == MemoryPlace.Device)
         {
             MergeAt(into, from.Region.Address);
@@ -173,8 +155,6 @@ public sealed class CudaDevice : IStagingDevice
     public void Weigh(PartialAttention partial, Region top, float unit, Region numerator, Region denominator)
     {
         _context.Enter();
-        Overwrite(numerator);
-        Overwrite(denominator);
         _states.Weigh(partial, top, unit, numerator, denominator);
     }
 
@@ -182,7 +162,6 @@ public sealed class CudaDevice : IStagingDevice
     public void Unweigh(Region top, float unit, Region numerator, Region denominator, PartialAttention into)
     {
         _context.Enter();
-        Overwrite(into.Region);
         _states.Unweigh(top, unit, numerator, denominator, into);
     }
 
@@ -197,7 +176,6 @@ public sealed class CudaDevice : IStagingDevice
     public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into)
     {
         _context.Enter();
-        Overwrite(into.Values);
         _hostTokens.ArrangeQueries(shape, queries, rotary, into);
     }
 
@@ -212,7 +190,6 @@ public sealed class CudaDevice : IStagingDevice
     public void Dispose()
     {
         _context.Drain();
-        _host.Dispose();
         _launch.Dispose();
         _kernels.Dispose();
         _pinned.Dispose();
@@ -243,16 +220,6 @@ public sealed class CudaDevice : IStagingDevice
         _tables.MakeRoom();
     }
 
-    private double[] NormsOf(AttentionProblem problem, QueryBlock queries) => _norms.Of(queries.Values, problem.Shape.HeadDim);
-
     private void MergeAt(PartialAttention into, nint from) =>
         _states.Merge(into.Region.Address, from, into.Region.Count, 1, into.Rows, into.ValueDim);
-
-    private void Overwrite(Region region)
-    {
-        if (region.Place == MemoryPlace.Device)
-        {
-            _norms.Forget(region.Address, region.Bytes);
-        }
-    }
 }

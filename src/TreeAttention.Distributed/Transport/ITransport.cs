@@ -37,6 +37,9 @@ public interface ITransport : IDisposable
     /// <summary>What this rank sent.</summary>
     Traffic Traffic { get; }
 
+    /// <summary>Operations on device regions are enqueued on the stream of the rank's <see cref="IStreamDevice"/>: the host waits for nothing.</summary>
+    bool IsStreamOrdered => false;
+
     /// <summary>Sends a region to a rank; matches one <see cref="Receive"/> of the same length there, in order.</summary>
     void Send(Region region, int to);
 

@@ -32,7 +32,7 @@ internal sealed class DeviceSource
     /// <param name="threads">Threads for what the CPU computes.</param>
     /// <param name="rankOfNode">The rank among those of its node: ranks take the node's GPUs in turn.</param>
     internal IDevice Create(int threads, int rankOfNode) =>
-        _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, rankOfNode % _platform.DeviceCount, threads);
+        _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, rankOfNode % _platform.DeviceCount);
 
     /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
     internal static StagedTransport? StagingFor(ITransport transport, IDevice device) =>

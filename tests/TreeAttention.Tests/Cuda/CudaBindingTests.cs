@@ -19,6 +19,7 @@ public sealed partial class CudaBindingTests
     {
         ["page_entry"] = typeof(PageEntry),
         ["attend_arguments"] = typeof(AttendArguments),
+        ["precise_arguments"] = typeof(PreciseArguments),
         ["merge_arguments"] = typeof(MergeArguments),
         ["fold_step"] = typeof(StateFold),
         ["fold_arguments"] = typeof(FoldArguments),

@@ -40,7 +40,7 @@ public sealed class CudaLaneTests
     }
 
     [Fact]
-    public void A_page_that_the_host_computes_changes_no_bit_of_rows_that_do_not_need_it()
+    public void A_row_that_needs_double_precision_changes_no_bit_of_the_others()
     {
         using CudaDevice device = EmulatedCuda.CreateDevice();
         CpuCase loud = Case(1).Change(inputs => Loudest(inputs, row: 1));
@@ -50,7 +50,6 @@ public sealed class CudaLaneTests
         float[] mixedOverRanks = Fold(Case(3).Change(inputs => Loudest(inputs, row: 1)), device);
 
         int row = loud.Shape.ValueDim;
-        Assert.True(device.HostCalls > 0);
         Assert.Equal(quiet.Take(row), mixed.Take(row));
         Assert.NotEqual(quiet.Skip(row).Take(row), mixed.Skip(row).Take(row));
         Assert.Equal(mixed.Select(BitConverter.SingleToInt32Bits), mixedOverRanks.Select(BitConverter.SingleToInt32Bits));

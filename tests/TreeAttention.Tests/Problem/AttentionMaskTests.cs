@@ -7,12 +7,12 @@ namespace TreeAttention.Tests;
 
 public sealed class AttentionMaskTests
 {
-    public static TheoryData<int> Rows => [.. Enumerable.Range(0, CoveringArray.Pairs(RandomProblem.OptionLevels).Count)];
+    public static TheoryData<int> Rows => [.. Enumerable.Range(0, CoveringArray.Pairs([.. OptionLevels.Counts]).Count)];
 
     [Theory, MemberData(nameof(Rows))]
     public void The_interval_and_the_rules_inside_it_are_the_rule_of_each_option(int row)
     {
-        int[] options = CoveringArray.Pairs(RandomProblem.OptionLevels)[row];
+        int[] options = CoveringArray.Pairs([.. OptionLevels.Counts])[row];
         for (int seed = 0; seed < 20; seed++)
         {
             ProblemRecipe recipe = RandomProblem.RecipeOf((1000 * row) + seed, 30) with { Options = options };

@@ -8,7 +8,7 @@ namespace TreeAttention.Tests;
 
 public sealed class CoveringArrayTests
 {
-    private static readonly int[][] _levels = [[2, 2], [3, 3, 3], [4, 1, 2], [8, 5, 6, 7], RandomProblem.OptionLevels];
+    private static readonly int[][] _levels = [[2, 2], [3, 3, 3], [4, 1, 2], [8, 5, 6, 7], [.. OptionLevels.Counts]];
 
     [Fact]
     public void Every_two_levels_of_every_two_factors_meet_in_few_rows()

@@ -5,6 +5,10 @@ using TreeAttention.Distributed;
 namespace TreeAttention.Devices;
 
 /// <summary>Enqueues attention over ranges of pages: chooses the kernel and the grid, fills the arguments, keeps the scratch of split states.</summary>
+/// <remarks>
+/// After the fast kernel the precise one runs over the same splits and replaces the states of rows that need it: which those
+/// are is decided on the device, so the host reads nothing.
+/// </remarks>
 internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies)
     : IDisposable
 {
@@ -17,8 +21,12 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
     // Split states beyond this would cost more memory than their accuracy and parallelism are worth.
     private const long MostScratchBytes = 256 << 20;
 
+    // Sums of such values over 2^28 keys stay inside fp32's range.
+    private const float LargestFastValue = 1e30f;
+
     private readonly Dictionary<(AttentionShape Shape, ElementType Type, bool InKeys, int Rows), AttendKernel> _chosen = [];
     private readonly Dictionary<string, AttendKernel> _instances = new(StringComparer.Ordinal);
+    private readonly Dictionary<ElementType, PreciseKernel> _precise = [];
     private nint _scratch;
     private long _scratchBytes;
 
@@ -112,6 +120,31 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
         arguments.PagesPerSplit = pagesPerSplit;
         (int X, int Y, int Z) grid = (splits * TilesOf(problem, queries, kernel), shape.KvHeads, shape.Batch);
         kernels.Launch(function, grid, AttendKernel.Threads, kernel.SharedBytes, arguments, kernel.Name);
+        LaunchPrecise(problem, queries, shard, arguments);
+    }
+
+    private void LaunchPrecise(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, in AttendArguments attend)
+    {
+        AttentionShape shape = problem.Shape;
+        ElementType type = shard.Plan.Type;
+        if (!_precise.TryGetValue(type, out PreciseKernel? kernel))
+        {
+            kernel = PreciseKernel.For(type);
+            _precise.Add(type, kernel);
+        }
+
+        int shared = PreciseKernel.SharedBytesFor(shape.HeadDim);
+        nint function = kernels.Get(kernel.Program, 0, shared);
+        int tiles = ((shape.GroupSize * queries.Count) + PreciseKernel.RowsPerTile - 1) / PreciseKernel.RowsPerTile;
+        var arguments = new PreciseArguments
+        {
+            Attend = attend,
+            Limits = tables.LimitsOf(shard),
+            Scale = problem.Scale,
+            ScoreLimit = type == ElementType.Float32 ? Float32Element.ScoreLimit : Float16Element.ScoreLimit,
+            ValueLimit = LargestFastValue,
+        };
+        kernels.Launch(function, (attend.Splits * tiles, shape.KvHeads, shape.Batch), PreciseKernel.Threads, shared, arguments, kernel.Name);
     }
 
     private AttendArguments ArgumentsOf(AttentionProblem problem, QueryBlock queries, KeyValueShard shard)

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using System.Runtime.CompilerServices;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
@@ -17,22 +18,29 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
     private readonly Dictionary<object, nint> _addresses = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges, long Version)> _pages = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<int[], (nint Address, long Version)> _lengths = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<PageLimits[], (nint Address, int Count, long Version)> _limits = new(ReferenceEqualityComparer.Instance);
 
     /// <summary>Gives all back when too many are kept. To be called before a call looks up its first, for it would lose those it has.</summary>
     internal void MakeRoom()
     {
-        if (_addresses.Count + _pages.Count + _lengths.Count < MostKept)
+        if (_addresses.Count + _pages.Count + _lengths.Count + _limits.Count < MostKept)
         {
             return;
         }
 
-        foreach (nint address in _addresses.Values.Concat(_lengths.Values.Select(kept => kept.Address)).Concat(_pages.Values.SelectMany(pages => new[] { pages.Entries, pages.Ranges })))
+        nint[] all =
+        [
+            .. _addresses.Values, .. _lengths.Values.Select(kept => kept.Address), .. _limits.Values.Select(kept => kept.Address),
+            .. _pages.Values.SelectMany(pages => new[] { pages.Entries, pages.Ranges }),
+        ];
+        foreach (nint address in all)
         {
             pool.Give(address);
         }
 
         _addresses.Clear();
         _lengths.Clear();
+        _limits.Clear();
         _pages.Clear();
     }
 
@@ -84,6 +92,36 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
         nint address = isKept ? kept.Address : pool.Take((long)lengths.Length * sizeof(int));
         copies.Upload(lengths.AsSpan(), address);
         _lengths[lengths] = (address, plan.Version);
+        return address;
+    }
+
+    /// <summary>[pages, kv_heads] the limits of a shard in the order of its pages; a cache changes them together with its plan.</summary>
+    internal nint LimitsOf(KeyValueShard shard)
+    {
+        (ShardPlan plan, PageLimits[] limits) = (shard.Plan, shard.Limits);
+        bool isKept = _limits.TryGetValue(limits, out (nint Address, int Count, long Version) kept);
+        if (isKept && kept.Version == plan.Version)
+        {
+            return kept.Address;
+        }
+
+        int heads = plan.Shape.KvHeads;
+        int count = plan.Pages.Count * heads;
+        var ordered = new PageLimits[count];
+        for (int page = 0; page < plan.Pages.Count; page++)
+        {
+            limits.AsSpan(plan.Pages[page].Slot * heads, heads).CopyTo(ordered.AsSpan(page * heads));
+        }
+
+        if (isKept && kept.Count != count)
+        {
+            pool.Give(kept.Address);
+            isKept = false;
+        }
+
+        nint address = isKept ? kept.Address : pool.Take((long)count * Unsafe.SizeOf<PageLimits>());
+        copies.Upload<PageLimits>(ordered, address);
+        _limits[limits] = (address, count, plan.Version);
         return address;
     }
 

@@ -8,14 +8,12 @@ namespace TreeAttention.Devices;
 /// How many pages are computed at once depends on the memory of a state, and changes no bit: a part of the tree that does not
 /// fit is folded by halves, a lane that does not fit page after page, as ever.
 /// </remarks>
-internal sealed class LaneAttention(
-    AttendLaunch launch, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies, HostAttention host)
+internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies)
 {
     private readonly LaneFolds _folds = new();
     private AttentionProblem _problem = null!;
     private QueryBlock _queries = null!;
     private KeyValueShard _shard = null!;
-    private double[]? _norms;
 
     /// <summary>Runs the whole call.</summary>
     /// <param name="problem">The call.</param>
@@ -23,16 +21,15 @@ internal sealed class LaneAttention(
     /// <param name="shard">A shard in the lanes layout.</param>
     /// <param name="nodes">Nodes of the lane tree.</param>
     /// <param name="into">A partial for each node.</param>
-    /// <param name="norms">[rows] of the queries when some row needs more than fp32 on some page, else null.</param>
     internal void Attend(
-        AttentionProblem problem, QueryBlock queries, KeyValueShard shard, ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into, double[]? norms)
+        AttentionProblem problem, QueryBlock queries, KeyValueShard shard, ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into)
     {
         if (nodes.Length != into.Length)
         {
             throw new ShapeMismatchException($"{nodes.Length} lane nodes need as many partials, not {into.Length}.");
         }
 
-        (_problem, _queries, _shard, _norms) = (problem, queries, shard, norms);
+        (_problem, _queries, _shard) = (problem, queries, shard);
         LaneFold folds = _folds.Of(shard.Plan);
         for (int i = 0; i < nodes.Length; i++)
         {
@@ -93,31 +90,5 @@ internal sealed class LaneAttention(
         }
     }
 
-    private nint AttendPages(int first, int count, PartialAttention like)
-    {
-        nint parts = launch.AttendPages(_problem, _queries, _shard, first, count, like);
-        for (int page = 0; _norms is not null && page < count; page++)
-        {
-            Region state = like.Region with { Address = parts + (nint)(page * like.Region.Bytes) };
-            ReplaceRows(first + page, new PartialAttention(state, like.Rows, like.ValueDim), _norms);
-        }
-
-        return parts;
-    }
-
-    private void ReplaceRows(int page, PartialAttention state, double[] norms)
-    {
-        bool[] isMarked = new bool[state.Rows];
-        int rowsOfBatch = state.Rows / _problem.Shape.Batch;
-        for (int row = 0; row < state.Rows; row++)
-        {
-            int number = (row / rowsOfBatch * _shard.Plan.PagesPerBatch) + page;
-            isMarked[row] = !FastRange.Holds(_problem, _queries, _shard, number, row, norms[row]);
-        }
-
-        if (isMarked.AsSpan().Contains(true))
-        {
-            host.ReplaceRows(_problem, _queries, _shard, page, isMarked, state);
-        }
-    }
+    private nint AttendPages(int first, int count, PartialAttention like) => launch.AttendPages(_problem, _queries, _shard, first, count, like);
 }

@@ -28,18 +28,29 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     internal static AttendKernel For(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit) =>
         (type == ElementType.Float32 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
 
+    /// <summary>What kernels call a storage type.</summary>
+    /// <exception cref="FaultException">They have no such type (69).</exception>
+    internal static string ElementName(ElementType type) => type switch
+    {
+        ElementType.Float32 => "float",
+        ElementType.Float16 => "float16",
+        ElementType.BFloat16 => "bfloat16",
+        _ => throw new FaultException(
+            FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype f32, f16 or bf16."),
+    };
+
     private static AttendKernel? Tensor(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit)
     {
         int headTile = SmallestTile(shape.HeadDim);
         int valueTile = SmallestTile(shape.ValueDim);
-        int rowWarps = valueTile > 256 || rows <= TileRows ? 1 : rows <= 2 * TileRows ? 2 : 4;
+        int rowWarps = valueTile > 256 || rows <= TileRows ? 1 : valueTile > 128 || rows <= 2 * TileRows ? 2 : 4;
         foreach ((int keys, int stages) in PipelinesFor(Math.Max(headTile, valueTile), rowWarps))
         {
             int tileRows = TileRows * rowWarps;
             int shared = (2 * ((stages * keys * (headTile + (valuesInKeys ? 0 : valueTile))) + (tileRows * headTile) + (tileRows * keys))) + 768;
             if (shared <= sharedLimit)
             {
-                string element = type == ElementType.Float16 ? "float16" : "bfloat16";
+                string element = ElementName(type);
                 string inKeys = valuesInKeys ? "true" : "false";
                 var program = new KernelProgram(
                     "attend_tensor.cu", [$"attend_tensor<{element}, {headTile}, {valueTile}, {inKeys}, {rowWarps}, {keys}, {stages}>"], true);
@@ -63,14 +74,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     {
         const int ValueStep = 128;
         int valueTile = (shape.ValueDim + ValueStep - 1) / ValueStep * ValueStep;
-        string element = type switch
-        {
-            ElementType.Float32 => "float",
-            ElementType.Float16 => "float16",
-            ElementType.BFloat16 => "bfloat16",
-            _ => throw new FaultException(
-                FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype f32, f16 or bf16."),
-        };
+        string element = ElementName(type);
         int shared = (sizeof(float) * ((TileRows * shape.HeadDim) + (32 * 65) + (TileRows * 32))) + 128;
         return new AttendKernel(new KernelProgram("attend_plain.cu", [$"attend_plain<{element}, {valueTile}>"], true), TileRows, shared);
     }

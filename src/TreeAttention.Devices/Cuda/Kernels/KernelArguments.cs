@@ -66,6 +66,18 @@ internal struct AttendArguments
     internal int Unused1;
 }
 
+/// <summary>precise_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct PreciseArguments
+{
+    internal AttendArguments Attend;
+    internal nint Limits;
+    internal double Scale;
+    internal double ScoreLimit;
+    internal float ValueLimit;
+    internal int Unused;
+}
+
 /// <summary>merge_arguments</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct MergeArguments
