@@ -80,7 +80,9 @@ defect(weights_of_base_two attend_tensor.cu plain ${wrong}
 defect(no_correction_of_sums attend_tensor.cu plain ${wrong}
   "sum[h] = sum[h] * correction[h] + total" "sum[h] += total")
 defect(heads_are_swapped attend_tensor.cu plain ${wrong}
-  "const size_t head = size_t(kv_head) * page.count" "const size_t head = size_t(a.kv_heads - 1 - kv_head) * page.count")
+  "const size_t head = size_t(kv_head) * page.capacity" "const size_t head = size_t(a.kv_heads - 1 - kv_head) * page.capacity")
+defect(heads_lie_count_apart attend_tensor.cu plain ${wrong}
+  "const size_t head = size_t(kv_head) * page.capacity" "const size_t head = size_t(kv_head) * page.count")
 defect(causal_is_off_by_one visibility.cuh plain ${wrong}
   "end = min(end, position + 1)" "end = min(end, position + 2)")
 defect(drops_a_tile visibility.cuh plain ${wrong}
