@@ -67,7 +67,7 @@ public sealed class PackedAttendTests
             files, Tensors(files, withBatchAxis: false), ["--cu-seqlens-q", Save(files, "cq.npy", queries), "--cu-seqlens-k", Save(files, "ck.npy", keys)]);
 
         result.Exits(65);
-        Assert.Contains(message, result.Error, StringComparison.Ordinal);
+        Assert.Contains(message, result.Errors, StringComparison.Ordinal);
     }
 
     [Theory]
