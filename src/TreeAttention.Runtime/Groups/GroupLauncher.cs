@@ -54,7 +54,8 @@ public static class GroupLauncher
             using StagedTransport? staged = DeviceSource.StagingFor(group.Transports[rank], device);
             var context = new RankContext(staged ?? (ITransport)group.Transports[rank], device, group.Controls[rank]);
             string description = ranks == 1 ? "1 rank in this process" : $"{ranks} in-process ranks";
-            results[rank] = work(new AttentionGroup(context, threads, description));
+            using var member = new AttentionGroup(context, threads, description);
+            results[rank] = work(member);
         });
         return results[0];
     }

@@ -67,7 +67,8 @@ internal static class MpiGroup
         using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment).Create(threads, rankOfNode));
         using StagedTransport? staged = DeviceSource.StagingFor(transport, device);
         var context = new RankContext(staged ?? (ITransport)transport, device, control);
-        return work(new AttentionGroup(context, threads, $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"));
+        using var group = new AttentionGroup(context, threads, $"{world.Size} ranks under {world.Product} ({world.LibraryFile})");
+        return work(group);
     }
 
     private static void End(MpiWorld world, FaultCode code, string reason)
