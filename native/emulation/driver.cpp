@@ -10,7 +10,7 @@
 
 namespace emulation {
 
-driver the_driver;
+driver& the_driver = *new driver;
 thread_local context* current_context;
 
 namespace {
@@ -66,7 +66,7 @@ using namespace emulation;
 CUDA_API cuInit(unsigned) {
   std::lock_guard lock(the_driver.mutex);
   the_driver.random.seed(the_driver.seed = setting("TREEATTN_EMULATION_SEED", 0));
-  while (long(the_driver.devices.size()) < setting("TREEATTN_EMULATION_DEVICES", 4)) {
+  while (long(the_driver.devices.size()) < setting("TREEATTN_EMULATION_DEVICES", 8)) {
     the_driver.devices.push_back({int(the_driver.devices.size())});
   }
   return success;
@@ -90,6 +90,11 @@ CUDA_API cuDeviceGet(int* device, int ordinal) {
 
 CUDA_API cuDeviceGetName(char* name, int length, int device) {
   std::snprintf(name, length, "Emulated device %d", device);
+  return success;
+}
+
+CUDA_API cuDeviceGetPCIBusId(char* text, int length, int device) {
+  std::snprintf(text, length, "0000:%02x:00.0", device + 1);
   return success;
 }
 
@@ -231,9 +236,9 @@ CUDA_API cuMemFree_v2(CUdeviceptr p) {
   auto found = the_driver.memory.find(p);
   REQUIRE(found != the_driver.memory.end(), invalid_value);
   const allocation a = found->second;
-  const CUresult result = the_driver.progress(lock, a.home, [] {
+  const CUresult result = the_driver.progress(lock, a.home, [&] {
     for (auto* s : the_driver.streams) {
-      if (!s->queue.empty() && !s->home->broken) return false;
+      if (s->home == a.home && !s->queue.empty()) return false;
     }
     return true;
   });

@@ -54,6 +54,7 @@ struct event {
 struct operation {
   std::function<bool()> is_ready;             // none: always; called with the mutex held
   std::function<CUresult(std::string&)> run;  // called without; on failure it says why
+  bool awaits_others = false;                 // other ranks make it ready, maybe other processes
 };
 
 struct stream {
@@ -99,7 +100,7 @@ struct driver {
   CUresult put(stream* on, operation what);
 };
 
-extern driver the_driver;
+extern driver& the_driver;  // never destroyed: threads may outlive the statics
 extern thread_local context* current_context;
 
 long setting(const char* name, long otherwise);

@@ -1,6 +1,9 @@
 // Streams and events of the emulated driver. Streams are lazy: work runs only when something waits
 // for it, streams taking turns in an order drawn from the seed, so that a wait that was forgotten
 // gives wrong results. Threads that wait at the same time run different streams side by side.
+#include <chrono>
+#include <utility>
+
 #include "driver.hpp"
 
 namespace emulation {
@@ -18,11 +21,20 @@ CUresult driver::progress(std::unique_lock<std::mutex>& lock, const context* hom
   while (!done()) {
     if (home->broken) return home->broken;
     std::vector<stream*> able;
-    bool any_running = false;
+    bool any_running = false, any_awaits_others = false;
     for (auto* s : streams) {
       any_running |= s->is_running;
       if (s->queue.empty() || s->is_running || s->home->broken) continue;
-      if (!s->queue.front().is_ready || s->queue.front().is_ready()) able.push_back(s);
+      const operation& next = s->queue.front();
+      if (!next.is_ready || next.is_ready()) {
+        able.push_back(s);
+      } else {
+        any_awaits_others |= next.awaits_others;
+      }
+    }
+    if (able.empty() && any_awaits_others) {
+      changed.wait_for(lock, std::chrono::microseconds(100));  // another process tells nobody
+      continue;
     }
     if (able.empty() && any_running) {
       changed.wait(lock);
@@ -78,10 +90,14 @@ CUDA_API cuStreamSynchronize(stream* s) {
       lock, s->home, [=] { return s->queue.empty(); }, s);
 }
 
+// Asking again and again is waiting too, so every question does one piece of work.
 CUDA_API cuStreamQuery(stream* s) {
-  std::lock_guard lock(the_driver.mutex);
+  std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
-  return s->queue.empty() || s->home->broken ? s->home->broken : not_ready;
+  bool is_asked = false;
+  const CUresult result = the_driver.progress(
+      lock, s->home, [&] { return s->queue.empty() || std::exchange(is_asked, true); }, s);
+  return result || s->queue.empty() ? result : not_ready;
 }
 
 CUDA_API cuStreamWaitEvent(stream* s, event* e, unsigned) {

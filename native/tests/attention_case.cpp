@@ -135,7 +135,7 @@ void case_data::make_shard() {
     page_ranges.push_back(int(pages.size()));
     for (int offset = 0; offset < count; offset += c.page_keys) {
       const int size = std::min(c.page_keys, count - offset);
-      const int capacity = size + (b % 2 == 1 ? 3 : 0);  // a cache's pages have room left
+      const int capacity = size + (b + 1 < c.batch ? 3 : 0);  // a cache's pages have room
       pages.push_back({(long long)contents.size(), (long long)value_contents.size(), first, offset,
                        block, stride, size, capacity});
       for (int h = 0; h < c.kv_heads; ++h) {

@@ -89,7 +89,7 @@ public abstract class AttentionStep : IDisposable
 
         (_compute, _communication) = (0, 0);
         PartialAttention result = RunStep(queries, shard);
-        Device.Synchronize();
+        AwaitEnd();
         return result;
     }
 
@@ -133,7 +133,7 @@ public abstract class AttentionStep : IDisposable
 
     private protected void EndCompute()
     {
-        if (Device is IStagingDevice)
+        if (Device is IStagingDevice && !Transport.IsStreamOrdered)
         {
             // A staged transport waits for the device before it moves anything: waiting here says whose time it was.
             Device.Synchronize();
@@ -157,6 +157,21 @@ public abstract class AttentionStep : IDisposable
         _since = Stopwatch.GetTimestamp();
         reduction.Reduce(state);
         _communication += ElapsedTicks();
+    }
+
+    // What is in stream order was only enqueued: here the ranks wait for each other, and whoever watches must know.
+    private void AwaitEnd()
+    {
+        if (Transport.IsStreamOrdered)
+        {
+            BeginCommunication("end of the step");
+            Device.Synchronize();
+            EndCommunication();
+        }
+        else
+        {
+            Device.Synchronize();
+        }
     }
 
     private void Begin(string operation)

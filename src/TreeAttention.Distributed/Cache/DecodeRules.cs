@@ -17,9 +17,10 @@ internal static class DecodeRules
                 $"The rows {string.Join(',', rows)} of a step must be different rows of the cache, which has 0 to {cache.Options.Rows - 1}.");
         }
 
-        if (options.Attention.KeyLengths is not null)
+        if (options.Attention is not { KeyLengths: null, KeyStarts: null, PackedQueries: null, PackedKeys: null })
         {
-            throw new ShapeMismatchException("The lengths of keys are those of the cache: a decode step takes no key lengths.");
+            throw new ShapeMismatchException(
+                "Lengths and left padding of rows are those of the cache: a decode step takes no key lengths, key starts or packed sequences.");
         }
 
         AttentionAlgorithm algorithm = options.Plan.Algorithm;

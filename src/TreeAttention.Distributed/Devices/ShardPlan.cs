@@ -81,24 +81,6 @@ public sealed class ShardPlan
     /// <summary>Bytes of the contents.</summary>
     public long Bytes => Elements * Type.SizeInBytes();
 
-    /// <summary>The plan of one page of every batch row alone, one after the other in contents of their own.</summary>
-    public ShardPlan Extract(int page)
-    {
-        int capacity = Pages[page].Capacity;
-        long keys = (long)Shape.KvHeads * capacity * Shape.HeadDim;
-        long values = ValuesInKeys ? 0 : (long)Shape.KvHeads * capacity * Shape.ValueDim;
-        var alone = new ShardPlan(Shape, Type, ValuesInKeys, Shape.Batch * (keys + values), mostPagesPerBatch: 1);
-        alone.Grow(1);
-        for (int batch = 0; batch < Shape.Batch; batch++)
-        {
-            KeyPage entry = Pages[(batch * PagesPerBatch) + page];
-            long offset = batch * (keys + values);
-            alone.Fill(0, entry with { KeyOffset = offset, ValueOffset = ValuesInKeys ? offset : offset + keys, Slot = batch });
-        }
-
-        return alone;
-    }
-
     /// <summary>Says how many pages each batch row has; their entries are filled afterwards.</summary>
     internal void Grow(int pagesPerBatch)
     {

@@ -19,6 +19,7 @@ internal enum CUresult : uint
     CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222,
     CUDA_ERROR_INVALID_HANDLE = 400,
     CUDA_ERROR_NOT_FOUND = 500,
+    CUDA_ERROR_NOT_READY = 600,
     CUDA_ERROR_ILLEGAL_ADDRESS = 700,
     CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701,
     CUDA_ERROR_LAUNCH_FAILED = 719,
@@ -59,6 +60,9 @@ internal static unsafe partial class CudaDriver
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuDeviceGetName(sbyte* name, int len, int dev);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuDeviceGetPCIBusId(sbyte* pciBusId, int len, int dev);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuDeviceTotalMem_v2(nuint* bytes, int dev);
@@ -115,7 +119,22 @@ internal static unsafe partial class CudaDriver
     public static extern CUresult cuStreamDestroy_v2(nint hStream);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuStreamQuery(nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuStreamSynchronize(nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuStreamWaitEvent(nint hStream, nint hEvent, uint Flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventCreate(nint* phEvent, uint Flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventRecord(nint hEvent, nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventDestroy_v2(nint hEvent);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuFuncSetAttribute(nint hfunc, CUfunction_attribute attrib, int value);

@@ -11,7 +11,8 @@ namespace TreeAttention.Runtime;
 /// <summary>Makes each rank's device by the group's options and the process's environment.</summary>
 internal sealed class DeviceSource
 {
-    private const string Emulated = "emulated";
+    /// <summary>What TREEATTN_CUDA says to put the emulation in the place of the GPU's libraries.</summary>
+    internal const string Emulated = "emulated";
 
     private readonly CudaPlatform? _platform;
 
@@ -65,8 +66,9 @@ internal sealed class DeviceSource
 
     private static IReadOnlyList<string> WithFirst(string? first, IReadOnlyList<string> others) => first is null ? others : [first, .. others];
 
+    /// <summary>Where the emulation of the GPU's libraries lies.</summary>
     // The build puts the emulation beside the program's own folder, wherever in artifacts/ that is.
-    private static string EmulatedLibrary()
+    internal static string EmulatedLibrary()
     {
         string inTree = Path.Combine("artifacts", "emulation", "libcuda_emulated.so");
         for (DirectoryInfo? folder = new(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)

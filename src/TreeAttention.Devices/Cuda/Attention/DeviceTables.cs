@@ -1,7 +1,6 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using System.Runtime.CompilerServices;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
@@ -18,7 +17,7 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
     private readonly Dictionary<object, nint> _addresses = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges, long Version)> _pages = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<int[], (nint Address, long Version)> _lengths = new(ReferenceEqualityComparer.Instance);
-    private readonly Dictionary<PageLimits[], (nint Address, int Count, long Version)> _limits = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<PageLimits[], (nint Address, ShardPlan Plan, long Version)> _limits = new(ReferenceEqualityComparer.Instance);
 
     /// <summary>Gives all back when too many are kept. To be called before a call looks up its first, for it would lose those it has.</summary>
     internal void MakeRoom()
@@ -28,12 +27,9 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
             return;
         }
 
-        nint[] all =
-        [
+        foreach (nint address in (IEnumerable<nint>)[
             .. _addresses.Values, .. _lengths.Values.Select(kept => kept.Address), .. _limits.Values.Select(kept => kept.Address),
-            .. _pages.Values.SelectMany(pages => new[] { pages.Entries, pages.Ranges }),
-        ];
-        foreach (nint address in all)
+            .. _pages.Values.Select(kept => kept.Entries), .. _pages.Values.Select(kept => kept.Ranges)])
         {
             pool.Give(address);
         }
@@ -95,33 +91,24 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
         return address;
     }
 
-    /// <summary>[pages, kv_heads] the limits of a shard in the order of its pages; a cache changes them together with its plan.</summary>
+    /// <summary>The limits of a shard's pages, [pages, kv_heads] in the order of its plan.</summary>
     internal nint LimitsOf(KeyValueShard shard)
     {
-        (ShardPlan plan, PageLimits[] limits) = (shard.Plan, shard.Limits);
-        bool isKept = _limits.TryGetValue(limits, out (nint Address, int Count, long Version) kept);
-        if (isKept && kept.Version == plan.Version)
+        ShardPlan plan = shard.Plan;
+        if (_limits.TryGetValue(shard.Limits, out (nint Address, ShardPlan Plan, long Version) kept))
         {
-            return kept.Address;
+            if (kept.Plan == plan && kept.Version == plan.Version)
+            {
+                return kept.Address;
+            }
+
+            pool.Give(kept.Address);
         }
 
         int heads = plan.Shape.KvHeads;
-        int count = plan.Pages.Count * heads;
-        var ordered = new PageLimits[count];
-        for (int page = 0; page < plan.Pages.Count; page++)
-        {
-            limits.AsSpan(plan.Pages[page].Slot * heads, heads).CopyTo(ordered.AsSpan(page * heads));
-        }
-
-        if (isKept && kept.Count != count)
-        {
-            pool.Give(kept.Address);
-            isKept = false;
-        }
-
-        nint address = isKept ? kept.Address : pool.Take((long)count * Unsafe.SizeOf<PageLimits>());
-        copies.Upload<PageLimits>(ordered, address);
-        _limits[limits] = (address, count, plan.Version);
+        PageLimits[] limits = [.. plan.Pages.SelectMany(page => shard.Limits.Skip(page.Slot * heads).Take(heads))];
+        nint address = Upload(limits.AsSpan());
+        _limits[shard.Limits] = (address, plan, plan.Version);
         return address;
     }
 

@@ -1,5 +1,6 @@
 using System;
 using System.Runtime.InteropServices;
+using System.Threading;
 using TreeAttention.Distributed;
 using TreeAttention.Interop;
 
@@ -9,6 +10,7 @@ namespace TreeAttention.Devices;
 internal sealed unsafe class CudaContext : IDisposable
 {
     private const uint NonBlocking = 1; // ordered against no other stream
+    private const string Waiting = "waiting for the enqueued work";
 
     private readonly int _device;
     private readonly nint _context;
@@ -26,6 +28,7 @@ internal sealed unsafe class CudaContext : IDisposable
 
         _device = device;
         Name = ReadName(device);
+        BusAddress = ReadBusAddress(device);
         Multiprocessors = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         SharedMemoryPerBlock = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
         Architecture = (10 * Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
@@ -51,6 +54,12 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>Compute capability: 90 is 9.0.</summary>
     internal int Architecture { get; }
 
+    /// <summary>The PCI bus address.</summary>
+    internal string BusAddress { get; }
+
+    /// <summary>Called while work is waited for, and once after it.</summary>
+    internal Action? WhileWaiting { get; set; }
+
     /// <summary>The stream, after <see cref="Enter"/>.</summary>
     internal nint Stream => _stream;
 
@@ -59,7 +68,17 @@ internal sealed unsafe class CudaContext : IDisposable
 
     /// <summary>Returns when all that was enqueued is done.</summary>
     /// <exception cref="FaultException">Something that was enqueued failed (202).</exception>
-    internal void Synchronize() => CudaFaults.Check(CudaDriver.cuStreamSynchronize(_stream), "waiting for the enqueued work");
+    internal void Synchronize()
+    {
+        if (WhileWaiting is { } look)
+        {
+            Poll(look);
+        }
+        else
+        {
+            CudaFaults.Check(CudaDriver.cuStreamSynchronize(_stream), Waiting);
+        }
+    }
 
     /// <summary>Device memory of the GPU in bytes.</summary>
     internal long TotalMemory()
@@ -93,6 +112,28 @@ internal sealed unsafe class CudaContext : IDisposable
         sbyte* name = stackalloc sbyte[Most];
         CudaFaults.Check(CudaDriver.cuDeviceGetName(name, Most, device), "asking for the device's name");
         return Marshal.PtrToStringUTF8((nint)name)!;
+    }
+
+    private static string ReadBusAddress(int device)
+    {
+        const int Most = 32;
+        sbyte* address = stackalloc sbyte[Most];
+        CudaFaults.Check(CudaDriver.cuDeviceGetPCIBusId(address, Most, device), "asking for the device's place");
+        return Marshal.PtrToStringUTF8((nint)address)!;
+    }
+
+    private void Poll(Action look)
+    {
+        var wait = default(SpinWait);
+        CUresult result;
+        while ((result = CudaDriver.cuStreamQuery(_stream)) == CUresult.CUDA_ERROR_NOT_READY)
+        {
+            look();
+            wait.SpinOnce(sleep1Threshold: -1);
+        }
+
+        CudaFaults.Check(result, Waiting);
+        look();
     }
 
     private int Attribute(CUdevice_attribute attribute)
