@@ -4,6 +4,7 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Text.Json;
 using System.Threading;
+using TreeAttention.Communication;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Runtime;
@@ -81,7 +82,9 @@ public sealed class AttentionGroup : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThan(ranks, 1);
         options = (options ?? new GroupOptions()) with { Ranks = ranks };
         options = options.Transport == TransportKind.Auto ? options with { Transport = TransportKind.InProcess } : options;
-        return GroupMembership.Join(options, ProcessEnvironment.Read(), ranks);
+
+        // Whoever launched this process, its ranks are threads.
+        return GroupMembership.Join(options, ProcessEnvironment.Read() with { Launcher = LauncherEnvironment.None }, ranks);
     }
 
     /// <summary>Makes a group of the ranks that give the same color: the ranks of one tensor-parallel slice, each with a share of the sequence.</summary>
