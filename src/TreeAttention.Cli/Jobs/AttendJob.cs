@@ -12,7 +12,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
-        using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors));
+        using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors, request.Semantics.IsPacked));
         AttentionOptions options = group.Together(() =>
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
@@ -36,7 +36,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         StepMeasurement cost = recorder.Summarise();
         AttentionResult? result = group.Together(() => ResultGatherer.Gather(group, call, state));
         VerificationReport? verification = group.Together(() => Verify(problem, inputs, result));
-        group.Together(() => outputs.Write(problem.Shape, result, request.Tensors.HeadMajor));
+        group.Together(() => outputs.Write(problem.Shape, result, request.Tensors.HeadMajor, inputs.HasBatchAxis, request.Semantics.IsPacked));
         long wrong = group.Gather(verification?.Wrong ?? 0)[0][0];
         if (group.IsRoot)
         {

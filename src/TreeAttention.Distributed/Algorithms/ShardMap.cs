@@ -96,6 +96,32 @@ public sealed class ShardMap
         }
     }
 
+    /// <summary>One plan over the contents of all ranks, one after the other: pages in the order of their positions, and their limits as known now.</summary>
+    internal (ShardPlan Plan, PageLimits[] Limits) Join()
+    {
+        (int Rank, int Page)[] pages = [.. _plans
+            .SelectMany((plan, rank) => Enumerable.Range(0, plan.PagesPerBatch).Select(page => (Rank: rank, Page: page)))
+            .OrderBy(page => _plans[page.Rank].Pages[page.Page].Span.FirstPosition)];
+        var whole = new ShardPlan(Shape, _plans[0].Type, _plans[0].ValuesInKeys, _plans.Sum(plan => plan.Elements), pages.Length);
+        whole.Grow(pages.Length);
+        var limits = new PageLimits[Shape.Batch * pages.Length * Shape.KvHeads];
+        for (int batch = 0; batch < Shape.Batch; batch++)
+        {
+            for (int i = 0; i < pages.Length; i++)
+            {
+                (int rank, int page) = pages[i];
+                ShardPlan plan = _plans[rank];
+                long first = _plans.Take(rank).Sum(before => before.Elements);
+                KeyPage entry = plan.Pages[(batch * plan.PagesPerBatch) + page];
+                int slot = (batch * pages.Length) + i;
+                whole.Fill(i, entry with { KeyOffset = first + entry.KeyOffset, ValueOffset = first + entry.ValueOffset, Slot = slot });
+                _limits[rank].AsSpan(entry.Slot * Shape.KvHeads, Shape.KvHeads).CopyTo(limits.AsSpan(slot * Shape.KvHeads));
+            }
+        }
+
+        return (whole, limits);
+    }
+
     private static Span<byte> Piece(PageLimits[] limits, int first)
     {
         Span<byte> bytes = MemoryMarshal.AsBytes(limits.AsSpan());

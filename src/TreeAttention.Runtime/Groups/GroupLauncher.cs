@@ -62,7 +62,8 @@ public static class GroupLauncher
                 ? null : NcclSource.Connect(device, control, group.Transports[rank], environment, group.ThrowIfEnded);
             using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(group.Transports[rank], device) : null;
             var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)group.Transports[rank], device, control);
-            results[rank] = work(new AttentionGroup(context, threads, description));
+            using var member = new AttentionGroup(context, threads, description);
+            results[rank] = work(member);
             gpus?.Leave();
         });
         return results[0];

@@ -85,7 +85,8 @@ internal static class MpiGroup
         using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(transport, device) : null;
         var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)transport, device, control);
         string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})" + (nccl is null ? "" : $", {nccl}");
-        FaultCode code = work(new AttentionGroup(context, threads, description));
+        using var group = new AttentionGroup(context, threads, description);
+        FaultCode code = work(group);
         gpus?.Leave();
         return code;
     }
