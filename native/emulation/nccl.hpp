@@ -96,6 +96,8 @@ struct transfer {
   message header;
   char* data;
   std::size_t bytes, done = 0;  // done counts the header too
+
+  bool is_done() const { return done == sizeof(message) + bytes; }
 };
 
 // The operations of one group on one communicator: they progress together.
@@ -105,6 +107,8 @@ struct work {
   unsigned long turn = 0;
   unsigned polls = 0;
   bool is_done = false, has_planted_error = false;
+
+  bool needs(int peer) const;
 };
 
 // The error that TREEATTN_EMULATION_NCCL_FAULT plants in one operation of one rank.
@@ -121,6 +125,7 @@ struct membership {
   context* const home;
   const planted_error planted;
   ncclResult state = nccl_in_progress;
+  std::string why;  // it failed
   bool is_connected = false, is_leaving = false, is_aborted = false;
   unsigned long queued = 0, finished = 0;            // works: they run one after the other
   unsigned long seen_queued = 0, seen_finished = 0;  // by the engine
@@ -129,10 +134,11 @@ struct membership {
 
   membership(const std::string& name, int rank, int ranks, context* home);
 
-  void fail(ncclResult error, const std::string& why);
+  void fail(ncclResult error, const std::string& reason);
 
-  // A peer that cannot answer any more, as a remote error of this rank.
-  void look_for_lost_peers();
+  // What is wrong with a peer that cannot answer any more; empty when all is well. One that has
+  // left in order is lost only to work that still needs it.
+  std::string lost_peer(const work* under_way = nullptr) const;
 
   // All ranks are there: connected, unless two of them are on one device.
   void connect_if_all_joined();

@@ -58,10 +58,6 @@ bool check_header(membership& m, channel& c, const transfer& t) {
   return false;
 }
 
-bool is_done(const transfer& t) {
-  return t.done == sizeof(message) + t.bytes;
-}
-
 // True when anything moved.
 bool step(membership& m, transfer& t) {
   channel& c = t.leaves ? m.shared.between(m.rank, t.peer) : m.shared.between(t.peer, m.rank);
@@ -79,7 +75,7 @@ bool step(membership& m, transfer& t) {
 // An earlier transfer of the same channel goes first.
 bool is_next(const std::vector<transfer>& all, std::size_t i) {
   return std::none_of(all.begin(), all.begin() + long(i), [&](const transfer& earlier) {
-    return earlier.peer == all[i].peer && earlier.leaves == all[i].leaves && !is_done(earlier);
+    return earlier.peer == all[i].peer && earlier.leaves == all[i].leaves && !earlier.is_done();
   });
 }
 
@@ -95,6 +91,11 @@ std::string describe(const message& m) {
   return text;
 }
 
+bool work::needs(int peer) const {
+  return std::any_of(transfers.begin(), transfers.end(),
+                     [=](const transfer& t) { return t.peer == peer && !t.is_done(); });
+}
+
 bool advance(membership& m, work& w) {
   if (w.is_done || m.is_aborted) return true;
   if (m.finished != w.turn || m.state > nccl_success) return false;
@@ -102,11 +103,13 @@ bool advance(membership& m, work& w) {
     m.fail(m.planted.error, "planted by TREEATTN_EMULATION_NCCL_FAULT");
     return false;
   }
+  // Looked for before anything is moved: what a peer left in the rings before it was lost counts.
+  const std::string lost = ++w.polls % polls_between_looks ? "" : m.lost_peer(&w);
   bool moved = false, all_done = true;
   for (std::size_t i = 0; i < w.transfers.size() && m.state == nccl_success; ++i) {
     transfer& t = w.transfers[i];
-    if (!is_done(t) && is_next(w.transfers, i)) moved |= step(m, t);
-    all_done &= is_done(t);
+    if (!t.is_done() && is_next(w.transfers, i)) moved |= step(m, t);
+    all_done &= t.is_done();
   }
   if (m.state == nccl_success && all_done) {
     for (const auto& end : w.endings)
@@ -114,8 +117,7 @@ bool advance(membership& m, work& w) {
     ++m.finished;
     return w.is_done = true;
   }
-  // What a peer left in the ring before it was lost still counts.
-  if (!moved && ++w.polls % polls_between_looks == 0) m.look_for_lost_peers();
+  if (!moved && !lost.empty()) m.fail(nccl_remote_error, lost);
   return false;
 }
 

@@ -17,18 +17,26 @@
 //   run_first + (run_offset + n) / run_block * run_stride + (run_offset + n) % run_block.
 // Positions ascend with n. 40 bytes.
 struct page_entry {
-  long long key_offset;    // elements from `contents` to keys [kv_heads][count][head_dim]
-  long long value_offset;  // elements from `contents` to values [kv_heads][count][value_stride]
+  long long key_offset;    // elements from `contents` to keys [kv_heads][capacity][head_dim]
+  long long value_offset;  // elements from `contents` to values [kv_heads][capacity][value_stride]
   int run_first;           // position of the run's first key
   int run_offset;          // index in the run of the page's first key
   int run_block;           // neighbouring keys in a block of the run, at least 1
   int run_stride;          // positions from block to block, at least run_block
-  int count;               // keys of the page
-  int unused;              // 0
+  int count;               // keys of the page: the first of each head
+  int capacity;            // keys that each head has room for, at least count
+};
+
+// Where one query stands among the keys. 16 bytes.
+struct query_place {
+  int first;     // its sequence's first key
+  int end;       // one past its sequence's last key
+  int position;  // what causal, window and ALiBi count from
+  int sequence;  // the batch row, or the packed sequence
 };
 
 // attend_tensor and attend_plain: partial attention of all query rows over ranges of pages.
-// Pointers marked "or null" switch an option off. 208 bytes.
+// Pointers marked "or null" switch an option off. 240 bytes.
 struct attend_arguments {
   const float* queries;       // [batch, query_heads, query_count, head_dim] unscaled
   const void* contents;       // keys and values, elements of the kernel's storage type
@@ -38,9 +46,13 @@ struct attend_arguments {
   const int* query_indices;   // [query_count] index of each query in its whole sequence
   const int* key_lengths;     // [batch] keys of each row, or null: key_length
   const int* query_lengths;   // [batch] queries of each row, or null: query_length
-  const float* alibi_slopes;  // [query_heads] or [batch, query_heads], or null
+  const int* key_starts;      // [batch] first key of each row, or null: 0
+  const query_place* places;  // [query_length] of packed sequences, or null
+  const int* query_depths;    // [1 or batch, query_length] of token trees, or null: 0, 1, 2, ...
+  const float* alibi_slopes;  // [query_heads] or [sequences, query_heads], or null
   const int* dfs_start;       // [batch, query_length], or null; with dfs_end
   const int* dfs_end;         // [batch, key_length], or null
+  const int* dfs_peaks;       // [batch, ceil(key_length / 64)] largest dfs_end of 64 keys, or null
   const unsigned char* tail_mask;  // [batch, query_length, tail_mask_length], 0 hides, or null
   const float* tail_bias;          // [1 or batch, query_length, tail_bias_length], or null
   long long state_stride;          // floats from split to split
@@ -58,14 +70,15 @@ struct attend_arguments {
   int causal;               // 1: key j is seen when j <= i + shift
   int window_left;          // j >= i + shift - window_left; negative: no bound
   int window_right;         // j <= i + shift + window_right; negative: no bound
-  int alibi_per_batch;      // 1: alibi_slopes is [batch, query_heads]
+  int alibi_per_batch;      // 1: alibi_slopes is [sequences, query_heads]
   int tail_mask_length;     // keys that the tail mask covers
   int tail_bias_length;     // keys that the tail bias covers
   int tail_bias_per_batch;  // 1: tail_bias is [batch, ...]
   float scale;              // factor on query . key, rounded to fp32,
   float scale_rest;         //   and what the rounding left: float(scale_in_double - scale)
   float softcap;            // score := softcap * tanh(score / softcap); 0 is off
-  int unused[3];            // 0
+  int depths_per_batch;     // 1: query_depths is [batch, ...]
+  int unused[2];            // 0
 };
 
 // How large the numbers of one page and KV head are; NaN or inf when one is not finite.
@@ -75,7 +88,7 @@ struct page_limits {
 };
 
 // attend_precise: the rows that attend_tensor or attend_plain were not exact enough for, computed
-// again in double precision. 240 bytes.
+// again in double precision. 272 bytes.
 struct precise_arguments {
   attend_arguments attend;    // the call, as the fast kernel had it; its states are overwritten
   const page_limits* limits;  // [pages, kv_heads]
@@ -145,9 +158,22 @@ struct clear_arguments {
   int value_dim;
 };
 
-static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 208 &&
-                  sizeof(page_limits) == 8 && sizeof(precise_arguments) == 240 &&
+static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 240 &&
+                  sizeof(page_limits) == 8 && sizeof(precise_arguments) == 272 &&
                   sizeof(merge_arguments) == 48 && sizeof(fold_arguments) == 40 &&
                   sizeof(weigh_arguments) == 48 && sizeof(unweigh_arguments) == 48 &&
                   sizeof(clear_arguments) == 16,
               "the host code has the same structs");
+
+// Of the probes in probes.cu, each with its own number of words.
+struct probe_arguments {
+  const void* in;  // [64] 16 bytes each, for probe_copy_async
+  unsigned* out;
+};
+
+// Of the kernels in ceilings.cu.
+struct ceiling_arguments {
+  const void* in;   // [count] 16 bytes each, of read_stream
+  unsigned* out;    // a word for each thread of the grid
+  long long count;  // words of 16 bytes, or steps
+};

@@ -33,7 +33,7 @@ __device__ bool has_near_keys(const attend_arguments& a, const query_row& row, i
   const double slope = alibi_slope(a, row);
   const interval seen = row.visible;
   if (seen.end <= seen.first || !(slope > 0)) return true;
-  const long long position = position_of(a, row);
+  const long long position = row.position;
   const long long below = position - seen.first, above = seen.end - 1 - position;
   const long long nearest = max(0ll, max(-below, -above)), furthest = max(below, above);
   for (long long from = nearest; from <= furthest; from += 32) {
@@ -47,7 +47,7 @@ __device__ bool has_near_keys(const attend_arguments& a, const query_row& row, i
     }
     if (__any_sync(0xffffffffu, is_near)) return true;
   }
-  return slope * double(furthest) <= most_bias;
+  return slope * double(furthest) <= most_bias && !a.query_depths;
 }
 
 // Whether the fast kernel's state of the row over pages `first` to `last` - 1 is not exact enough.
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ pr
   const query_row row = make_row(a, batch, kv_head, number);
   const size_t place = (size_t(batch) * a.kv_heads + kv_head) * rows_per_head + number;
   const float* const query = a.queries + place * a.head_dim;
-  tile_walk<precise_keys> walk = start_walk<precise_keys>(a, batch, split, row.visible);
+  tile_walk<precise_keys> walk = start_walk<precise_keys>(a, batch, split, hull_of(a, row));
   const int first_page = first_page_of(a, batch, split);
   if (!needs_precision(p, row, kv_head, query, first_page, walk.last_page, lane)) return;
 
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ pr
 
   for (; !walk.is_over(); walk.advance(a)) {
     const page_entry page = a.pages[walk.page];
-    const size_t head = size_t(kv_head) * page.count;
+    const size_t head = size_t(kv_head) * page.capacity;
     const element* const contents = static_cast<const element*>(a.contents);
     const element* const keys = contents + page.key_offset + head * a.head_dim;
     const element* const values = contents + page.value_offset + head * a.value_stride;

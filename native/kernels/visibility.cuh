@@ -1,10 +1,11 @@
 // Which keys a query row sees and what is added to its scores: the rules of AttentionMask, and the
 // walk over the tiles of keys that follows from them.
 //
-// i is a query's index in its sequence, j a key's position, shift = key length - query length of
-// the batch row. A row's visible keys are an interval of positions (causal, window, lengths), from
-// which depth-first order and tail mask may take single keys away. Positions ascend inside a page,
-// so an interval of positions is an interval of the page's keys.
+// i is a query's index on the query axis, j a key's place on the key axis; where they stand to each
+// other follows from the row's lengths, the packed sequence, or the depths of a token tree. A row's
+// visible keys are an interval of places, from which depth-first order, tail mask and depths may
+// take single keys away. Places ascend inside a page, so an interval of places is an interval of
+// the page's keys.
 #pragma once
 
 #include "arguments.cuh"
@@ -23,7 +24,9 @@ struct query_row {
   int batch;
   int head;
   int index;
-  interval visible;  // positions; empty for a row of padding
+  int position;      // where causal, window and ALiBi count from
+  int key_end;       // one past the keys of its sequence
+  interval visible;  // places; empty for a row of padding
 };
 
 __device__ __forceinline__ int key_length_of(const attend_arguments& a, int batch) {
@@ -34,25 +37,51 @@ __device__ __forceinline__ int query_length_of(const attend_arguments& a, int ba
   return a.query_lengths ? __ldg(a.query_lengths + batch) : a.query_length;
 }
 
-// Position of the row's query among the keys.
-__device__ __forceinline__ int position_of(const attend_arguments& a, const query_row& row) {
-  return row.index + key_length_of(a, row.batch) - query_length_of(a, row.batch);
+__device__ __forceinline__ int shift_of(const attend_arguments& a, int batch) {
+  return key_length_of(a, batch) - query_length_of(a, batch);
+}
+
+// How far behind the first query of its batch row a query stands.
+__device__ __forceinline__ int depth_of(const attend_arguments& a, int batch, int index) {
+  if (!a.query_depths) return index;
+  return __ldg(a.query_depths + (a.depths_per_batch ? size_t(batch) * a.query_length : 0) + index);
+}
+
+// The query of the token tree that a key belongs to; -1 for any other key.
+__device__ __forceinline__ int query_of_key(const attend_arguments& a, int batch, int place) {
+  if (!a.query_depths) return -1;
+  const int query = place - shift_of(a, batch);
+  return query >= 0 && query < query_length_of(a, batch) ? query : -1;
+}
+
+__device__ __forceinline__ query_place place_of(const attend_arguments& a, int batch, int index) {
+  if (a.places) return a.places[index];
+  const int first = a.key_starts ? __ldg(a.key_starts + batch) : 0;
+  const int position = shift_of(a, batch) + depth_of(a, batch, index);
+  return {first, key_length_of(a, batch), position, batch};
 }
 
 // `number` counts the rows of a KV head: query number % query_count of head number / query_count.
 __device__ __forceinline__ query_row make_row(const attend_arguments& a, int batch, int kv_head,
                                               int number) {
-  query_row row = {batch, 0, 0, {0, 0}};
+  query_row row = {batch, 0, 0, 0, 0, {0, 0}};
   if (number >= a.group * a.query_count) return row;
   row.head = kv_head * a.group + number / a.query_count;
   row.index = __ldg(a.query_indices + number % a.query_count);
   if (row.index >= query_length_of(a, batch)) return row;
-  const long long position = position_of(a, row);
-  long long first = a.window_left >= 0 ? position - a.window_left : 0;
-  long long end = key_length_of(a, batch);
-  if (a.causal || a.dfs_start) end = min(end, position + 1);
-  if (a.window_right >= 0) end = min(end, position + a.window_right + 1);
-  first = max(first, 0ll);
+  const query_place place = place_of(a, batch, row.index);
+  row.position = place.position;
+  row.key_end = place.end;
+  const long long position = place.position;
+  long long first = a.window_left >= 0 ? position - a.window_left : place.first;
+  long long end = place.end;
+  if (a.query_depths) {
+    first = min(first, (long long)shift_of(a, batch));  // keys of the tree stand in any order
+  } else {
+    if (a.causal || a.dfs_start) end = min(end, position + 1);
+    if (a.window_right >= 0) end = min(end, position + a.window_right + 1);
+  }
+  first = max(first, (long long)place.first);
   row.visible = {int(min(first, 0x7fffffffll)), int(max(end, 0ll))};
   return row;
 }
@@ -79,27 +108,46 @@ __device__ __forceinline__ interval keys_in(const page_entry& page, interval pos
 
 // What single keys need beyond the interval: a bias or a rule of their own.
 __device__ __forceinline__ bool has_key_rules(const attend_arguments& a) {
-  return a.alibi_slopes || a.dfs_start || a.tail_mask || a.tail_bias;
+  return a.alibi_slopes || a.dfs_start || a.tail_mask || a.tail_bias || a.query_depths;
+}
+
+// Whether causal and window keep a key of the token tree, `behind` positions before the query.
+__device__ __forceinline__ bool keeps_depth(const attend_arguments& a, int behind) {
+  return (!a.causal || behind >= 0) && (a.window_left < 0 || behind <= a.window_left) &&
+         (a.window_right < 0 || -behind <= a.window_right);
+}
+
+// How far behind a query its key at a place stands; a key of the token tree stands at its depth.
+__device__ __forceinline__ int distance_of(const attend_arguments& a, const query_row& row,
+                                           int place) {
+  const int query = query_of_key(a, row.batch, place);
+  const int position =
+      query < 0 ? place : shift_of(a, row.batch) + depth_of(a, row.batch, query);
+  return row.position - position;
 }
 
 // The head's ALiBi slope.
 __device__ __forceinline__ float alibi_slope(const attend_arguments& a, const query_row& row) {
   const int heads = a.kv_heads * a.group;
-  return __ldg(a.alibi_slopes + (a.alibi_per_batch ? row.batch * heads : 0) + row.head);
+  const int line = !a.alibi_per_batch ? 0 : a.places ? a.places[row.index].sequence : row.batch;
+  return __ldg(a.alibi_slopes + line * heads + row.head);
 }
 
-// The score with biases added; -inf where the row's rules hide the key at this position, which
-// lies inside the visible interval. `number` is float, or double where scores are.
+// The score with biases added; -inf where the row's rules hide the key at this place, which lies
+// inside the visible interval. `number` is float, or double where scores are.
 template <class number>
 __device__ __forceinline__ number apply_key_rules(const attend_arguments& a, const query_row& row,
-                                                  int position, number score) {
+                                                  int place, number score) {
   const size_t query = size_t(row.batch) * a.query_length + row.index;
+  if (query_of_key(a, row.batch, place) >= 0 && !keeps_depth(a, distance_of(a, row, place))) {
+    return minus_infinity();
+  }
   if (a.alibi_slopes) {
     const number slope = alibi_slope(a, row);
-    const int distance = position_of(a, row) - position;
+    const int distance = distance_of(a, row, place);
     score -= slope * number(distance < 0 ? -distance : distance);
   }
-  const int from_end = position - key_length_of(a, row.batch);
+  const int from_end = place - row.key_end;
   if (a.tail_bias) {
     const int column = from_end + a.tail_bias_length;
     const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
@@ -112,7 +160,7 @@ __device__ __forceinline__ number apply_key_rules(const attend_arguments& a, con
     }
   }
   if (a.dfs_start &&
-      __ldg(a.dfs_start + query) > __ldg(a.dfs_end + size_t(row.batch) * a.key_length + position)) {
+      __ldg(a.dfs_start + query) > __ldg(a.dfs_end + size_t(row.batch) * a.key_length + place)) {
     return minus_infinity();
   }
   return score;
@@ -123,11 +171,12 @@ __device__ __forceinline__ number apply_key_rules(const attend_arguments& a, con
 __device__ __forceinline__ double largest_bias(const attend_arguments& a, const query_row& row,
                                                const page_entry& page) {
   const int first = position_in(page, 0), last = position_in(page, page.count - 1);
-  const double position = position_of(a, row);
-  const double distance = fmax(fabs(position - first), fabs(position - last));
+  const double position = row.position;
+  const double tree = a.query_depths ? a.query_length : 0;  // no key is further from its place
+  const double distance = fmax(fabs(position - first), fabs(position - last)) + tree;
   const double alibi = a.alibi_slopes ? fmax(0.0, -double(alibi_slope(a, row)) * distance) : 0;
   if (!a.tail_bias) return alibi;
-  const int from_end = a.tail_bias_length - key_length_of(a, row.batch);
+  const int from_end = a.tail_bias_length - row.key_end;
   const int end = min(a.tail_bias_length, last + from_end + 1);
   const size_t query = size_t(row.batch) * a.query_length + row.index;
   const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
@@ -146,24 +195,47 @@ __device__ __forceinline__ float scale_score(const attend_arguments& a, float pr
   return a.softcap > 0 ? a.softcap * tanhf(score / a.softcap) : score;
 }
 
+// What the rows of a block see together.
+struct row_hull : interval {  // places that any row may see
+  int dfs_start;              // the earliest depth-first start of the rows
+};
+
 // A walk over the tiles of `tile_keys` keys that any row of a block may see. Tiles start at
 // multiples of tile_keys in their page, so what a row computes does not depend on the other rows.
 template <int tile_keys>
 struct tile_walk {
+  int batch;
   int page;       // the tile's page; last_page when the walk is over
   int last_page;  // one past the last page
   int key;        // the tile's first key in the page
   interval seen;  // keys of the page that any row may see
-  interval hull;  // positions that any row may see
+  row_hull hull;
 
   __device__ __forceinline__ bool is_over() const { return page >= last_page; }
 
   __device__ __forceinline__ void advance(const attend_arguments& a) {
-    key += tile_keys;
-    while (key >= seen.end && ++page < last_page) {
-      seen = keys_in(a.pages[page], hull);
-      key = seen.first / tile_keys * tile_keys;
+    do {
+      key += tile_keys;
+      while (key >= seen.end && ++page < last_page) {
+        seen = keys_in(a.pages[page], hull);
+        key = seen.first / tile_keys * tile_keys;
+      }
+    } while (a.dfs_peaks && page < last_page && is_hidden(a));
+  }
+
+  // Depth-first order hides the whole tile from every row. Tiles spread over many blocks of keys
+  // are not looked at.
+  __device__ __forceinline__ bool is_hidden(const attend_arguments& a) const {
+    constexpr int block = 64, most_blocks = 16;
+    const page_entry& entry = a.pages[page];
+    const int first = position_in(entry, max(key, seen.first)) / block;
+    const int last = position_in(entry, min(key + tile_keys, seen.end) - 1) / block;
+    if (last - first >= most_blocks) return false;
+    const int* const peaks = a.dfs_peaks + size_t(batch) * ((a.key_length + block - 1) / block);
+    for (int i = first; i <= last; ++i) {
+      if (__ldg(peaks + i) >= hull.dfs_start) return false;
     }
+    return true;
   }
 };
 
@@ -175,10 +247,10 @@ __device__ __forceinline__ int first_page_of(const attend_arguments& a, int batc
 // The walk of the block's split of a batch row, at its first tile.
 template <int tile_keys>
 __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_arguments& a, int batch,
-                                                           int split, interval hull) {
+                                                           int split, row_hull hull) {
   const int first = first_page_of(a, batch, split);
   const int last = min(first + a.pages_per_split, __ldg(a.page_ranges + batch + 1));
-  tile_walk<tile_keys> walk = {first - 1, last, 0, {0, 0}, hull};
+  tile_walk<tile_keys> walk = {batch, first - 1, last, 0, {0, 0}, hull};
   if (hull.end <= hull.first) {
     walk.page = last;
   } else {
@@ -187,18 +259,28 @@ __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_argument
   return walk;
 }
 
+// What one row sees.
+__device__ __forceinline__ row_hull hull_of(const attend_arguments& a, const query_row& row) {
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  return {row.visible, a.dfs_start ? __ldg(a.dfs_start + query) : 0x7fffffff};
+}
+
 // The hull of what `count` rows of a KV head see, from row `first` on.
-__device__ __forceinline__ interval hull_of(const attend_arguments& a, int batch, int kv_head,
+__device__ __forceinline__ row_hull hull_of(const attend_arguments& a, int batch, int kv_head,
                                             int first, int count) {
   const int lane = threadIdx.x % 32;
-  interval hull = {0x7fffffff, 0};
+  row_hull hull = {{0x7fffffff, 0}, 0x7fffffff};
   for (int i = lane; i < count; i += 32) {
-    const interval seen = make_row(a, batch, kv_head, first + i).visible;
-    if (seen.end > seen.first) hull = {min(hull.first, seen.first), max(hull.end, seen.end)};
+    const row_hull own = hull_of(a, make_row(a, batch, kv_head, first + i));
+    if (own.end <= own.first) continue;
+    hull.first = min(hull.first, own.first);
+    hull.end = max(hull.end, own.end);
+    hull.dfs_start = min(hull.dfs_start, own.dfs_start);
   }
   for (int d = 16; d > 0; d /= 2) {
     hull.first = min(hull.first, __shfl_xor_sync(0xffffffffu, hull.first, d));
     hull.end = max(hull.end, __shfl_xor_sync(0xffffffffu, hull.end, d));
+    hull.dfs_start = min(hull.dfs_start, __shfl_xor_sync(0xffffffffu, hull.dfs_start, d));
   }
   return hull;
 }

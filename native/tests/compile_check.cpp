@@ -1,11 +1,18 @@
-// Compiles kernels with the real NVRTC, which needs no GPU: compile_check KERNELS_FOLDER [TABLE].
-// NVRTC_LIBRARY names the library (default libnvrtc.so.12, then .13). Prints a line for each
-// instance and architecture, "sm registers spilled_bytes instance"; with a table, fails where a
-// line needs more registers than the table's. A spill or a stack always fails. Exits 77 without
-// NVRTC.
+// Compiles kernels with the real NVRTC, which needs no GPU:
+//
+//   compile_check KERNELS_FOLDER TABLE ARCHITECTURE [ELEMENT_LEFT_OUT]
+//
+// TABLE has a line "architecture registers spilled_bytes instance" for each instance that the host
+// chooses on a device of that architecture; a test of the host code holds the list to its choice.
+// For 80 and 90 each line's instance is compiled to a CUBIN: it must use no more registers than its
+// line says, and spill nothing. For 100, which NVRTC 12 does not know, the host falls back on PTX
+// for an older architecture: the first instance of every kernel must come that way (or to a CUBIN,
+// where NVRTC knows the device). Prints the lines as they were found, so that the output of 80 and
+// 90 is a new table. Half of the time goes into instances that differ in the storage type alone:
+// ELEMENT_LEFT_OUT skips those of one type, for runs that are short of it. TREEATTN_NVRTC_LIBRARY
+// names the library (default libnvrtc.so.12, then .13). Ends with 77 without NVRTC.
 #include <dlfcn.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,6 +25,10 @@
 
 namespace {
 
+namespace fs = std::filesystem;
+
+constexpr int success = 0, invalid_option = 5;
+
 struct api {
   int (*create)(void**, const char*, const char*, int, const char* const*, const char* const*);
   int (*destroy)(void**);
@@ -26,57 +37,46 @@ struct api {
   int (*log_size)(void*, std::size_t*);
   int (*log)(void*, char*);
   int (*cubin_size)(void*, std::size_t*);
+  int (*ptx_size)(void*, std::size_t*);
 };
 
-struct wanted {
-  const char* file;
-  const char* expression;
+// A line of the table.
+struct instance {
+  int registers;
+  std::string expression;
+
+  // attend_plain<float, 128> is an instance of attend_plain.
+  std::string kernel() const { return expression.substr(0, expression.find('<')); }
 };
 
-// What hosts ask for: every tile and number of row warps, with their usual tiles of keys.
-const std::vector<wanted> instances = {
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 64, 64, false, 1, 64, 3>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 64, 64, false, 2, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 64, 64, false, 4, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 1, 64, 3>"},
-    {"attend_tensor.cu", "attend_tensor<float16, 128, 128, false, 1, 64, 3>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 1, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 2, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 128, 128, false, 4, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<float16, 128, 128, false, 4, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 256, 128, false, 4, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 256, 256, false, 1, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 256, 256, false, 2, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 576, 576, true, 1, 64, 2>"},
-    {"attend_tensor.cu", "attend_tensor<bfloat16, 576, 576, true, 1, 32, 2>"},
-    {"attend_tensor.cu", "attend_tensor<float16, 576, 576, false, 1, 32, 2>"},
-    {"attend_plain.cu", "attend_plain<float, 128>"},
-    {"attend_plain.cu", "attend_plain<float, 256>"},
-    {"attend_plain.cu", "attend_plain<float, 640>"},
-    {"attend_plain.cu", "attend_plain<float16, 128>"},
-    {"attend_plain.cu", "attend_plain<bfloat16, 640>"},
-    {"attend_precise.cu", "attend_precise<float>"},
-    {"attend_precise.cu", "attend_precise<float16>"},
-    {"attend_precise.cu", "attend_precise<bfloat16>"},
-    {"states.cu", "merge_states"},
-    {"states.cu", "fold_states"},
-    {"states.cu", "weigh"},
-    {"states.cu", "unweigh"},
-    {"states.cu", "clear_state"},
+struct outcome {
+  int result;
+  std::string log;
+  std::size_t cubin_bytes, ptx_bytes;
 };
 
-std::string read(const std::filesystem::path& path) {
+std::string read(const fs::path& path) {
   std::ostringstream text;
   text << std::ifstream(path).rdbuf();
   return text.str();
 }
 
+// Sources and headers by file name.
+std::map<std::string, std::string> read_all(const fs::path& folder, const char* extension) {
+  std::map<std::string, std::string> files;
+  for (auto& file : fs::recursive_directory_iterator(folder)) {
+    if (file.path().extension() == extension) files[file.path().filename()] = read(file.path());
+  }
+  return files;
+}
+
 void* load() {
-  if (const char* chosen = std::getenv("NVRTC_LIBRARY")) {
+  const char* const chosen = std::getenv("TREEATTN_NVRTC_LIBRARY");
+  if (chosen && *chosen) {
     // NVRTC finds its built-ins by soname: those beside it must be loaded before it.
-    const std::filesystem::path path = chosen;
-    if (path.has_parent_path()) {
-      for (auto& file : std::filesystem::directory_iterator(path.parent_path())) {
+    const fs::path path = chosen;
+    if (fs::is_directory(path.parent_path())) {
+      for (auto& file : fs::directory_iterator(path.parent_path())) {
         if (file.path().filename().string().starts_with("libnvrtc-builtins.so.")) {
           dlopen(file.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
         }
@@ -97,7 +97,20 @@ void find(void* library, const char* name, type& target) {
   }
 }
 
-// The first number behind `words`, or behind the line's `unit` where words come after it.
+api bind(void* library) {
+  api nvrtc;
+  find(library, "nvrtcCreateProgram", nvrtc.create);
+  find(library, "nvrtcDestroyProgram", nvrtc.destroy);
+  find(library, "nvrtcAddNameExpression", nvrtc.add_name);
+  find(library, "nvrtcCompileProgram", nvrtc.compile);
+  find(library, "nvrtcGetProgramLogSize", nvrtc.log_size);
+  find(library, "nvrtcGetProgramLog", nvrtc.log);
+  find(library, "nvrtcGetCUBINSize", nvrtc.cubin_size);
+  find(library, "nvrtcGetPTXSize", nvrtc.ptx_size);
+  return nvrtc;
+}
+
+// The number before `unit`; 0 where the log does not have it.
 int number_before(const std::string& log, const char* unit) {
   const std::size_t at = log.find(unit);
   if (at == std::string::npos) return 0;
@@ -107,25 +120,106 @@ int number_before(const std::string& log, const char* unit) {
   return std::atoi(log.c_str() + from);
 }
 
-std::map<std::string, int> read_table(const char* path) {
-  std::map<std::string, int> table;
+std::vector<instance> read_table(const char* path, const std::string& architecture) {
+  std::vector<instance> table;
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
     std::istringstream fields(line);
-    std::string architecture, expression;
-    int registers, spilled;
-    if (line.starts_with("#") || !(fields >> architecture >> registers >> spilled)) continue;
-    std::getline(fields >> std::ws, expression);
-    table[architecture + expression] = registers;
+    std::string wanted;
+    instance known;
+    int spilled;
+    if (line.starts_with("#") || !(fields >> wanted >> known.registers >> spilled)) continue;
+    std::getline(fields >> std::ws, known.expression);
+    if (wanted == architecture) table.push_back(known);
   }
   return table;
+}
+
+class compiler {
+ public:
+  compiler(const api& nvrtc, const fs::path& kernels)
+      : nvrtc_(nvrtc), sources_(read_all(kernels, ".cu")), headers_(read_all(kernels, ".cuh")) {
+    for (auto& [name, text] : headers_) {
+      header_names_.push_back(name.c_str());
+      header_texts_.push_back(text.c_str());
+    }
+  }
+
+  outcome compile(const instance& wanted, const std::string& target) const {
+    const auto& [file, source] = *source_of(wanted.kernel());
+    void* program;
+    nvrtc_.create(&program, source.c_str(), file.c_str(), int(header_names_.size()),
+                  header_texts_.data(), header_names_.data());
+    nvrtc_.add_name(program, wanted.expression.c_str());
+    const std::string architecture = "--gpu-architecture=" + target;
+    // Merges keep products and sums apart, as the host compiles them.
+    const char* const options[] = {architecture.c_str(), "--std=c++17", "--ptxas-options=-v",
+                                   "--fmad=false"};
+    outcome found{};
+    found.result = nvrtc_.compile(program, file == "states.cu" ? 4 : 3, options);
+    std::size_t size = 0;
+    nvrtc_.log_size(program, &size);
+    found.log.resize(size);
+    nvrtc_.log(program, found.log.data());
+    nvrtc_.cubin_size(program, &found.cubin_bytes);
+    nvrtc_.ptx_size(program, &found.ptx_bytes);
+    nvrtc_.destroy(&program);
+    return found;
+  }
+
+ private:
+  // The file that defines the kernel: its name and an opening bracket behind a blank.
+  std::map<std::string, std::string>::const_iterator source_of(const std::string& kernel) const {
+    for (auto file = sources_.begin(); file != sources_.end(); ++file) {
+      if (file->second.find(" " + kernel + "(") != std::string::npos) return file;
+    }
+    std::printf("no source defines %s\n", kernel.c_str());
+    std::exit(1);
+  }
+
+  api nvrtc_;
+  std::map<std::string, std::string> sources_, headers_;
+  std::vector<const char*> header_names_, header_texts_;
+};
+
+bool check_cubin(const compiler& nvrtc, const instance& wanted, const std::string& architecture) {
+  outcome found = nvrtc.compile(wanted, "sm_" + architecture);
+  if (found.result != success || found.cubin_bytes == 0) {
+    std::printf("%s for sm_%s: %s\n", wanted.expression.c_str(), architecture.c_str(),
+                found.log.c_str());
+    return false;
+  }
+  // A program's log has a part for each of its kernels, whose mangled names hold the length.
+  const std::string kernel = wanted.kernel();
+  const std::size_t part = found.log.find("_Z" + std::to_string(kernel.size()) + kernel);
+  if (part != std::string::npos) found.log.erase(0, part);
+  const int registers = number_before(found.log, "registers");
+  const int spilled = number_before(found.log, "bytes spill stores") +
+                      number_before(found.log, "bytes stack frame");
+  std::printf("%s %d %d %s\n", architecture.c_str(), registers, spilled, wanted.expression.c_str());
+  if (registers > wanted.registers) std::printf("  more than the table's %d\n", wanted.registers);
+  if (spilled != 0) std::printf("  spills %d bytes\n", spilled);
+  return registers > 0 && registers <= wanted.registers && spilled == 0;
+}
+
+bool check_fall_back(const compiler& nvrtc, const instance& wanted) {
+  outcome found = nvrtc.compile(wanted, "sm_100");
+  const char* how = "CUBIN";
+  if (found.result == invalid_option) {
+    how = "PTX of compute_90";
+    found = nvrtc.compile(wanted, "compute_90");
+  }
+  const bool good = found.result == success && (found.cubin_bytes > 0 || found.ptx_bytes > 1);
+  std::printf("100 %s %s %s\n", wanted.expression.c_str(), good ? "by" : "fails by", how);
+  if (!good) std::printf("%s\n", found.log.c_str());
+  return good;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) {
-    std::printf("usage: compile_check KERNELS_FOLDER [TABLE]\n");
+  if (argc != 4 && argc != 5) {
+    std::printf("usage: compile_check KERNELS_FOLDER TABLE ARCHITECTURE [ELEMENT_LEFT_OUT]\n");
     return 2;
   }
   void* const library = load();
@@ -133,68 +227,22 @@ int main(int argc, char** argv) {
     std::printf("skipped: NVRTC was not found (%s)\n", dlerror());
     return 77;
   }
-  api nvrtc;
-  find(library, "nvrtcCreateProgram", nvrtc.create);
-  find(library, "nvrtcDestroyProgram", nvrtc.destroy);
-  find(library, "nvrtcAddNameExpression", nvrtc.add_name);
-  find(library, "nvrtcCompileProgram", nvrtc.compile);
-  find(library, "nvrtcGetProgramLogSize", nvrtc.log_size);
-  find(library, "nvrtcGetProgramLog", nvrtc.log);
-  find(library, "nvrtcGetCUBINSize", nvrtc.cubin_size);
-
-  const std::filesystem::path folder = argv[1];
-  const std::string texts[] = {read(folder / "device/primitives.cuh"),
-                               read(folder / "arguments.cuh"), read(folder / "visibility.cuh"),
-                               read(folder / "score_range.cuh")};
-  const char* const headers[] = {texts[0].c_str(), texts[1].c_str(), texts[2].c_str(),
-                                 texts[3].c_str()};
-  const char* const names[] = {"primitives.cuh", "arguments.cuh", "visibility.cuh",
-                               "score_range.cuh"};
-  const std::map<std::string, int> table =
-      argc > 2 ? read_table(argv[2]) : std::map<std::string, int>();
-  int failed = 0;
-  std::printf("# sm registers spilled_bytes instance\n");
-  for (auto& instance : instances) {
-    for (const char* architecture : {"80", "90"}) {
-      void* program;
-      nvrtc.create(&program, read(folder / instance.file).c_str(), instance.file, 4, headers,
-                   names);
-      nvrtc.add_name(program, instance.expression);
-      const std::string target = std::string("--gpu-architecture=sm_") + architecture;
-      const char* const options[] = {target.c_str(), "--std=c++17", "--ptxas-options=-v",
-                                     "--fmad=false"};
-      const bool is_states = !std::strcmp(instance.file, "states.cu");
-      const int result = nvrtc.compile(program, is_states ? 4 : 3, options);
-      std::size_t size = 0, cubin = 0;
-      nvrtc.log_size(program, &size);
-      std::string log(size, '\0');
-      nvrtc.log(program, log.data());
-      nvrtc.cubin_size(program, &cubin);
-      nvrtc.destroy(&program);
-      if (result != 0 || cubin == 0) {
-        std::printf("%s for sm_%s: %s\n", instance.expression, architecture, log.c_str());
-        ++failed;
+  const compiler nvrtc(bind(library), argv[1]);
+  const std::string architecture = argv[3];
+  int compiled = 0, failed = 0;
+  if (architecture == "100") {
+    std::map<std::string, instance> kernels;
+    for (auto& line : read_table(argv[2], "90")) {
+      if (kernels.emplace(line.kernel(), line).second)
+        ++compiled, failed += !check_fall_back(nvrtc, line);
+    }
+  } else {
+    for (auto& line : read_table(argv[2], architecture)) {
+      if (argc == 5 && line.expression.find(std::string("<") + argv[4] + ",") != std::string::npos)
         continue;
-      }
-      // A program's log has a part for each of its kernels, whose mangled names hold the length.
-      const std::string kernel =
-          std::string(instance.expression, std::strcspn(instance.expression, "<"));
-      const std::size_t part = log.find("_Z" + std::to_string(kernel.size()) + kernel);
-      if (part != std::string::npos) log.erase(0, part);
-      const int registers = number_before(log, "registers");
-      const int spilled =
-          number_before(log, "bytes spill stores") + number_before(log, "bytes stack frame");
-      std::printf("%s %d %d %s\n", architecture, registers, spilled, instance.expression);
-      if (registers == 0 || spilled != 0) ++failed;
-      if (argc > 2) {
-        const auto known = table.find(std::string(architecture) + instance.expression);
-        if (known == table.end() || registers > known->second) {
-          std::printf("  more than the table's: %d\n", known == table.end() ? -1 : known->second);
-          ++failed;
-        }
-      }
+      ++compiled, failed += !check_cubin(nvrtc, line, architecture);
     }
   }
-  std::printf("# %d failed\n", failed);
-  return failed != 0;
+  std::printf("# %d compiled, %d failed\n", compiled, failed);
+  return failed != 0 || compiled == 0;
 }

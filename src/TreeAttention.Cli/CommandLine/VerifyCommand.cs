@@ -11,16 +11,15 @@ internal sealed class VerifyCommand
 
     private readonly Option<int> _seed = new("--seed")
     {
-        Description = "Seed of the random cases.",
+        Description = "Seed of the numbers, windows, lengths and masks; the same seed gives the same cases on as many ranks.",
         DefaultValueFactory = _ => 20261121,
         CustomParser = result => ArgumentText.Integer(result, 0, int.MaxValue) ?? 0,
     };
 
-    private readonly Option<int> _cases = new("--cases")
+    private readonly Option<int?> _cases = new("--cases")
     {
-        Description = "Random calls on which every algorithm must agree.",
-        DefaultValueFactory = _ => 24,
-        CustomParser = result => ArgumentText.Integer(result, 1, 100_000) ?? 1,
+        Description = "How many cases of the covering array; default all, once. More go through it again with other numbers.",
+        CustomParser = result => ArgumentText.Integer(result, 1, 100_000),
     };
 
     private readonly Option<bool> _json = new("--json") { Description = "The last line of stdout is one JSON object." };
@@ -28,7 +27,10 @@ internal sealed class VerifyCommand
     /// <summary>The command; its action is called with what it asks for.</summary>
     public Command Build(Func<VerifyRequest, GroupOptions, int> action)
     {
-        var command = new Command("verify", "Holds every algorithm, reduction and layout against float64 on these very ranks.");
+        var command = new Command(
+            "verify",
+            "Holds every algorithm, reduction and layout against float64 on these very ranks, over a pairwise covering array of all types, "
+            + "sizes and options; checks the bits that are promised, and that wrong results are noticed.");
         command.Add(_seed);
         command.Add(_cases);
         _group.AddTo(command);
@@ -40,4 +42,4 @@ internal sealed class VerifyCommand
 }
 
 /// <summary>Everything <c>treeattn verify</c> was asked.</summary>
-internal sealed record VerifyRequest(int Seed, int Cases, bool Json);
+internal sealed record VerifyRequest(int Seed, int? Cases, bool Json);

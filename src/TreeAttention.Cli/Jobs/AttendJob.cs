@@ -17,7 +17,8 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
         group.Agree(Settings(inputs, options));
-        using OutputFiles outputs = group.Together(() => new OutputFiles(group.IsRoot ? request : null));
+        using OutputFiles outputs = group.Together(() => new OutputFiles(
+            group.IsRoot ? request.Output : null, group.IsRoot ? request.Lse : null, request.Force));
         using var call = new ShardedCall(
             group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
             plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
@@ -57,9 +58,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
     [
         new("version", ProductVersion.Text),
-        new("query", $"{inputs.Query.Type.ShortName()} {inputs.Query.ShapeText}"),
-        new("key", $"{inputs.Key.Type.ShortName()} {inputs.Key.ShapeText}"),
-        new("value", $"{inputs.Value.Type.ShortName()} {inputs.Value.ShapeText}"),
+        .. inputs.Settings,
         new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
         new("--dtype", inputs.StorageType.ShortName()),
         new("--nan", request.Tensors.NonFinite.ToString()),

@@ -15,26 +15,44 @@ internal static class ResultGatherer
     /// <summary>The whole result on rank 0; null elsewhere. Every rank calls it.</summary>
     public static AttentionResult? Gather(AttentionGroup group, ShardedCall call, PartialAttention state)
     {
-        AttentionShape shape = call.Problem.Shape;
-        bool replicated = call.Request.Plan.Placement == QueryPlacement.Replicated;
-        if (replicated && !group.IsRoot)
+        if (call.Request.Plan.Placement == QueryPlacement.Sharded)
+        {
+            return GatherSharded(group, call, Finish(group, call, state));
+        }
+
+        return group.IsRoot ? ResultOf(Finish(group, call, state)) : null;
+    }
+
+    /// <summary>On rank 0 the whole result that another rank has, which with replicated queries every rank has; null elsewhere. Every rank calls it.</summary>
+    public static AttentionResult? GatherFrom(AttentionGroup group, ShardedCall call, PartialAttention state, int rank)
+    {
+        if (group.Rank == rank)
+        {
+            Move(Finish(group, call, state), region => group.Context.Transport.Send(region, 0));
+        }
+
+        if (!group.IsRoot)
         {
             return null;
         }
 
+        var theirs = new FinishedRows(call.Problem.Shape, call.Indices.Length);
+        Move(theirs, region => group.Context.Transport.Receive(region, rank));
+        return ResultOf(theirs);
+    }
+
+    private static AttentionResult ResultOf(FinishedRows whole) => new(whole.Output, whole.Lse);
+
+    private static FinishedRows Finish(AttentionGroup group, ShardedCall call, PartialAttention state)
+    {
         IDevice device = group.Context.Device;
         using var host = new HostMemory(state.Region.Bytes, ElementType.Float32);
         device.Copy(state.Region, host.Region);
         device.Synchronize();
-        var finished = new FinishedRows(shape, call.Indices.Length);
+        var finished = new FinishedRows(call.Problem.Shape, call.Indices.Length);
         AttentionEdge.Finish(
             call.Problem, call.Indices, new PartialAttention(host.Region, state.Rows, state.ValueDim), finished.Output, finished.Lse);
-        if (replicated)
-        {
-            return new AttentionResult(finished.Output, finished.Lse);
-        }
-
-        return GatherSharded(group, call, finished);
+        return finished;
     }
 
     private static AttentionResult? GatherSharded(AttentionGroup group, ShardedCall call, FinishedRows mine)

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.IO;
 using TreeAttention.Distributed;
 
@@ -20,7 +21,9 @@ public sealed class CudaDevice : IStreamDevice
     private readonly DeviceTables _tables;
     private readonly AttendLaunch _launch;
     private readonly LaneAttention _lanes;
+    private readonly HostTokens _hostTokens;
     private readonly PinnedRegions _pinned = new();
+    private readonly bool _isEmulated;
 
     /// <summary>A device object over a GPU.</summary>
     /// <param name="platform">The driver and the compiler.</param>
@@ -29,6 +32,7 @@ public sealed class CudaDevice : IStreamDevice
     public CudaDevice(CudaPlatform platform, int ordinal = 0)
     {
         CudaOptions options = platform.Options;
+        _isEmulated = options.IsEmulated;
         _context = new CudaContext(ordinal);
         _pool = new DeviceMemoryPool(_context, Memory);
         _copies = new DeviceCopies(_context);
@@ -38,6 +42,7 @@ public sealed class CudaDevice : IStreamDevice
         _tables = new DeviceTables(_pool, _copies);
         _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
+        _hostTokens = new HostTokens(_copies);
         Description = $"{_context.Name}, sm_{_context.Architecture}";
     }
 
@@ -196,10 +201,41 @@ public sealed class CudaDevice : IStreamDevice
     }
 
     /// <inheritdoc/>
+    public void Append(in TokenBlock tokens, KeyValueShard shard)
+    {
+        _context.Enter();
+        _hostTokens.Append(in tokens, shard);
+    }
+
+    /// <inheritdoc/>
+    public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into)
+    {
+        _context.Enter();
+        _hostTokens.ArrangeQueries(shape, queries, rotary, into);
+    }
+
+    /// <inheritdoc/>
     public void Synchronize()
     {
         _context.Enter();
         _context.Synchronize();
+    }
+
+    /// <summary>Runs every operation that the kernels are built of, each alone, and holds it against golden data.</summary>
+    public IReadOnlyList<PrimitiveCheck> CheckPrimitives()
+    {
+        _context.Enter();
+        return new PrimitiveProbes(_kernels, _pool, _copies).Run();
+    }
+
+    /// <summary>Measures what this GPU can do at most, with its own stream and memory; disposed before the device.</summary>
+    /// <param name="type">Storage type whose multiplications are measured.</param>
+    /// <param name="bytes">Memory that is read.</param>
+    public IMachineCeilings CreateCeilings(ElementType type, long bytes)
+    {
+        _context.Enter();
+        return new GpuCeilings(
+            _context, _kernels, _pool, _copies, type, _isEmulated ? CeilingWork.OfEmulation : CeilingWork.OfDevice(bytes));
     }
 
     /// <inheritdoc/>

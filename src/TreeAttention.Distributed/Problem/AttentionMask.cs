@@ -1,4 +1,5 @@
 using System;
+using System.Numerics.Tensors;
 
 namespace TreeAttention.Distributed;
 
@@ -11,35 +12,55 @@ public readonly record struct KeyInterval(int First, int End)
 
 /// <summary>Which key each query sees and what is added to its score: the one place of every mask and bias rule.</summary>
 /// <remarks>
-/// A query's visible keys are an interval (causal, window, ragged lengths), from which rules that need each key
-/// (depth-first order, tail mask) may take more away. Devices skip pages by the interval and test keys only inside it.
-/// i is the query's index in its sequence, j the key's position; shift = key_len - query_len of the batch row.
+/// A query's visible keys are an interval (its sequence, causal, window), from which rules that need each key
+/// (depth-first order, tail mask, depths) may take more away. Devices skip pages by the interval and test keys only inside it.
+/// i is the query's index on the query axis, j the key's place on the key axis; where they stand to each other is the
+/// query's <see cref="QueryPlace"/>, the one thing in which ragged rows, left padding, packed sequences and trees differ.
 /// </remarks>
 public sealed class AttentionMask
 {
+    /// <summary>Neighbouring keys whose largest <see cref="DfsEnd"/> is kept, so that blocks which a query cannot see are skipped whole.</summary>
+    public const int DfsBlock = 64;
+
     private readonly AttentionShape _shape;
     private readonly AttentionOptions _options;
+    private readonly QueryPlace[]? _places;
+    private readonly int[]? _dfsPeaks;
 
     internal AttentionMask(AttentionShape shape, AttentionOptions options)
     {
         _shape = shape;
         _options = options;
+        _places = options is { PackedQueries: { } queries, PackedKeys: { } keys } ? QueryPlace.OfPacked(queries, keys) : null;
+        _dfsPeaks = options.DfsEnd is null ? null : PeaksOf(shape, options.DfsEnd);
     }
 
-    /// <summary>Beyond the interval, single keys may be hidden: depth-first order or a tail mask.</summary>
-    public bool HasKeyRules => _options.DfsStart is not null || _options.TailMask is not null;
+    /// <summary>Beyond the interval, single keys may be hidden: depth-first order, a tail mask, or causal and window rules by depth.</summary>
+    public bool HasKeyRules => _options.DfsStart is not null || _options.TailMask is not null || HasDepthRules;
 
     /// <summary>Something is added to scores: ALiBi or a tail bias.</summary>
     public bool HasBias => _options.AlibiSlopes is not null || _options.TailBias is not null;
 
-    /// <summary>Keys of a batch row.</summary>
+    /// <summary>[query_len] the place of each query of packed sequences; null where places follow from lengths and depths.</summary>
+    public QueryPlace[]? PackedPlaces => _places;
+
+    /// <summary>Keys of a batch row, left padding included.</summary>
     public int KeyLength(int batch) => _options.KeyLengths?[batch] ?? _shape.KeyLength;
 
     /// <summary>Queries of a batch row.</summary>
     public int QueryLength(int batch) => _options.QueryLengths?[batch] ?? _shape.QueryLength;
 
-    /// <summary>Query i of the batch row stands at key position i + shift.</summary>
-    public int Shift(int batch) => KeyLength(batch) - QueryLength(batch);
+    /// <summary>Where a query stands among the keys: which are its sequence's, and from where causal, window and ALiBi count.</summary>
+    public QueryPlace PlaceOf(int batch, int i)
+    {
+        if (_places is not null)
+        {
+            return _places[i];
+        }
+
+        int end = KeyLength(batch);
+        return new QueryPlace(_options.KeyStarts?[batch] ?? 0, end, end - QueryLength(batch) + DepthOf(batch, i), batch);
+    }
 
     /// <summary>The interval outside of which query <paramref name="i"/> sees nothing; empty for a query past its row's length.</summary>
     public KeyInterval Visible(int batch, int i)
@@ -49,20 +70,26 @@ public sealed class AttentionMask
             return default;
         }
 
-        long position = (long)i + Shift(batch);
-        long first = _options.WindowLeft >= 0 ? position - _options.WindowLeft : 0;
-        long end = KeyLength(batch);
+        QueryPlace place = PlaceOf(batch, i);
+        long first = _options.WindowLeft >= 0 ? (long)place.Position - _options.WindowLeft : place.First;
+        if (_options.QueryDepths is not null)
+        {
+            // Keys of the tree stand in any order of depths; those before it are all at a depth below the query's.
+            return new KeyInterval((int)Math.Max(place.First, Math.Min(first, Shift(batch))), place.End);
+        }
+
+        long end = place.End;
         if (_options.Causal || _options.DfsStart is not null)
         {
-            end = Math.Min(end, position + 1);
+            end = Math.Min(end, (long)place.Position + 1);
         }
 
         if (_options.WindowRight >= 0)
         {
-            end = Math.Min(end, position + _options.WindowRight + 1);
+            end = Math.Min(end, (long)place.Position + _options.WindowRight + 1);
         }
 
-        return new KeyInterval((int)Math.Max(0, first), (int)Math.Max(0, end));
+        return new KeyInterval((int)Math.Max(place.First, first), (int)Math.Max(0, end));
     }
 
     /// <summary>The rules that the interval does not hold; <paramref name="j"/> lies inside it.</summary>
@@ -73,9 +100,14 @@ public sealed class AttentionMask
             return false;
         }
 
+        if (HasDepthRules && !KeepsDepth(batch, i, j))
+        {
+            return false;
+        }
+
         if (_options.TailMask is not null)
         {
-            int column = TailMaskColumn(batch, j);
+            int column = j - PlaceOf(batch, i).End + _options.TailMaskLength;
             return column < 0 || TailMaskRow(batch, i)[column];
         }
 
@@ -95,12 +127,13 @@ public sealed class AttentionMask
         double bias = 0;
         if (_options.AlibiSlopes is not null)
         {
-            bias -= (double)AlibiSlope(batch, head) * Math.Abs((long)i + Shift(batch) - j);
+            QueryPlace place = PlaceOf(batch, i);
+            bias -= (double)AlibiSlope(place, head) * Math.Abs((long)place.Position - KeyPosition(batch, j));
         }
 
         if (_options.TailBias is not null)
         {
-            int column = TailBiasColumn(batch, j);
+            int column = j - PlaceOf(batch, i).End + _options.TailBiasLength;
             bias += column < 0 ? 0 : TailBiasRow(batch, i)[column];
         }
 
@@ -110,23 +143,26 @@ public sealed class AttentionMask
     /// <summary>Adds <see cref="Bias"/> to one query's scores over keys at ascending positions, in fp32.</summary>
     public void AddBias(int batch, int head, int i, ReadOnlySpan<int> positions, Span<float> scores)
     {
+        QueryPlace place = PlaceOf(batch, i);
         if (_options.AlibiSlopes is not null)
         {
-            float slope = AlibiSlope(batch, head);
-            int position = i + Shift(batch);
+            float slope = AlibiSlope(place, head);
+            bool hasDepths = _options.QueryDepths is not null;
             for (int n = 0; n < positions.Length; n++)
             {
-                scores[n] -= slope * Math.Abs((float)(position - positions[n]));
+                int key = hasDepths ? KeyPosition(batch, positions[n]) : positions[n];
+                scores[n] -= slope * Math.Abs((float)(place.Position - key));
             }
         }
 
         if (_options.TailBias is not null)
         {
             ReadOnlySpan<float> row = TailBiasRow(batch, i);
-            KeyInterval tail = Tail(TailBiasColumn(batch, 0), row.Length, positions);
+            int origin = _options.TailBiasLength - place.End;
+            KeyInterval tail = Tail(origin, row.Length, positions);
             for (int n = tail.First; n < tail.End; n++)
             {
-                scores[n] += row[TailBiasColumn(batch, positions[n])];
+                scores[n] += row[positions[n] + origin];
             }
         }
     }
@@ -144,13 +180,22 @@ public sealed class AttentionMask
             }
         }
 
+        if (HasDepthRules)
+        {
+            for (int n = 0; n < positions.Length; n++)
+            {
+                scores[n] = KeepsDepth(batch, i, positions[n]) ? scores[n] : float.NegativeInfinity;
+            }
+        }
+
         if (_options.TailMask is not null)
         {
             ReadOnlySpan<bool> row = TailMaskRow(batch, i);
-            KeyInterval tail = Tail(TailMaskColumn(batch, 0), row.Length, positions);
+            int origin = _options.TailMaskLength - PlaceOf(batch, i).End;
+            KeyInterval tail = Tail(origin, row.Length, positions);
             for (int n = tail.First; n < tail.End; n++)
             {
-                scores[n] = row[TailMaskColumn(batch, positions[n])] ? scores[n] : float.NegativeInfinity;
+                scores[n] = row[positions[n] + origin] ? scores[n] : float.NegativeInfinity;
             }
         }
     }
@@ -159,18 +204,20 @@ public sealed class AttentionMask
     public double LargestBias(int batch, int head, int i, int first, int last)
     {
         double largest = 0;
+        QueryPlace place = PlaceOf(batch, i);
         if (_options.AlibiSlopes is not null)
         {
-            long position = (long)i + Shift(batch);
+            long position = place.Position;
             double distance = Math.Max(Math.Abs(position - first), Math.Abs(position - last));
-            largest = Math.Max(0, -(double)AlibiSlope(batch, head) * distance);
+            distance += _options.QueryDepths is null ? 0 : _shape.QueryLength; // no key of the tree is further from its place
+            largest = Math.Max(0, -(double)AlibiSlope(place, head) * distance);
         }
 
         if (_options.TailBias is not null)
         {
             ReadOnlySpan<float> row = TailBiasRow(batch, i);
-            int from = Math.Max(0, TailBiasColumn(batch, first));
-            int end = Math.Min(row.Length, TailBiasColumn(batch, last) + 1);
+            int from = Math.Max(0, first - place.End + row.Length);
+            int end = Math.Min(row.Length, last - place.End + row.Length + 1);
             float tail = 0;
             for (int column = from; column < end; column++)
             {
@@ -189,32 +236,55 @@ public sealed class AttentionMask
         return largest;
     }
 
-    /// <summary>The head's ALiBi slope; 0 without ALiBi.</summary>
-    public float AlibiSlope(int batch, int head)
+    /// <summary>The ALiBi slope of a query's row or packed sequence and head; 0 without ALiBi.</summary>
+    public float AlibiSlope(QueryPlace place, int head)
     {
         if (_options.AlibiSlopes is not { } slopes)
         {
             return 0;
         }
 
-        return slopes.Length == _shape.QueryHeads ? slopes[head] : slopes[(batch * _shape.QueryHeads) + head];
+        return slopes.Length == _shape.QueryHeads ? slopes[head] : slopes[(place.Sequence * _shape.QueryHeads) + head];
     }
 
     /// <summary>The query's place in depth-first order.</summary>
     public int DfsStart(int batch, int i) => _options.DfsStart![(batch * _shape.QueryLength) + i];
 
+    /// <summary>[batch, ceil(key_len / <see cref="DfsBlock"/>)] the largest <see cref="DfsEnd"/> of each block of keys; null without depth-first order.</summary>
+    public int[]? DfsPeaks => _dfsPeaks;
+
+    /// <summary>The interval without the blocks at either end that depth-first order hides whole from the query.</summary>
+    public KeyInterval WithoutHiddenBlocks(int batch, int i, KeyInterval keys)
+    {
+        if (_dfsPeaks is null || keys.IsEmpty)
+        {
+            return keys;
+        }
+
+        int blocks = _dfsPeaks.Length / _shape.Batch;
+        ReadOnlySpan<int> peaks = _dfsPeaks.AsSpan(batch * blocks, blocks);
+        int start = DfsStart(batch, i);
+        int first = keys.First / DfsBlock;
+        int last = (keys.End - 1) / DfsBlock;
+        while (first <= last && start > peaks[first])
+        {
+            first++;
+        }
+
+        while (last >= first && start > peaks[last])
+        {
+            last--;
+        }
+
+        return new KeyInterval(Math.Max(keys.First, first * DfsBlock), Math.Min(keys.End, (last + 1) * DfsBlock));
+    }
+
     /// <summary>[key_len]: the last descendant of each key's node in depth-first order.</summary>
     public ReadOnlySpan<int> DfsEnd(int batch) => _options.DfsEnd.AsSpan(batch * _shape.KeyLength, _shape.KeyLength);
-
-    /// <summary>Column of the tail mask over key <paramref name="j"/>; negative before the tail.</summary>
-    public int TailMaskColumn(int batch, int j) => j - KeyLength(batch) + _options.TailMaskLength;
 
     /// <summary>[tail]: the query's row of the tail mask; true keeps.</summary>
     public ReadOnlySpan<bool> TailMaskRow(int batch, int i) => _options.TailMask.AsSpan(
         ((batch * _shape.QueryLength) + i) * _options.TailMaskLength, _options.TailMaskLength);
-
-    /// <summary>Column of the tail bias over key <paramref name="j"/>; negative before the tail.</summary>
-    public int TailBiasColumn(int batch, int j) => j - KeyLength(batch) + _options.TailBiasLength;
 
     /// <summary>[tail]: the query's row of the tail bias.</summary>
     public ReadOnlySpan<float> TailBiasRow(int batch, int i)
@@ -222,6 +292,65 @@ public sealed class AttentionMask
         bool shared = _options.TailBias!.Length == _shape.QueryLength * _options.TailBiasLength;
         int row = shared ? i : (batch * _shape.QueryLength) + i;
         return _options.TailBias.AsSpan(row * _options.TailBiasLength, _options.TailBiasLength);
+    }
+
+    private static int[] PeaksOf(AttentionShape shape, int[] ends)
+    {
+        int blocks = (shape.KeyLength + DfsBlock - 1) / DfsBlock;
+        int[] peaks = new int[shape.Batch * blocks];
+        for (int i = 0; i < peaks.Length; i++)
+        {
+            int first = i % blocks * DfsBlock;
+            int count = Math.Min(DfsBlock, shape.KeyLength - first);
+            peaks[i] = TensorPrimitives.Max<int>(ends.AsSpan((i / blocks * shape.KeyLength) + first, count));
+        }
+
+        return peaks;
+    }
+
+    private bool HasDepthRules =>
+        _options.QueryDepths is not null && (_options.Causal || _options.WindowLeft >= 0 || _options.WindowRight >= 0);
+
+    private int Shift(int batch) => KeyLength(batch) - QueryLength(batch);
+
+    // How far behind the first query of its row a query stands.
+    private int DepthOf(int batch, int i)
+    {
+        if (_options.QueryDepths is not { } depths)
+        {
+            return i;
+        }
+
+        return depths.Length == _shape.QueryLength ? depths[i] : depths[(batch * _shape.QueryLength) + i];
+    }
+
+    // Where key j stands for causal, window and ALiBi: a key of the tree at its depth, any other at its place.
+    private int KeyPosition(int batch, int j)
+    {
+        int query = QueryOfKey(batch, j);
+        return query < 0 ? j : Shift(batch) + DepthOf(batch, query);
+    }
+
+    // The query of the tree that key j belongs to; -1 for a key before the tree, or past its row.
+    private int QueryOfKey(int batch, int j)
+    {
+        int query = j - Shift(batch);
+        return _options.QueryDepths is not null && query >= 0 && query < QueryLength(batch) ? query : -1;
+    }
+
+    // Causal and window for keys of the tree; for those before it they are in the interval.
+    private bool KeepsDepth(int batch, int i, int j)
+    {
+        int query = QueryOfKey(batch, j);
+        if (query < 0)
+        {
+            return true;
+        }
+
+        int behind = DepthOf(batch, i) - DepthOf(batch, query);
+        return (!_options.Causal || behind >= 0)
+            && (_options.WindowLeft < 0 || behind <= _options.WindowLeft)
+            && (_options.WindowRight < 0 || -behind <= _options.WindowRight);
     }
 
     // The part of ascending positions whose columns, position + origin, lie inside a tail of that length.

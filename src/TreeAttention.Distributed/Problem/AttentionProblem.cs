@@ -12,10 +12,14 @@ public sealed class AttentionProblem
         shape.Validate();
         Shape = shape;
         Options = options;
-        RequireLength("--alibi", options.AlibiSlopes, "[query_heads] or [batch, query_heads]", shape.QueryHeads, (long)shape.Batch * shape.QueryHeads);
+        PackingRules.Check(shape, options);
+        int rows = options.PackedQueries is { } packed ? packed.Length - 1 : shape.Batch;
+        RequireLength("--alibi", options.AlibiSlopes, "[query_heads] or [batch, query_heads]", shape.QueryHeads, (long)rows * shape.QueryHeads);
         RequireLength("--sinks", options.Sinks, "[query_heads]", shape.QueryHeads);
         RequireLengths("--key-lengths", options.KeyLengths, shape.Batch, shape.KeyLength);
         RequireLengths("--query-lengths", options.QueryLengths, shape.Batch, shape.QueryLength);
+        RequireLengths("--leftpad", options.KeyStarts, shape.Batch, shape.KeyLength);
+        RequireDepths(shape, options);
         if ((options.DfsStart is null) != (options.DfsEnd is null))
         {
             throw new ShapeMismatchException("A depth-first mask needs both --dfs-start [batch, query_len] and --dfs-end [batch, key_len].");
@@ -49,6 +53,23 @@ public sealed class AttentionProblem
         {
             throw new ShapeMismatchException(
                 $"{name} has {values.LongLength} elements but {rule} asks for {string.Join(" or ", allowed.ToArray())}.");
+        }
+    }
+
+    private static void RequireDepths(AttentionShape shape, AttentionOptions options)
+    {
+        RequireLength("The depths", options.QueryDepths, "[1 or batch, query_len]", shape.QueryLength, (long)shape.Batch * shape.QueryLength);
+        int bad = Array.FindIndex(options.QueryDepths ?? [], depth => depth < 0 || depth >= shape.QueryLength);
+        if (bad >= 0)
+        {
+            throw new ShapeMismatchException(
+                $"Query {bad % shape.QueryLength} has depth {options.QueryDepths![bad]}, outside 0 to {shape.QueryLength - 1}: a tree of "
+                + $"{shape.QueryLength} nodes is no deeper.");
+        }
+
+        if (options.QueryDepths is not null && options.DfsStart is not null)
+        {
+            throw new ShapeMismatchException("--dfs-start orders queries by their place, a token tree by depth: give one of them.");
         }
     }
 

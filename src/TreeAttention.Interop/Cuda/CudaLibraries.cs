@@ -23,21 +23,6 @@ internal static class CudaLibraries
     internal static string LoadCompiler(IReadOnlyList<string> candidates) =>
         NativeLibraries.LoadFirst(CompilerName, candidates, LoadBuiltins);
 
-    /// <summary>Whether the system's loader finds a driver by one of these names; binds nothing.</summary>
-    internal static bool CanLoad(IReadOnlyList<string> candidates)
-    {
-        foreach (string candidate in candidates)
-        {
-            if (NativeLibrary.TryLoad(candidate, out nint handle))
-            {
-                NativeLibrary.Free(handle);
-                return true;
-            }
-        }
-
-        return false;
-    }
-
     // NVRTC opens its built-ins by soname: those beside it are found only when they are loaded already.
     private static void LoadBuiltins(string candidate)
     {

@@ -40,6 +40,23 @@ internal static class AttentionCases
             DfsStart = [0, 0, 0, 0, 1, 1, 2, 2, 2, 3],
             DfsEnd = [3, 3, 3, 3, 1, 1, 2, 2, 2, 3],
         }),
+        new("packed", new AttentionShape(1, 11, 31, 2, 1, 5, 4), new AttentionOptions
+        {
+            PackedQueries = [0, 4, 4, 6, 11],
+            PackedKeys = [0, 9, 14, 14, 31],
+            Causal = true,
+            WindowLeft = 12,
+            AlibiSlopes = [0.5f, 0.1f, 1f, 0.3f, 0.2f, 0.7f, 0.4f, 0.6f],
+        }),
+        new("left padding", new AttentionShape(2, 3, 25, 2, 1, 4, 4), new AttentionOptions { KeyStarts = [9, 25], KeyLengths = [20, 25] }),
+        new("depths", new AttentionShape(2, 5, 22, 2, 2, 4, 4), new AttentionOptions
+        {
+            QueryDepths = [0, 1, 1, 2, 1],
+            KeyLengths = [22, 4],
+            Causal = true,
+            WindowLeft = 3,
+            AlibiSlopes = [0.5f, 0.1f],
+        }),
         new("values in keys, pages", new AttentionShape(1, 2, 1030, 3, 1, 6, 4), new AttentionOptions { WindowLeft = 900 }, valuesInKeys: true),
     ];
 

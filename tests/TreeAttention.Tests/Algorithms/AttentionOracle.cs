@@ -89,13 +89,14 @@ internal sealed class AttentionOracle
     {
         AttentionShape shape = _case.Shape;
         AttentionOptions options = _case.Problem.Options;
-        int keys = options.KeyLengths is null ? shape.KeyLength : options.KeyLengths[batch];
-        int queries = options.QueryLengths is null ? shape.QueryLength : options.QueryLengths[batch];
+        (int start, int keys, int queries, int row) = SequenceOf(batch, query);
         int position = query + keys - queries;
-        bool hidden = key >= keys || query >= queries
-            || (options.Causal && key > position)
-            || (options.WindowLeft >= 0 && key < position - options.WindowLeft)
-            || (options.WindowRight >= 0 && key > position + options.WindowRight)
+        int place = PositionOf(options, position - query, position);
+        int keyPlace = PositionOf(options, position - query, key);
+        bool hidden = key < start || key >= keys || query >= queries
+            || (options.Causal && keyPlace > place)
+            || (options.WindowLeft >= 0 && keyPlace < place - options.WindowLeft)
+            || (options.WindowRight >= 0 && keyPlace > place + options.WindowRight)
             || (options.DfsStart is not null && (key > position
                 || options.DfsStart[(batch * shape.QueryLength) + query] > options.DfsEnd![(batch * shape.KeyLength) + key]));
         int maskColumn = key - keys + options.TailMaskLength;
@@ -115,10 +116,29 @@ internal sealed class AttentionOracle
         score = options.Softcap > 0 ? options.Softcap * Math.Tanh(score / options.Softcap) : score;
         if (options.AlibiSlopes is { } slopes)
         {
-            score -= slopes[((batch * shape.QueryHeads) + head) % slopes.Length] * Math.Abs(position - key);
+            score -= slopes[((row * shape.QueryHeads) + head) % slopes.Length] * Math.Abs(place - keyPlace);
         }
 
         int biasColumn = key - keys + options.TailBiasLength;
         return options.TailBias is not null && biasColumn >= 0 ? score + options.TailBias[(query * options.TailBiasLength) + biasColumn] : score;
     }
+
+    // First key, end of the keys, end of the queries and number of a query's sequence.
+    private (int Start, int Keys, int Queries, int Row) SequenceOf(int batch, int query)
+    {
+        AttentionOptions options = _case.Problem.Options;
+        if (options is { PackedQueries: { } queryBounds, PackedKeys: { } keyBounds })
+        {
+            int sequence = Enumerable.Range(0, queryBounds.Length - 1).Single(s => queryBounds[s] <= query && query < queryBounds[s + 1]);
+            return (keyBounds[sequence], keyBounds[sequence + 1], queryBounds[sequence + 1], sequence);
+        }
+
+        return (
+            options.KeyStarts?[batch] ?? 0, options.KeyLengths?[batch] ?? _case.Shape.KeyLength,
+            options.QueryLengths?[batch] ?? _case.Shape.QueryLength, batch);
+    }
+
+    // Where a key of the tree, or a query, stands: at its depth behind the first.
+    private static int PositionOf(AttentionOptions options, int shift, int place) =>
+        options.QueryDepths is { } depths && place >= shift && place - shift < depths.Length ? shift + depths[place - shift] : place;
 }

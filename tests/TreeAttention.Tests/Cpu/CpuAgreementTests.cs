@@ -33,6 +33,8 @@ public sealed class CpuAgreementTests
 
     public static MatrixTheoryData<int, string> Options => new(CpuWidths.All, CpuOptions.Names);
 
+    public static MatrixTheoryData<int, string> PackedOptions => new(CpuWidths.All, CpuOptions.PackedNames);
+
     [Theory, MemberData(nameof(HeadDims))]
     public void Every_head_dimension_agrees_with_float64(int bits, int headDim)
     {
@@ -103,6 +105,21 @@ public sealed class CpuAgreementTests
         {
             AttentionShape shape = new(3, queries, 650, 6, 2, 48, 32);
             CpuCase inputs = new CpuCase { Shape = shape, Options = CpuOptions.Of(name, shape) }.Fill();
+
+            PartialResult actual = inputs.Run(device);
+
+            Assert.InRange(actual.ErrorAgainst(inputs.Expected()), 0, Exact);
+        }
+    }
+
+    [Theory, MemberData(nameof(PackedOptions))]
+    public void Packed_sequences_agree_with_float64(int bits, string name)
+    {
+        using CpuDevice device = CpuWidths.Create(bits, 2);
+        foreach ((int queries, int keys) in new[] { (4, 40), (61, 700), (90, 33) })
+        {
+            AttentionShape shape = new(1, queries, keys, 6, 2, 48, 32);
+            CpuCase inputs = new CpuCase { Shape = shape, Options = CpuOptions.OfPacked(name, shape), Layout = ShardLayout.Striped, Ranks = 2 }.Fill();
 
             PartialResult actual = inputs.Run(device);
 

@@ -29,6 +29,23 @@ internal static class CpuOptions
             AlibiSlopes = Ramp(shape.QueryHeads, 3f),
             WindowRight = 2,
         },
+        ["left padding"] = shape => new()
+        {
+            KeyStarts = [.. Lengths(shape.Batch, shape.KeyLength).Select(length => length / 2)],
+            AlibiSlopes = Ramp(shape.QueryHeads, 0.1f),
+            Causal = true,
+            WindowLeft = 300,
+        },
+        ["depths"] = shape => Depths(shape) with { AlibiSlopes = Ramp(shape.QueryHeads, 0.4f) },
+        ["depths in a window"] = shape => Depths(shape) with
+        {
+            KeyLengths = Lengths(shape.Batch, shape.KeyLength),
+            QueryLengths = [.. Lengths(shape.Batch, shape.QueryLength).Select((length, row) => row == 2 ? shape.QueryLength : length)],
+            Causal = true,
+            WindowLeft = 1,
+            WindowRight = 0,
+            AlibiSlopes = Ramp(shape.Batch * shape.QueryHeads, -0.02f),
+        },
         ["depth-first"] = DepthFirst,
         ["tail mask"] = shape => TailMask(shape, Math.Min(70, shape.KeyLength)),
         ["tail mask longer than rows"] = shape => TailMask(shape, 130) with { KeyLengths = Lengths(shape.Batch, shape.KeyLength) },
@@ -47,7 +64,30 @@ internal static class CpuOptions
         },
     };
 
+    private static readonly Dictionary<string, Func<AttentionShape, AttentionOptions>> _packed = new()
+    {
+        ["packed"] = _ => new(),
+        ["packed, causal with alibi of each sequence"] = shape => new() { Causal = true, AlibiSlopes = Ramp(4 * shape.QueryHeads, -0.02f) },
+        ["packed, window with alibi"] = shape => new() { WindowLeft = 20, WindowRight = 3, AlibiSlopes = Ramp(shape.QueryHeads, 0.4f) },
+        ["packed depth-first"] = shape => DepthFirst(shape) with { Softcap = 20 },
+        ["packed with tails"] = shape => TailMask(shape, 70) with { TailBias = TailBias(shape, 9, 1, 2).TailBias, TailBiasLength = 9 },
+    };
+
     internal static IEnumerable<string> Names => _options.Keys;
+
+    /// <summary>Options of packed sequences, for shapes of one batch row.</summary>
+    internal static IEnumerable<string> PackedNames => _packed.Keys;
+
+    /// <summary>Four sequences: one with more keys than queries, one empty, one without keys, one with the rest, which has fewer keys than queries where it must.</summary>
+    internal static AttentionOptions OfPacked(string name, AttentionShape shape)
+    {
+        (int queries, int keys) = (shape.QueryLength, shape.KeyLength);
+        return _packed[name](shape) with
+        {
+            PackedQueries = [0, queries / 3, queries / 3, queries / 2, queries],
+            PackedKeys = [0, keys * 4 / 5, keys * 4 / 5, keys * 4 / 5, keys],
+        };
+    }
 
     internal static AttentionOptions Of(string name, AttentionShape shape) => _options[name](shape);
 
@@ -64,6 +104,12 @@ internal static class CpuOptions
             DfsStart = [.. Enumerable.Range(0, shape.Batch * shape.QueryLength).Select(_ => random.Next(100))],
             DfsEnd = [.. Enumerable.Range(0, shape.Batch * shape.KeyLength).Select(_ => random.Next(100))],
         };
+    }
+
+    private static AttentionOptions Depths(AttentionShape shape)
+    {
+        var random = new Random(6);
+        return new() { QueryDepths = [.. Enumerable.Range(0, shape.Batch * shape.QueryLength).Select(i => random.Next((i % shape.QueryLength) + 1))] };
     }
 
     private static AttentionOptions TailMask(AttentionShape shape, int length)

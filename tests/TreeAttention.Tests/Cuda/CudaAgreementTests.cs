@@ -30,6 +30,8 @@ public sealed class CudaAgreementTests
 
     public static TheoryData<string> Options => [.. CpuOptions.Names];
 
+    public static TheoryData<string> PackedOptions => [.. CpuOptions.PackedNames];
+
     [Theory, MemberData(nameof(HeadDims))]
     public void Every_type_and_head_dimension_agrees_with_float64(ElementType type, int headDim)
     {
@@ -81,6 +83,18 @@ public sealed class CudaAgreementTests
         CpuCase inputs = new CpuCase { Shape = shape, Options = CpuOptions.Of(name, shape) }.Fill();
 
         RequireAgreement(inputs);
+    }
+
+    [Theory, MemberData(nameof(PackedOptions))]
+    public void Packed_sequences_agree_with_float64(string name)
+    {
+        AttentionShape shape = new(1, 41, 150, 4, 2, 32, 32);
+        foreach (ElementType type in new[] { ElementType.Float32, ElementType.BFloat16 })
+        {
+            CpuCase inputs = new CpuCase { Shape = shape, Type = type, Options = CpuOptions.OfPacked(name, shape) }.Fill();
+
+            RequireAgreement(inputs);
+        }
     }
 
     [Fact]

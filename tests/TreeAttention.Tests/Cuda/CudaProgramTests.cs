@@ -18,7 +18,7 @@ public sealed class CudaProgramTests
         EmulatedCuda.RequireLibrary();
 
         (int code, string output, string errors) = Run(
-            ["verify", "--device", "cuda", "--cases", "3", "--ranks", $"{ranks}"],
+            ["verify", "--device", "cuda", "--ranks", $"{ranks}"],
             ("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder));
 
         Assert.True(code == 0, output + errors);

@@ -7,12 +7,12 @@ namespace TreeAttention.Tests;
 
 public sealed class AttentionMaskTests
 {
-    public static TheoryData<int> Rows => [.. Enumerable.Range(0, CoveringArray.Pairs(RandomProblem.OptionLevels).Count)];
+    public static TheoryData<int> Rows => [.. Enumerable.Range(0, CoveringArray.Pairs([.. OptionLevels.Counts]).Count)];
 
     [Theory, MemberData(nameof(Rows))]
     public void The_interval_and_the_rules_inside_it_are_the_rule_of_each_option(int row)
     {
-        int[] options = CoveringArray.Pairs(RandomProblem.OptionLevels)[row];
+        int[] options = CoveringArray.Pairs([.. OptionLevels.Counts])[row];
         for (int seed = 0; seed < 20; seed++)
         {
             ProblemRecipe recipe = RandomProblem.RecipeOf((1000 * row) + seed, 30) with { Options = options };
@@ -54,6 +54,32 @@ public sealed class AttentionMaskTests
         KeyInterval visible = new AttentionProblem(shape, options).Mask.Visible(0, 1);
 
         Assert.Equal(new KeyInterval(0, 5), visible);
+    }
+
+    [Fact]
+    public void Depth_first_blocks_are_skipped_whole_and_nothing_that_is_seen_is_skipped()
+    {
+        // Three responses to one prompt: the last sees the prompt and itself.
+        int[] lengths = [300, 500, 400, 200];
+        int[] start = [.. lengths.SelectMany((length, node) => Enumerable.Repeat(node, length))];
+        int[] end = [.. lengths.SelectMany((length, node) => Enumerable.Repeat(node == 0 ? 3 : node, length))];
+        AttentionMask mask = new AttentionProblem(
+            new AttentionShape(1, 1400, 1400, 1, 1, 1, 1), new AttentionOptions { DfsStart = start, DfsEnd = end }).Mask;
+
+        KeyInterval inFirstResponse = mask.WithoutHiddenBlocks(0, 1399, new KeyInterval(384, 768));
+        KeyInterval acrossTheEdge = mask.WithoutHiddenBlocks(0, 1399, new KeyInterval(1024, 1400));
+
+        Assert.True(inFirstResponse.IsEmpty);
+        Assert.Equal(new KeyInterval(1152, 1400), acrossTheEdge);
+        for (int i = 0; i < 1400; i += 7)
+        {
+            for (int page = 0; page < 1400; page += 100)
+            {
+                KeyInterval kept = mask.WithoutHiddenBlocks(0, i, new KeyInterval(page, page + 100));
+                Assert.All(
+                    Enumerable.Range(page, 100).Where(j => mask.Keeps(0, i, j)), j => Assert.True(kept.First <= j && j < kept.End, $"{i} {j}"));
+            }
+        }
     }
 
     // Each option's own sentence, with no interval and no shared arithmetic.

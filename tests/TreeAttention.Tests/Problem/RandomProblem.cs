@@ -8,7 +8,7 @@ namespace TreeAttention.Tests;
 /// <summary>Which random problem: everything that a failing test needs to print, and what shrinking makes smaller.</summary>
 /// <param name="Seed">Of options and numbers.</param>
 /// <param name="Shape">Sizes.</param>
-/// <param name="Options">A level for each of <see cref="RandomProblem.OptionLevels"/>; 0 is always "not used".</param>
+/// <param name="Options">A level for each of <see cref="OptionLevels.Names"/>.</param>
 /// <param name="Type">Element type of query, key and value.</param>
 /// <param name="Magnitude">Standard deviation of queries and keys.</param>
 /// <param name="ValueMagnitude">Standard deviation of values.</param>
@@ -16,7 +16,7 @@ public sealed record ProblemRecipe(
     int Seed, AttentionShape Shape, int[] Options, ElementType Type = ElementType.Float32, double Magnitude = 1, double ValueMagnitude = 1)
 {
     private IEnumerable<string> UsedOptions =>
-        RandomProblem.OptionNames.Zip(Options, (name, level) => $"{name}={level}").Where((_, option) => Options[option] > 0);
+        OptionLevels.Names.Zip(Options, (name, level) => $"{name}={level}").Where((_, option) => Options[option] > 0);
 
     /// <inheritdoc/>
     public override string ToString() =>
@@ -26,12 +26,6 @@ public sealed record ProblemRecipe(
 /// <summary>A random attention call with its tensors: awkward sizes, any set of options, reproducible from one seed.</summary>
 public sealed class RandomProblem : IDisposable
 {
-    /// <summary>Levels of each option: give them to <see cref="CoveringArray.Pairs"/> and the rows to a recipe.</summary>
-    public static readonly int[] OptionLevels = [4, 2, 4, 2, 3, 3, 2, 2, 2, 3, 3];
-
-    internal static readonly string[] OptionNames =
-        ["scale", "causal", "window", "softcap", "alibi", "sinks", "key-lengths", "query-lengths", "tree", "tail-mask", "tail-bias"];
-
     private static readonly int[] _dims = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 64, 70, 80, 128, 576];
 
     private readonly HostTensor _query;
@@ -42,7 +36,7 @@ public sealed class RandomProblem : IDisposable
     {
         Recipe = recipe;
         AttentionShape shape = recipe.Shape;
-        Problem = new AttentionProblem(shape, OptionsOf(recipe));
+        Problem = new AttentionProblem(shape, OptionLevels.Draw(shape, recipe.Options, recipe.Seed));
         _query = HostTensor.Normal(
             "query", recipe.Type, [shape.Batch, shape.QueryLength, shape.QueryHeads, shape.HeadDim], recipe.Seed + 1, recipe.Magnitude);
         _key = HostTensor.Normal(
@@ -83,7 +77,7 @@ public sealed class RandomProblem : IDisposable
         var shape = new AttentionShape(
             random.Next(1, 4), random.Next(1, 9), keys, kvHeads * groups[random.Next(groups.Length)], kvHeads, dim,
             random.Next(2) == 0 ? dim : _dims[random.Next(_dims.Length - 1)]);
-        return new ProblemRecipe(seed, shape, [.. OptionLevels.Select(levels => random.Next(2) == 0 ? 0 : random.Next(levels))]);
+        return new ProblemRecipe(seed, shape, [.. OptionLevels.Counts.Select(levels => random.Next(2) == 0 ? 0 : random.Next(levels))]);
     }
 
     /// <summary>Runs a property on a recipe; when it fails, finds a smaller recipe that still fails and names it.</summary>
@@ -150,36 +144,5 @@ public sealed class RandomProblem : IDisposable
                 yield return recipe with { Options = [.. recipe.Options.Select((level, index) => index == i ? 0 : level)] };
             }
         }
-    }
-
-    private static AttentionOptions OptionsOf(ProblemRecipe recipe)
-    {
-        (AttentionShape shape, int[] level) = (recipe.Shape, recipe.Options);
-        var random = new Random(recipe.Seed);
-        int queries = shape.Batch * shape.QueryLength;
-        int tail = level[9] == 2 ? shape.KeyLength + 3 : random.Next(1, 6);
-        int biasTail = random.Next(1, 9);
-        T[] Draw<T>(int count, Func<T> draw) => [.. Enumerable.Range(0, count).Select(_ => draw())];
-        float Number() => (float)((random.NextDouble() * 4) - 2);
-        return new AttentionOptions
-        {
-            Scale = level[0] switch { 1 => 0.3f, 2 => -0.7f, 3 => 0f, _ => null },
-            Causal = level[1] == 1,
-            WindowLeft = level[2] is 1 or 3 ? random.Next(shape.KeyLength + 2) : -1,
-            WindowRight = level[2] is 2 or 3 ? random.Next(shape.KeyLength + 2) : -1,
-            Softcap = level[3] == 1 ? 1.5f : 0,
-            AlibiSlopes = level[4] > 0 ? Draw(shape.QueryHeads * (level[4] == 2 ? shape.Batch : 1), Number) : null,
-            Sinks = level[5] > 0 ? Draw(shape.QueryHeads, () => level[5] == 2 ? 50 * Number() : Number()) : null,
-            KeyLengths = level[6] == 1 ? Draw(shape.Batch, () => random.Next(3) == 0 ? 0 : random.Next(shape.KeyLength + 1)) : null,
-            QueryLengths = level[7] == 1 ? Draw(shape.Batch, () => random.Next(shape.QueryLength + 1)) : null,
-            DfsStart = level[8] == 1 ? Draw(queries, () => random.Next(6)) : null,
-            DfsEnd = level[8] == 1 ? Draw(shape.Batch * shape.KeyLength, () => random.Next(6)) : null,
-            TailMask = level[9] > 0 ? Draw(queries * tail, () => random.Next(3) > 0) : null,
-            TailMaskLength = level[9] > 0 ? tail : 0,
-            TailBias = level[10] > 0
-                ? Draw((level[10] == 2 ? queries : shape.QueryLength) * biasTail, () => random.Next(5) == 0 ? float.NegativeInfinity : Number())
-                : null,
-            TailBiasLength = level[10] > 0 ? biasTail : 0,
-        };
     }
 }

@@ -10,7 +10,7 @@ public sealed class NaiveAttentionTests
     [Fact]
     public void Plain_single_precision_is_near_the_reference_and_16_bits_are_further_off_under_every_option()
     {
-        foreach (int[] options in CoveringArray.Pairs(RandomProblem.OptionLevels))
+        foreach (int[] options in CoveringArray.Pairs([.. OptionLevels.Counts]))
         {
             ProblemRecipe recipe = RandomProblem.RecipeOf(7) with { Options = options, Shape = new AttentionShape(1, 2, 33, 4, 2, 16, 9) };
             RandomProblem.Holds(recipe, problem =>

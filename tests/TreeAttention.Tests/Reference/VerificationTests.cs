@@ -206,7 +206,7 @@ public sealed class VerificationTests
 
     private static RandomProblem Problem(ElementType type, bool causal = false, int keys = 37)
     {
-        int[] options = new int[RandomProblem.OptionLevels.Length];
+        int[] options = new int[OptionLevels.Counts.Count];
         options[1] = causal ? 1 : 0;
         var shape = new AttentionShape(Batch, Queries, keys, Heads, 2, 16, Dim);
         return RandomProblem.Create(new ProblemRecipe(20261121, shape, options, type));

@@ -17,14 +17,20 @@ internal static class NearKeys
     /// <param name="visible">Positions that the query may see; a query that sees none needs no key.</param>
     internal static bool Exist(AttentionMask mask, int batch, int head, int i, KeyInterval visible)
     {
-        float slope = mask.AlibiSlope(batch, head);
-        if (visible.IsEmpty || slope <= 0)
+        if (visible.IsEmpty)
+        {
+            return true;
+        }
+
+        QueryPlace place = mask.PlaceOf(batch, i);
+        float slope = mask.AlibiSlope(place, head);
+        if (slope <= 0)
         {
             return true;
         }
 
         // From the nearest key of the interval outwards, until ALiBi alone is too much.
-        long position = (long)i + mask.Shift(batch);
+        long position = place.Position;
         int below = (int)Math.Clamp(position, visible.First, visible.End - 1);
         for (int above = below + 1; below >= visible.First || above < visible.End;)
         {

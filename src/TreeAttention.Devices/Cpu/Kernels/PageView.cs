@@ -69,9 +69,16 @@ internal sealed unsafe class PageView
 
         Span = span;
         _hasPositions = false;
+        AttentionMask mask = tile.Problem.Mask;
         for (int row = 0; row < tile.Count; row++)
         {
             KeyInterval visible = tile.Visible[row];
+            if (mask.DfsPeaks is not null)
+            {
+                visible = mask.WithoutHiddenBlocks(
+                    tile.Batch, tile.Index[row], new KeyInterval(Math.Max(first, visible.First), Math.Min(last + 1, visible.End)));
+            }
+
             Indices[row] = visible.First <= first && visible.End > last ? new KeyInterval(0, span.Count)
                 : visible.IsEmpty ? default
                 : span.IndicesIn(visible);

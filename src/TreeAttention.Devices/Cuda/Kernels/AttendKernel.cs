@@ -43,7 +43,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     {
         int headTile = SmallestTile(shape.HeadDim);
         int valueTile = SmallestTile(shape.ValueDim);
-        int rowWarps = valueTile > 256 || rows <= TileRows ? 1 : rows <= 2 * TileRows ? 2 : 4;
+        int rowWarps = valueTile > 256 || rows <= TileRows ? 1 : valueTile > 128 || rows <= 2 * TileRows ? 2 : 4;
         foreach ((int keys, int stages) in PipelinesFor(Math.Max(headTile, valueTile), rowWarps))
         {
             int tileRows = TileRows * rowWarps;

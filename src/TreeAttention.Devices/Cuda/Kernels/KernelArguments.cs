@@ -15,7 +15,7 @@ internal struct PageEntry
     internal int RunBlock;
     internal int RunStride;
     internal int Count;
-    internal int Unused;
+    internal int Capacity;
 }
 
 /// <summary>attend_arguments</summary>
@@ -30,9 +30,13 @@ internal struct AttendArguments
     internal nint QueryIndices;
     internal nint KeyLengths;
     internal nint QueryLengths;
+    internal nint KeyStarts;
+    internal nint Places;
+    internal nint QueryDepths;
     internal nint AlibiSlopes;
     internal nint DfsStart;
     internal nint DfsEnd;
+    internal nint DfsPeaks;
     internal nint TailMask;
     internal nint TailBias;
     internal long StateStride;
@@ -57,9 +61,9 @@ internal struct AttendArguments
     internal float Scale;
     internal float ScaleRest;
     internal float Softcap;
+    internal int DepthsPerBatch;
     internal int Unused0;
     internal int Unused1;
-    internal int Unused2;
 }
 
 /// <summary>precise_arguments</summary>
@@ -136,6 +140,23 @@ internal struct UnweighArguments
     internal int ValueDim;
     internal float Unit;
     internal int Unused;
+}
+
+/// <summary>probe_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct ProbeArguments
+{
+    internal nint In;
+    internal nint Out;
+}
+
+/// <summary>ceiling_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct CeilingArguments
+{
+    internal nint In;
+    internal nint Out;
+    internal long Count;
 }
 
 /// <summary>clear_arguments</summary>
