@@ -90,7 +90,7 @@ public sealed class PeerWindowTests
 
     private static TreeattnResult RunRanks(string mpi, int ranks, string[] arguments, (string Name, string Value)[] variables)
     {
-        using TreeattnProcess process = TreeattnProcess.StartRanks(mpi, ranks, arguments, variables);
+        using var process = TreeattnProcess.StartRanks(mpi, ranks, arguments, variables);
         return process.Wait();
     }
 
