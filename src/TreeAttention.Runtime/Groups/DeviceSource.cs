@@ -60,7 +60,9 @@ internal sealed class DeviceSource
 
     /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
     internal static StagedTransport? StagingFor(ITransport transport, IDevice device) =>
-        device is IStagingDevice staging ? new StagedTransport(transport, staging) : null;
+        device is IStagingDevice staging ? new StagedTransport(transport, staging, warn: Warn) : null;
+
+    private static void Warn(string message) => Console.Error.WriteLine($"treeattn: {message}");
 
     private static CudaOptions OptionsOf(ProcessEnvironment environment)
     {
