@@ -66,7 +66,7 @@ internal static class MpiGroup
         int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
         using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment).Create(threads, rankOfNode));
         string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
-        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(device, control, transport, environment, () => { });
+        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(environment, NcclSource.Beside(transport, device, control));
         using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(transport, device) : null;
         var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)transport, device, control);
         string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})" + (nccl is null ? "" : $", {nccl}");

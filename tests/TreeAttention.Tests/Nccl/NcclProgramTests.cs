@@ -1,6 +1,8 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using System.Net;
+using System.Net.Sockets;
 using TreeAttention.Distributed;
 using Xunit;
 
@@ -97,6 +99,66 @@ public sealed class NcclProgramTests
 
         Assert.True(code == 0 ? result.ExitCode != 0 : result.ExitCode == code, $"{result.ExitCode}\n{result.Errors}");
         Assert.Empty(process.Survivors());
+    }
+
+    [Fact]
+    public void Processes_that_no_MPI_started_meet_by_TCP_and_work_alike()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 2, 300, 2, 1, 16, 16));
+
+        TreeattnResult[] results = RunAtRendezvous(
+            2, rank => ["attend", .. tensors, "--output", files.At("output.npy"), "--transport", "nccl", "--verify", "--json", "--reduction", "one-shot"]);
+
+        Assert.Equal(("nccl", 2, 0L), (
+            results[0].Exits(0).Json.GetProperty("transport").GetString(), results[0].Json.GetProperty("ranks").GetInt32(),
+            results[0].Json.GetProperty("wrong").GetInt64()));
+        Assert.Empty(results[1].Exits(0).Output);
+    }
+
+    [Fact]
+    public void A_fault_of_one_of_them_ends_all_with_its_code()
+    {
+        TreeattnResult[] results = RunAtRendezvous(2, rank => _verify, ("TREEATTN_EMULATION_NCCL_FAULT", "1:5:3"));
+
+        Assert.All(results, result => result.Exits(203));
+        Assert.Contains(results, result => result.Errors.Contains("Rank 1 of 2", StringComparison.Ordinal));
+    }
+
+    [Theory, InlineData("nowhere", "0", "2", "is no address to meet at"), InlineData("127.0.0.1:29400", "2", "2", "this is rank 2 of 2")]
+    public void A_rendezvous_that_cannot_be_is_refused(string address, string rank, string size, string words)
+    {
+        using var process = TreeattnProcess.Start(
+            [.. _verify], [.. Emulation, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", rank), ("TREEATTN_WORLD_SIZE", size)]);
+
+        TreeattnResult result = process.Wait().Exits(2);
+
+        Assert.True(rank != "0" || result.Errors.Contains(words, StringComparison.Ordinal), result.Errors);
+    }
+
+    private static TreeattnResult[] RunAtRendezvous(
+        int ranks, Func<int, string[]> arguments, params ReadOnlySpan<(string Name, string Value)> variables)
+    {
+        using var probe = new TcpListener(IPAddress.Loopback, 0);
+        probe.Start();
+        string address = $"127.0.0.1:{((IPEndPoint)probe.LocalEndpoint).Port}";
+        probe.Stop();
+        var processes = new List<TreeattnProcess>();
+        try
+        {
+            for (int rank = 0; rank < ranks; rank++)
+            {
+                processes.Add(TreeattnProcess.Start(arguments(rank), [
+                    .. Emulation, .. variables, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", $"{rank}"), ("TREEATTN_WORLD_SIZE", $"{ranks}"),
+                ]));
+            }
+
+            return [.. processes.Select(process => process.Wait())];
+        }
+        finally
+        {
+            processes.ForEach(process => process.Dispose());
+        }
     }
 
     private static (string Name, string Value)[] Emulation
