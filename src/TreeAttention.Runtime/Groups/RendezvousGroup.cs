@@ -37,7 +37,7 @@ internal static class RendezvousGroup
         int[] neighbours = [.. Enumerable.Range(0, control.Size).Where(rank => machines[rank] == machines[control.Rank])];
         int threads = GroupLauncher.ThreadsOf(options, neighbours.Length);
         using IDevice device = RankAgreement.Together(
-            control, () => DeviceSource.Open(options, environment).Create(threads, Array.IndexOf(neighbours, control.Rank)));
+            control, () => DeviceSource.Open(options, environment, neighbours.Length).Create(threads, Array.IndexOf(neighbours, control.Rank)));
         string nccl = RankAgreement.Together(control, () => NcclSource.Open(environment));
         bool onOneMachine = neighbours.Length == control.Size;
         using NcclTransport gpus = NcclSource.Connect(environment, new NcclSetUp((IStreamDevice)device, control, options.Nodes ?? machines, traffic)

@@ -18,7 +18,7 @@ public sealed class NcclProgramTests
     {
         { "TREEATTN_NCCL_LIBRARY=/nowhere/libnccl.so.2", [], 69, ["/nowhere/libnccl.so.2 was not found", "TREEATTN_NCCL_LIBRARY"] },
         { "TREEATTN_EMULATION_NCCL_VERSION=21405", [], 69, ["is NCCL 2.14.5, but 2.18.1 is the oldest"] },
-        { "TREEATTN_EMULATION_DEVICES=1", [], 69, ["ranks 0, 1 compute on the same GPU", "NCCL_HOSTID"] },
+        { "TREEATTN_EMULATION_DEVICES=1", ["--oversubscribe-gpus"], 69, ["ranks 0, 1 compute on the same GPU", "NCCL_HOSTID"] },
         { "TREEATTN_EMULATION_DEVICES=8", ["--device", "cpu"], 2, ["--transport nccl connects GPUs, but --device cpu"] },
     };
 
@@ -51,6 +51,20 @@ public sealed class NcclProgramTests
         Assert.Equal(reduction == "allgather" ? 1 : 3, result.Json.GetProperty("collectives").GetInt64());
     }
 
+    [Fact]
+    public void Device_memory_is_handed_to_an_MPI_that_can_use_it()
+    {
+        // The answer is pretended; an emulated GPU's memory is the host's, so MPI reaches it.
+        string[] arguments = ["verify", "--device", "cuda", "--cases", "1", "--threads", "1"];
+
+        using var direct = TreeattnProcess.StartRanks("openmpi", 2, arguments, [.. Emulation, ("TREEATTN_MPI_CUDA", "direct")]);
+        TreeattnResult handed = direct.Wait().Exits(0);
+        using var wrong = TreeattnProcess.StartRanks("mpich", 2, arguments, [.. Emulation, ("TREEATTN_MPI_CUDA", "maybe")]);
+        wrong.Wait().Exits(2).Says("TREEATTN_MPI_CUDA is 'maybe'");
+
+        Assert.Contains("device memory handed to MPI", handed.Output, StringComparison.Ordinal);
+    }
+
     [Theory, MemberData(nameof(Refusals))]
     public void What_cannot_work_is_refused_in_one_line(string variable, string[] arguments, int code, string[] words)
     {
@@ -66,7 +80,7 @@ public sealed class NcclProgramTests
     public void Ranks_share_a_GPU_where_NCCL_is_told_that_they_may()
     {
         using var ranks = TreeattnProcess.StartRanks(
-            "mpich", 2, _verify, [.. Emulation, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
+            "mpich", 2, [.. _verify, "--oversubscribe-gpus"], [.. Emulation, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
 
         ranks.Wait().Exits(0);
     }
