@@ -12,7 +12,7 @@ namespace TreeAttention.Tests;
 [Collection("mpi")]
 public sealed class NcclProgramTests
 {
-    private static readonly string[] _verify = ["verify", "--transport", "nccl", "--cases", "2", "--threads", "1"];
+    private static readonly string[] _verify = ["verify", "--transport", "nccl", "--cases", "1", "--threads", "1"];
 
     public static TheoryData<string, string[], int, string[]> Refusals => new()
     {
@@ -104,9 +104,9 @@ public sealed class NcclProgramTests
     public void A_rank_that_is_killed_or_stopped_ends_the_job(string mpi, string signal, int code)
     {
         string[] arguments = ["bench", "--transport", "nccl", "-b", "64", "-n", "1000000", "-c", "0", "--algorithm", "tree", "--reduction", "allgather"];
-        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "3", "--threads", "1"], Emulation);
+        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "2", "--threads", "1"], Emulation);
         int[] ranks = process.Ranks(2);
-        System.Threading.Thread.Sleep(4000); // into the runs
+        System.Threading.Thread.Sleep(3000); // into the runs
 
         TreeattnProcess.Signal(signal, ranks[1]);
         TreeattnResult result = process.Wait();
