@@ -12,6 +12,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
+        Settlement.Begin(group, "attend");
         using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors));
         AttentionOptions options = group.Together(() =>
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
@@ -56,7 +57,6 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
 
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
     [
-        new("version", ProductVersion.Text),
         .. inputs.Settings,
         new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
         new("--dtype", inputs.StorageType.ShortName()),

@@ -84,7 +84,7 @@ internal static class MpiGroup
         using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(transport, device) : null;
         var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)transport, device, control);
         string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})" + (nccl is null ? "" : $", {nccl}");
-        FaultCode code = work(new AttentionGroup(context, threads, description));
+        FaultCode code = Guarded(world, () => work(new AttentionGroup(context, threads, description))); // before a device that may hang is disposed of
         gpus?.Leave();
         return code;
     }
