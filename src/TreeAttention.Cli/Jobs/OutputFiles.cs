@@ -1,5 +1,4 @@
 using System;
-using System.IO;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -11,18 +10,12 @@ internal sealed class OutputFiles : IDisposable
     private readonly NpyWriter? _output;
     private readonly NpyWriter? _lse;
 
-    /// <summary>Finds out whether the files can be written; other ranks than 0 give null and write nothing.</summary>
-    /// <exception cref="FaultException">An output is an input, or both outputs are one file (2); a file exists and may not be overwritten, or cannot be created (73).</exception>
-    public OutputFiles(AttendRequest? request)
+    /// <summary>Finds out whether the files can be written; other ranks than 0 name no files and write none.</summary>
+    /// <exception cref="FaultException">A file exists and may not be overwritten, or cannot be created (73).</exception>
+    public OutputFiles(string? output, string? lse, bool force)
     {
-        if (request is null)
-        {
-            return;
-        }
-
-        RequireOwnFiles(request);
-        _output = NpyWriter.CreateOutput(request.Output, request.Force);
-        _lse = request.Lse is null ? null : NpyWriter.CreateOutput(request.Lse, request.Force);
+        _output = output is null ? null : NpyWriter.CreateOutput(output, force);
+        _lse = lse is null ? null : NpyWriter.CreateOutput(lse, force);
     }
 
     /// <summary>Writes both files in full, then lets both appear.</summary>
@@ -61,39 +54,6 @@ internal sealed class OutputFiles : IDisposable
         _output?.Dispose();
         _lse?.Dispose();
     }
-
-    // With --force an output would replace what it was computed from.
-    private static void RequireOwnFiles(AttendRequest request)
-    {
-        SemanticsRequest semantics = request.Semantics;
-        (string Option, string? File)[] taken =
-        [
-            ("--query", request.Tensors.Query), ("--key", request.Tensors.Key), ("--value", request.Tensors.Value),
-            ("--alibi", semantics.Alibi), ("--sinks", semantics.Sinks), ("--key-lengths", semantics.KeyLengths),
-            ("--query-lengths", semantics.QueryLengths), ("--dfs-start", semantics.DfsStart), ("--dfs-end", semantics.DfsEnd),
-            ("--tail-mask", semantics.TailMask), ("--tail-bias", semantics.TailBias), ("--output", request.Output), ("--lse", request.Lse),
-        ];
-        foreach ((string option, string? output) in taken[^2..])
-        {
-            if (output is { Length: 0 })
-            {
-                throw new FaultException(FaultCode.CommandLine, $"{option} names no file: it is empty.");
-            }
-
-            foreach ((string other, string? file) in taken)
-            {
-                if (option != other && output is not null && IsSame(output, file))
-                {
-                    throw new FaultException(
-                        FaultCode.CommandLine, $"{option} {output} is the file of {other} too, which would be lost. Give {option} a file of its own.");
-                }
-            }
-        }
-    }
-
-    // An input may name a tensor inside its file.
-    private static bool IsSame(string output, string? file) => !string.IsNullOrEmpty(file)
-        && (Path.GetFullPath(file) == Path.GetFullPath(output) || Path.GetFullPath(file).StartsWith(Path.GetFullPath(output) + ":", StringComparison.Ordinal));
 
     private void WriteHeadMajor(AttentionShape shape, float[] output)
     {
