@@ -12,8 +12,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
-        Settlement.Begin(group, "attend");
-        group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
+        Begin();
         using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors));
         AttentionOptions options = group.Together(() =>
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
@@ -49,6 +48,12 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         }
 
         return wrong == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
+    }
+
+    private void Begin()
+    {
+        Settlement.Begin(group, "attend");
+        group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
     }
 
     private VerificationReport? Verify(AttentionProblem problem, InputTensors inputs, AttentionResult? result) =>
