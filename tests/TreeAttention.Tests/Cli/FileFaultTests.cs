@@ -93,7 +93,7 @@ public sealed class FileFaultTests
     }
 
     [Theory]
-    [InlineData("--output", "query.npy", "--query"), InlineData("--lse", "../{0}/value.npy", "--value"), InlineData("--lse", "output.npy", "--output")]
+    [InlineData("--output", "query.npy", "--query"), InlineData("--lse", "../{0}/value.npy", "--value"), InlineData("--lse", "output.npy", "--lse")]
     [InlineData("--lse", "", "empty")]
     public void An_output_that_would_replace_another_file_of_the_call_ends_with_2(string option, string file, string other)
     {
