@@ -87,7 +87,7 @@ internal static class MpiGroup
         string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"
             + (nccl is not null ? $", {nccl}" : bridge is DirectTransport ? ", device memory handed to MPI" : "");
         using var group = new AttentionGroup(context, threads, description);
-        FaultCode code = work(group);
+        FaultCode code = Guarded(world, () => work(group)); // before a device that may hang is disposed of
         gpus?.Leave();
         return code;
     }
