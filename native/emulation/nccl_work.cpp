@@ -103,6 +103,8 @@ bool advance(membership& m, work& w) {
     m.fail(m.planted.error, "planted by TREEATTN_EMULATION_NCCL_FAULT");
     return false;
   }
+  // Looked for before anything is moved: what a peer left in the rings before it was lost counts.
+  const std::string lost = ++w.polls % polls_between_looks ? "" : m.lost_peer(&w);
   bool moved = false, all_done = true;
   for (std::size_t i = 0; i < w.transfers.size() && m.state == nccl_success; ++i) {
     transfer& t = w.transfers[i];
@@ -115,8 +117,7 @@ bool advance(membership& m, work& w) {
     ++m.finished;
     return w.is_done = true;
   }
-  // What a peer left in the ring before it was lost still counts.
-  if (!moved && ++w.polls % polls_between_looks == 0) m.look_for_lost_peers(&w);
+  if (!moved && !lost.empty()) m.fail(nccl_remote_error, lost);
   return false;
 }
 

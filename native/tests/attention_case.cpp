@@ -121,31 +121,36 @@ void case_data::make_shard() {
     positions.push_back(p);
   }
   const int count = int(positions.size());
-  const long long key_elements = (long long)c.batch * c.kv_heads * count * c.head_dim;
-  const long long all =
-      key_elements + (c.values_in_keys ? 0 : (long long)c.batch * c.kv_heads * count * c.value_dim);
-  std::vector<float> contents(all);
-  long long key = 0, value = c.values_in_keys ? 0 : key_elements;
+  std::vector<float> contents, value_contents;
+  auto store = [&](std::vector<float>& into, const std::vector<float>& from, int b, int h,
+                   int offset, int size, int capacity, int width) {
+    for (int n = 0; n < capacity; ++n) {
+      const bool is_absent = n >= size || positions[offset + n] >= key_length(b);
+      for (int d = 0; d < width; ++d) {
+        into.push_back(is_absent ? NAN : element(from, b, positions[offset + n], h, d, width));
+      }
+    }
+  };
   for (int b = 0; b < c.batch; ++b) {
     page_ranges.push_back(int(pages.size()));
     for (int offset = 0; offset < count; offset += c.page_keys) {
       const int size = std::min(c.page_keys, count - offset);
-      pages.push_back({key, value, first, offset, block, stride, size, 0});
+      const int capacity = size + (b + 1 < c.batch ? 3 : 0);  // a cache's pages have room
+      pages.push_back({(long long)contents.size(), (long long)value_contents.size(), first, offset,
+                       block, stride, size, capacity});
       for (int h = 0; h < c.kv_heads; ++h) {
-        for (int n = 0; n < size; ++n) {
-          const int p = positions[offset + n];
-          const bool is_absent = p >= key_length(b);
-          for (int d = 0; d < c.head_dim; ++d) {
-            contents[key++] = is_absent ? NAN : element(keys, b, p, h, d, c.head_dim);
-          }
-          for (int d = 0; d < c.value_dim && !c.values_in_keys; ++d) {
-            contents[value++] = is_absent ? NAN : element(values, b, p, h, d, c.value_dim);
-          }
+        store(contents, keys, b, h, offset, size, capacity, c.head_dim);
+        if (!c.values_in_keys) {
+          store(value_contents, values, b, h, offset, size, capacity, c.value_dim);
         }
       }
-      if (c.values_in_keys) value = key;
     }
   }
+  for (page_entry& page : pages) {
+    page.value_offset =
+        c.values_in_keys ? page.key_offset : page.value_offset + (long long)contents.size();
+  }
+  contents.insert(contents.end(), value_contents.begin(), value_contents.end());
   page_ranges.push_back(int(pages.size()));
   if (c.type == storage::f32) {
     contents_32 = contents;

@@ -6,7 +6,8 @@ namespace TreeAttention.Cli;
 
 /// <summary>How the keys lie and how the partials meet: <c>--algorithm --reduction --shard --shard-lengths --query-placement --reproducible</c>.</summary>
 /// <param name="comparesAll">Without --algorithm the command runs every plan that fits (bench), not tree.</param>
-internal sealed class PlanArguments(bool comparesAll = false)
+/// <param name="grows">The keys are those of a growing cache: always in lanes, queries always on every rank.</param>
+internal sealed class PlanArguments(bool comparesAll = false, bool grows = false)
 {
     private readonly Option<AttentionAlgorithm> _algorithm = new("--algorithm")
     {
@@ -52,9 +53,13 @@ internal sealed class PlanArguments(bool comparesAll = false)
     {
         command.Add(_algorithm);
         command.Add(_reduction);
-        command.Add(_shard);
-        command.Add(_shardLengths);
-        command.Add(_queryPlacement);
+        if (!grows)
+        {
+            command.Add(_shard);
+            command.Add(_shardLengths);
+            command.Add(_queryPlacement);
+        }
+
         command.Add(_reproducible);
         ArgumentText.AddRule(command, Validate);
     }
@@ -62,9 +67,9 @@ internal sealed class PlanArguments(bool comparesAll = false)
     /// <summary>What the command line asks for.</summary>
     public PlanRequest Read(ParseResult parsed)
     {
-        int[]? lengths = ArgumentText.Given(parsed, _shardLengths);
+        int[]? lengths = grows ? null : ArgumentText.Given(parsed, _shardLengths);
         bool reproducible = parsed.GetValue(_reproducible);
-        ShardLayout layout = reproducible ? ShardLayout.Lanes
+        ShardLayout layout = reproducible || grows ? ShardLayout.Lanes
             : lengths is not null ? ShardLayout.Lengths(lengths)
             : parsed.GetValue(_shard) ?? ShardLayout.Contiguous;
         ReductionKind reduction = reproducible ? ReductionKind.Lanes : parsed.GetValue(_reduction);

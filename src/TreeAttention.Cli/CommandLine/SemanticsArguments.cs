@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using System.Linq;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Cli;
@@ -41,48 +42,48 @@ internal sealed class SemanticsArguments
     private readonly Option<string?> _tailMask = FileOption("--tail-mask", "Boolean mask over the last keys [batch, query_len, tail].");
     private readonly Option<string?> _tailBias = FileOption("--tail-bias", "Bias over the last keys [1 or batch, query_len, tail].");
 
-    /// <summary>Makes the options known to a command; benchmarks take only the flags.</summary>
-    public void AddTo(Command command, bool withFiles)
+    /// <summary>Makes the options known to a command.</summary>
+    public void AddTo(Command command, SemanticsFiles files)
     {
         command.Add(_scale);
         command.Add(_causal);
         command.Add(_window);
         command.Add(_softcap);
-        if (!withFiles)
-        {
-            return;
-        }
-
-        foreach (Option option in (Option[])[_alibi, _sinks, _keyLengths, _queryLengths, _dfsStart, _dfsEnd, _tailMask, _tailBias])
+        foreach (Option option in FileOptions(files))
         {
             command.Add(option);
         }
     }
 
     /// <summary>What the command line asks for; files are named, not yet read.</summary>
-    public SemanticsRequest Read(ParseResult parsed, bool withFiles)
+    public SemanticsRequest Read(ParseResult parsed, SemanticsFiles files)
     {
+        string? File(Option<string?> option) => FileOptions(files).Contains(option) ? parsed.GetValue(option) : null;
         int[]? window = ArgumentText.Given(parsed, _window);
-        var request = new SemanticsRequest
+        return new SemanticsRequest
         {
             Scale = parsed.GetValue(_scale),
             Causal = parsed.GetValue(_causal),
             WindowLeft = window?[0] ?? -1,
             WindowRight = window?[1] ?? -1,
             Softcap = (float)parsed.GetValue(_softcap),
-        };
-        return !withFiles ? request : request with
-        {
-            Alibi = parsed.GetValue(_alibi),
-            Sinks = parsed.GetValue(_sinks),
-            KeyLengths = parsed.GetValue(_keyLengths),
-            QueryLengths = parsed.GetValue(_queryLengths),
-            DfsStart = parsed.GetValue(_dfsStart),
-            DfsEnd = parsed.GetValue(_dfsEnd),
-            TailMask = parsed.GetValue(_tailMask),
-            TailBias = parsed.GetValue(_tailBias),
+            Alibi = File(_alibi),
+            Sinks = File(_sinks),
+            KeyLengths = File(_keyLengths),
+            QueryLengths = File(_queryLengths),
+            DfsStart = File(_dfsStart),
+            DfsEnd = File(_dfsEnd),
+            TailMask = File(_tailMask),
+            TailBias = File(_tailBias),
         };
     }
+
+    private Option<string?>[] FileOptions(SemanticsFiles files) => files switch
+    {
+        SemanticsFiles.All => [_alibi, _sinks, _keyLengths, _queryLengths, _dfsStart, _dfsEnd, _tailMask, _tailBias],
+        SemanticsFiles.PerHead => [_alibi, _sinks],
+        _ => [],
+    };
 
     private static Option<string?> FileOption(string name, string description) => new(name) { Description = description, HelpName = "FILE" };
 
@@ -101,6 +102,19 @@ internal sealed class SemanticsArguments
         result.AddError($"--window takes two integers of at least -1 as L,R, not '{text}'.");
         return null;
     }
+}
+
+/// <summary>Which options with files a command takes.</summary>
+internal enum SemanticsFiles
+{
+    /// <summary>None: the flags alone.</summary>
+    None,
+
+    /// <summary>Those with a number for each head: they fit whatever the lengths.</summary>
+    PerHead,
+
+    /// <summary>All.</summary>
+    All,
 }
 
 /// <summary>Scale, masks and biases as the command line names them.</summary>

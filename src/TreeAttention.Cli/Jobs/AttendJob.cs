@@ -17,7 +17,8 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
         group.Agree(Settings(inputs, options));
-        using OutputFiles outputs = group.Together(() => new OutputFiles(group.IsRoot ? request : null));
+        using OutputFiles outputs = group.Together(() => new OutputFiles(
+            group.IsRoot ? request.Output : null, group.IsRoot ? request.Lse : null, request.Force));
         using var call = new ShardedCall(
             group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
             plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),

@@ -10,17 +10,12 @@ internal sealed class OutputFiles : IDisposable
     private readonly NpyWriter? _output;
     private readonly NpyWriter? _lse;
 
-    /// <summary>Finds out whether the files can be written; other ranks than 0 give null and write nothing.</summary>
+    /// <summary>Finds out whether the files can be written; other ranks than 0 name no files and write none.</summary>
     /// <exception cref="FaultException">A file exists and may not be overwritten, or cannot be created (73).</exception>
-    public OutputFiles(AttendRequest? request)
+    public OutputFiles(string? output, string? lse, bool force)
     {
-        if (request is null)
-        {
-            return;
-        }
-
-        _output = NpyWriter.CreateOutput(request.Output, request.Force);
-        _lse = request.Lse is null ? null : NpyWriter.CreateOutput(request.Lse, request.Force);
+        _output = output is null ? null : NpyWriter.CreateOutput(output, force);
+        _lse = lse is null ? null : NpyWriter.CreateOutput(lse, force);
     }
 
     /// <summary>Writes both files in full, then lets both appear.</summary>

@@ -21,6 +21,7 @@ public sealed class CudaDevice : IStreamDevice
     private readonly DeviceTables _tables;
     private readonly AttendLaunch _launch;
     private readonly LaneAttention _lanes;
+    private readonly HostTokens _hostTokens;
     private readonly PinnedRegions _pinned = new();
     private readonly bool _isEmulated;
 
@@ -41,6 +42,7 @@ public sealed class CudaDevice : IStreamDevice
         _tables = new DeviceTables(_pool, _copies);
         _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
+        _hostTokens = new HostTokens(_copies);
         Description = $"{_context.Name}, sm_{_context.Architecture}";
     }
 
@@ -175,6 +177,20 @@ public sealed class CudaDevice : IStreamDevice
     {
         _context.Enter();
         _states.Unweigh(top, unit, numerator, denominator, into);
+    }
+
+    /// <inheritdoc/>
+    public void Append(in TokenBlock tokens, KeyValueShard shard)
+    {
+        _context.Enter();
+        _hostTokens.Append(in tokens, shard);
+    }
+
+    /// <inheritdoc/>
+    public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into)
+    {
+        _context.Enter();
+        _hostTokens.ArrangeQueries(shape, queries, rotary, into);
     }
 
     /// <inheritdoc/>

@@ -36,6 +36,20 @@ public sealed class ShardMap
         }
     }
 
+    /// <summary>The map of a growing cache, which knows of the other ranks how large their values are, and no more.</summary>
+    /// <param name="plan">This rank's plan; it grows in place.</param>
+    /// <param name="ranks">Ranks that share the keys.</param>
+    /// <param name="largest">[1] limits of all ranks together; they grow in place.</param>
+    internal ShardMap(ShardPlan plan, int ranks, PageLimits[] largest)
+    {
+        (Shape, Layout, Ranks, IsGrowing) = (plan.Shape, ShardLayout.Lanes, ranks, true);
+        _plans = [.. Enumerable.Repeat(plan, ranks)];
+        _limits = [.. Enumerable.Repeat(largest, ranks)];
+    }
+
+    /// <summary>The shards are those of a cache: keys and limits change from step to step.</summary>
+    internal bool IsGrowing { get; }
+
     /// <summary>Sizes of the call.</summary>
     public AttentionShape Shape { get; }
 

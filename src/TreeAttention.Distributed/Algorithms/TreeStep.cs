@@ -33,6 +33,11 @@ internal sealed class TreeStep : AttentionStep
         BeginCompute();
         Device.Attend(Problem, queries, shard, _state);
         EndCompute();
+        if (Shards.IsGrowing)
+        {
+            _reduction.Unit = NumeratorUnit.For(Shards);
+        }
+
         Fold(_reduction, _state);
         return _state;
     }

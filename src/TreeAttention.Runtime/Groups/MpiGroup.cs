@@ -12,9 +12,14 @@ internal static class MpiGroup
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
         using MpiWorld world = Join(environment);
+        return Guarded(world, () => RunOn(world, options, environment, work));
+    }
+
+    private static FaultCode Guarded(MpiWorld world, Func<FaultCode> work)
+    {
         try
         {
-            return RunOn(world, options, environment, work);
+            return work();
         }
         catch (FaultException fault) when (fault.IsAgreed)
         {
@@ -62,6 +67,15 @@ internal static class MpiGroup
         var limits = new StallLimits { Operation = options.StallTimeout };
         using var control = TcpControlPlane.Connect(
             world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, code, reason));
+
+        // The job ends while this rank's control plane is still open: ranks that wait for it there would report it lost, with another code.
+        return Guarded(world, () => RunWith(world, transport, control, options, environment, work));
+    }
+
+    private static FaultCode RunWith(
+        MpiWorld world, MpiTransport transport, TcpControlPlane control, GroupOptions options, ProcessEnvironment environment,
+        Func<AttentionGroup, FaultCode> work)
+    {
         int threads = GroupLauncher.ThreadsOf(options, world.Nodes.Count(node => node == world.Nodes[world.Rank]));
         int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
         using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment).Create(threads, rankOfNode));
