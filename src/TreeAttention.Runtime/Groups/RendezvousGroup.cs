@@ -44,7 +44,8 @@ internal static class RendezvousGroup
         {
             SharePeerMemory = bytes => onOneMachine ? NodeMemory.Share(control, bytes) : null,
         });
-        FaultCode code = work(new AttentionGroup(new RankContext(gpus, device, control), threads, $"{control.Size} ranks, {nccl}"));
+        using var group = new AttentionGroup(new RankContext(gpus, device, control), threads, $"{control.Size} ranks, {nccl}");
+        FaultCode code = work(group);
         gpus.Leave();
         return code;
     }
