@@ -22,28 +22,33 @@ internal sealed class CacheWriter : IDisposable
         _values = new DeviceInput(device);
     }
 
-    /// <summary>Room for keys that the host writes, before <see cref="Store(int, ReadOnlySpan{int}, int)"/>.</summary>
+    /// <summary>Room for keys that the host writes, before they are stored.</summary>
     public Span<float> TakeKeys(int tokens) => _keys.Take((long)tokens * _cache.Options.KeyFloats);
 
     /// <summary>Room for values that the host writes; none when they lie in the keys.</summary>
     public Span<float> TakeValues(int tokens) => _values.Take((long)tokens * _cache.Options.ValueFloats);
 
-    /// <summary>Stores what was written, behind the tokens that the rows have in a layer.</summary>
-    public void Store(int layer, ReadOnlySpan<int> rows, int tokens)
+    /// <summary>Stores what was written, behind the tokens that the rows have in a layer; rotated by depth where there are depths.</summary>
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths)
     {
         int all = rows.Length * tokens;
         Store(
-            layer, rows, tokens,
+            layer, rows, tokens, depths,
             _keys.Send((long)all * _cache.Options.KeyFloats), _values.Send((long)all * _cache.Options.ValueFloats));
     }
 
     /// <summary>Stores tokens of the device's memory behind those that the rows have in a layer.</summary>
-    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, Region keys, Region values)
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, Region keys, Region values)
     {
         Reserve(rows.Length * tokens);
         for (int i = 0; i < rows.Length; i++)
         {
             PlaceTokens(i * tokens, rows[i], _cache.LengthOf(layer, rows[i]), tokens);
+        }
+
+        for (int i = 0; i < depths.Length; i++)
+        {
+            _positions[i] += depths[i] - (i % tokens);
         }
 
         Send(layer, rows.Length * tokens, keys, values);
@@ -105,8 +110,8 @@ internal sealed class CacheWriter : IDisposable
     // A rotated number is at most √2 times as large; whether it really overflows is then seen by rotating it.
     private void RequireStorable(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<float> numbers, string name, int dim, double growth)
     {
-        double largest = growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
-        if (numbers.Length == 0 || (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type)))
+        double largest = numbers.IsEmpty ? 0 : growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
+        if (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type))
         {
             return;
         }
