@@ -164,3 +164,16 @@ static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 240 &&
                   sizeof(weigh_arguments) == 48 && sizeof(unweigh_arguments) == 48 &&
                   sizeof(clear_arguments) == 16,
               "the host code has the same structs");
+
+// Of the probes in probes.cu, each with its own number of words.
+struct probe_arguments {
+  const void* in;  // [64] 16 bytes each, for probe_copy_async
+  unsigned* out;
+};
+
+// Of the kernels in ceilings.cu.
+struct ceiling_arguments {
+  const void* in;   // [count] 16 bytes each, of read_stream
+  unsigned* out;    // a word for each thread of the grid
+  long long count;  // words of 16 bytes, or steps
+};

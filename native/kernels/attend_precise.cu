@@ -43,7 +43,7 @@ __device__ bool has_near_keys(const attend_arguments& a, const query_row& row, i
     for (int side = -1; side <= 1; side += 2) {
       const long long key = position + side * distance;
       if (key < seen.first || key >= seen.end || !(slope * double(distance) <= most_bias)) continue;
-      is_near |= keeps_key(a, row, int(key)) && add_biases(a, row, int(key), 0.0) >= -most_bias;
+      is_near |= apply_key_rules(a, row, int(key), 0.0) >= -most_bias;
     }
     if (__any_sync(0xffffffffu, is_near)) return true;
   }
@@ -111,30 +111,26 @@ __global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ pr
 
     const int key = walk.key + lane;
     double score = minus_infinity();
-    bool is_seen = false;
     if (key >= first && key < end) {
-      const int position = position_in(page, key);
-      is_seen = keeps_key(a, row, position);
-      if (is_seen) {
-        double product = 0;
-        for (int i = 0; i < a.head_dim; ++i)
-          product = fma(double(to_float(keys[size_t(key) * a.head_dim + i])), own[i], product);
-        score = p.scale * product;
-        if (a.softcap > 0) score = a.softcap * tanh(score / a.softcap);
-        score = settle_score(add_biases(a, row, position, score));
-      }
+      double product = 0;
+      for (int i = 0; i < a.head_dim; ++i)
+        product = fma(double(to_float(keys[size_t(key) * a.head_dim + i])), own[i], product);
+      score = p.scale * product;
+      if (a.softcap > 0) score = a.softcap * tanh(score / a.softcap);
+      score = settle_score(apply_key_rules(a, row, position_in(page, key), score));
     }
+    const bool is_hidden = score == minus_infinity();
     double top = score;
     for (int d = 16; d > 0; d /= 2)
       top = larger(top, __shfl_xor_sync(0xffffffffu, top, d));
     top = float(larger(top, peak));  // as a partial holds it
     if (top == minus_infinity()) continue;
     const double correction = top == peak ? 1 : exp(peak - top);
-    const double weight = is_seen ? exp(score - top) : 0;
+    const double weight = is_hidden ? 0 : exp(score - top);
     const double total = sum_of_warp(weight);
     sum = top == -double(minus_infinity()) ? 1 : sum * correction + total;
     peak = top;
-    weights[lane] = is_seen ? weight : -1;
+    weights[lane] = is_hidden ? -1 : weight;
     __syncwarp();  // the weights of all keys are there
 #pragma unroll
     for (int c = 0; c < precise_columns; ++c) {

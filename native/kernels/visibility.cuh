@@ -126,58 +126,44 @@ __device__ __forceinline__ int distance_of(const attend_arguments& a, const quer
   return row.position - position;
 }
 
-// The head's ALiBi slope; 0 without ALiBi.
+// The head's ALiBi slope.
 __device__ __forceinline__ float alibi_slope(const attend_arguments& a, const query_row& row) {
-  if (!a.alibi_slopes) return 0;
   const int heads = a.kv_heads * a.group;
   const int line = !a.alibi_per_batch ? 0 : a.places ? a.places[row.index].sequence : row.batch;
   return __ldg(a.alibi_slopes + line * heads + row.head);
 }
 
-// The row's tail biases, of which the last belongs to the last key of the sequence.
-__device__ __forceinline__ const float* tail_bias_of(const attend_arguments& a,
-                                                     const query_row& row) {
-  const size_t query = size_t(row.batch) * a.query_length + row.index;
-  const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
-  return a.tail_bias + line * a.tail_bias_length;
-}
-
-// The score with ALiBi and tail bias added. `number` is float, or double where scores are.
+// The score with biases added; -inf where the row's rules hide the key at this place, which lies
+// inside the visible interval. `number` is float, or double where scores are.
 template <class number>
-__device__ __forceinline__ number add_biases(const attend_arguments& a, const query_row& row,
-                                             int place, number score) {
-  if (a.alibi_slopes) {
-    const int distance = distance_of(a, row, place);
-    score -= number(alibi_slope(a, row)) * number(distance < 0 ? -distance : distance);
-  }
-  if (a.tail_bias) {
-    const int column = place - row.key_end + a.tail_bias_length;
-    if (column >= 0) score += __ldg(tail_bias_of(a, row) + column);
-  }
-  return score;
-}
-
-// Whether the row's rules leave the key at this place, which lies inside the visible interval.
-__device__ __forceinline__ bool keeps_key(const attend_arguments& a, const query_row& row,
-                                          int place) {
+__device__ __forceinline__ number apply_key_rules(const attend_arguments& a, const query_row& row,
+                                                  int place, number score) {
   const size_t query = size_t(row.batch) * a.query_length + row.index;
   if (query_of_key(a, row.batch, place) >= 0 && !keeps_depth(a, distance_of(a, row, place))) {
-    return false;
+    return minus_infinity();
+  }
+  if (a.alibi_slopes) {
+    const number slope = alibi_slope(a, row);
+    const int distance = distance_of(a, row, place);
+    score -= slope * number(distance < 0 ? -distance : distance);
+  }
+  const int from_end = place - row.key_end;
+  if (a.tail_bias) {
+    const int column = from_end + a.tail_bias_length;
+    const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
+    if (column >= 0) score += __ldg(a.tail_bias + line * a.tail_bias_length + column);
   }
   if (a.tail_mask) {
-    const int column = place - row.key_end + a.tail_mask_length;
-    if (column >= 0 && !__ldg(a.tail_mask + query * a.tail_mask_length + column)) return false;
+    const int column = from_end + a.tail_mask_length;
+    if (column >= 0 && !__ldg(a.tail_mask + query * a.tail_mask_length + column)) {
+      return minus_infinity();
+    }
   }
-  return !a.dfs_start || __ldg(a.dfs_start + query) <=
-                             __ldg(a.dfs_end + size_t(row.batch) * a.key_length + place);
-}
-
-// The score with biases added; -inf where the row's rules hide the key at this place, which lies
-// inside the visible interval.
-__device__ __forceinline__ float apply_key_rules(const attend_arguments& a, const query_row& row,
-                                                 int place, float score) {
-  const float biased = add_biases(a, row, place, score);
-  return keeps_key(a, row, place) ? biased : minus_infinity();
+  if (a.dfs_start &&
+      __ldg(a.dfs_start + query) > __ldg(a.dfs_end + size_t(row.batch) * a.key_length + place)) {
+    return minus_infinity();
+  }
+  return score;
 }
 
 // The most that biases can raise a score over the page's keys: tail biases of either sign, ALiBi of
@@ -188,13 +174,15 @@ __device__ __forceinline__ double largest_bias(const attend_arguments& a, const 
   const double position = row.position;
   const double tree = a.query_depths ? a.query_length : 0;  // no key is further from its place
   const double distance = fmax(fabs(position - first), fabs(position - last)) + tree;
-  const double alibi = fmax(0.0, -double(alibi_slope(a, row)) * distance);
+  const double alibi = a.alibi_slopes ? fmax(0.0, -double(alibi_slope(a, row)) * distance) : 0;
   if (!a.tail_bias) return alibi;
   const int from_end = a.tail_bias_length - row.key_end;
   const int end = min(a.tail_bias_length, last + from_end + 1);
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
   float tail = 0;
   for (int column = max(0, first + from_end); column < end && tail == tail; ++column) {
-    const float bias = __ldg(tail_bias_of(a, row) + column);
+    const float bias = __ldg(a.tail_bias + line * a.tail_bias_length + column);
     const float magnitude = bias == minus_infinity() ? 0.f : fabsf(bias);
     tail = magnitude <= tail ? tail : magnitude;  // a NaN stays
   }

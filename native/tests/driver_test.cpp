@@ -296,7 +296,7 @@ void ranks_run_side_by_side(const compiled& c) {
 
 int main() {
   int devices = 0;
-  EXPECT(cuInit(0) == 0 && cuDeviceGetCount(&devices) == 0 && devices == 4);
+  EXPECT(cuInit(0) == 0 && cuDeviceGetCount(&devices) == 0 && devices == 8);
   const compiled clear = compile(read("states.cu"), "clear_state");
   EXPECT(clear.result == 0);
   {

@@ -29,6 +29,15 @@ public sealed record ProcessEnvironment
     /// <summary>TREEATTN_NVRTC_LIBRARY: the CUDA compiler to load before every other choice.</summary>
     public string? NvrtcLibrary { get; init; }
 
+    /// <summary>TREEATTN_NCCL_LIBRARY: the NCCL to load before every other choice.</summary>
+    public string? NcclLibrary { get; init; }
+
+    /// <summary>NCCL_HOSTID, which NCCL itself reads: what this process calls its machine, so that several ranks may share a GPU.</summary>
+    public string? NcclHostId { get; init; }
+
+    /// <summary>NCCL_MULTI_RANK_GPU_ENABLE, which NCCL itself reads: several ranks may share a GPU.</summary>
+    public bool NcclSharesGpus { get; init; }
+
     /// <summary>Where programs keep what they can make again: XDG_CACHE_HOME, or .cache in HOME; null when neither is set.</summary>
     public string? CacheFolder { get; init; }
 
@@ -46,6 +55,9 @@ public sealed record ProcessEnvironment
         Cuda = NotEmpty("TREEATTN_CUDA"),
         CudaLibrary = NotEmpty("TREEATTN_CUDA_LIBRARY"),
         NvrtcLibrary = NotEmpty("TREEATTN_NVRTC_LIBRARY"),
+        NcclLibrary = NotEmpty("TREEATTN_NCCL_LIBRARY"),
+        NcclHostId = NotEmpty("NCCL_HOSTID"),
+        NcclSharesGpus = NotEmpty("NCCL_MULTI_RANK_GPU_ENABLE") is { } shares && shares != "0",
         CacheFolder = NotEmpty("XDG_CACHE_HOME") ?? (NotEmpty("HOME") is { } home ? Path.Combine(home, ".cache") : null),
         LibraryPath = NotEmpty("LD_LIBRARY_PATH"),
         SearchPath = (NotEmpty("PATH") ?? "").Split(':', StringSplitOptions.RemoveEmptyEntries),

@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Globalization;
 using System.Linq;
 using System.Xml.Linq;
 
@@ -19,7 +20,7 @@ internal sealed class CTypes
         foreach (XElement typedef in Root.Elements("Typedef"))
         {
             XElement target = Bare(Text(typedef, "type"));
-            if (target.Name == "Enumeration")
+            if (target.Name == "Enumeration" || target.Name == "Struct")
             {
                 _typedefs.TryAdd(Text(target, "id"), Text(typedef, "name"));
             }
@@ -32,14 +33,33 @@ internal sealed class CTypes
     /// <summary>Enumerations that were named, in the order in which they were first needed.</summary>
     public List<XElement> Enumerations { get; } = [];
 
+    /// <summary>Structures that were named and whose fields are known, in the order in which they were first needed.</summary>
+    public List<XElement> Structures { get; } = [];
+
     /// <summary>An attribute's text; empty when there is none.</summary>
     public static string Text(XElement element, string attribute) => element.Attribute(attribute)?.Value ?? "";
 
-    /// <summary>The public name of an enumeration.</summary>
-    public string NameOf(XElement enumeration) => _typedefs.GetValueOrDefault(Text(enumeration, "id"), Text(enumeration, "name"));
+    /// <summary>The public name of an enumeration or a structure.</summary>
+    public string NameOf(XElement type) => _typedefs.GetValueOrDefault(Text(type, "id"), Text(type, "name"));
+
+    /// <summary>The fields of a structure, in order: name, type, and how many elements an array has (0: it is none).</summary>
+    public IEnumerable<(string Name, string Type, int Length)> FieldsOf(XElement structure)
+    {
+        foreach (string id in Text(structure, "members").Split(' '))
+        {
+            XElement member = ById(id);
+            if (member.Name == "Field")
+            {
+                XElement type = ById(Text(member, "type"));
+                bool isArray = type.Name == "ArrayType";
+                int length = isArray ? int.Parse(Text(type, "max"), CultureInfo.InvariantCulture) + 1 : 0;
+                yield return (Text(member, "name"), Write(isArray ? Text(type, "type") : Text(member, "type")), length);
+            }
+        }
+    }
 
     /// <summary>A type as C# writes it.</summary>
-    /// <exception cref="NotSupportedException">The type has no blittable form here: a structure by value, say.</exception>
+    /// <exception cref="NotSupportedException">The type has no blittable form here: a union, say.</exception>
     public string Write(string id)
     {
         XElement type = ById(id);
@@ -54,9 +74,12 @@ internal sealed class CTypes
             case "FundamentalType":
                 return WriteFundamental(Text(type, "name"));
             case "PointerType":
-                return Bare(Text(type, "type")).Name == "Struct" ? "nint" : Write(Text(type, "type")) + "*"; // an opaque handle
+                return IsOpaque(Bare(Text(type, "type"))) ? "nint" : Write(Text(type, "type")) + "*"; // an opaque handle
             case "Enumeration":
-                Need(type);
+                Need(type, Enumerations);
+                return NameOf(type);
+            case "Struct":
+                Need(type, Structures);
                 return NameOf(type);
             default:
                 throw new NotSupportedException($"{type.Name.LocalName} {Text(type, "name")} is a type that this generator does not write.");
@@ -90,11 +113,13 @@ internal sealed class CTypes
         return type;
     }
 
-    private void Need(XElement enumeration)
+    private static bool IsOpaque(XElement type) => type.Name == "Struct" && Text(type, "incomplete") == "1";
+
+    private static void Need(XElement type, List<XElement> needed)
     {
-        if (!Enumerations.Contains(enumeration))
+        if (!needed.Contains(type))
         {
-            Enumerations.Add(enumeration);
+            needed.Add(type);
         }
     }
 }

@@ -43,12 +43,18 @@ internal static class Program
             methods.Append(methods.Length == 0 ? "" : "\n").Append(WriteFunction(response, types, function));
         }
 
+        var structures = new StringBuilder();
+        foreach (XElement structure in types.Structures)
+        {
+            WriteStructure(structures, types, structure);
+        }
+
         foreach (XElement enumeration in types.Enumerations)
         {
             WriteEnumeration(text, types, enumeration);
         }
 
-        text.Append($"internal static unsafe partial class {response.ClassName}\n{{\n").Append(methods).Append("}\n");
+        text.Append(structures).Append($"internal static unsafe partial class {response.ClassName}\n{{\n").Append(methods).Append("}\n");
         return text.ToString();
     }
 
@@ -61,8 +67,18 @@ internal static class Program
 
     private static string WriteParameter(CTypes types, XElement argument)
     {
-        string name = CTypes.Text(argument, "name");
-        return $"{types.Write(CTypes.Text(argument, "type"))} {(IsKeyword(name) ? "@" : "")}{name}";
+        return $"{types.Write(CTypes.Text(argument, "type"))} {Escape(CTypes.Text(argument, "name"))}";
+    }
+
+    private static void WriteStructure(StringBuilder text, CTypes types, XElement structure)
+    {
+        text.Append($"internal unsafe struct {types.NameOf(structure)}\n{{\n");
+        foreach ((string name, string type, int length) in types.FieldsOf(structure))
+        {
+            text.Append(length > 0 ? $"    public fixed {type} {Escape(name)}[{length}];\n" : $"    public {type} {Escape(name)};\n");
+        }
+
+        text.Append("}\n\n");
     }
 
     private static void WriteEnumeration(StringBuilder text, CTypes types, XElement enumeration)
@@ -77,5 +93,6 @@ internal static class Program
         text.Append("}\n\n");
     }
 
-    private static bool IsKeyword(string name) => name is "event" or "params" or "object" or "string" or "ref" or "out" or "in" or "base";
+    private static string Escape(string name) =>
+        name is "event" or "params" or "object" or "string" or "ref" or "out" or "in" or "base" or "internal" ? "@" + name : name;
 }

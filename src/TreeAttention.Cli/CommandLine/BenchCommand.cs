@@ -11,6 +11,7 @@ internal sealed class BenchCommand
     private const int DefaultContext = 8192;
     private const int DefaultHeads = 32;
     private const int DefaultKvHeads = 8;
+    private const int DefaultHeadDim = 128;
 
     private readonly TensorArguments _tensors = new(required: false);
     private readonly SemanticsArguments _semantics = new();
@@ -33,7 +34,7 @@ internal sealed class BenchCommand
     private readonly Option<int> _queryLength = CountOption("--query-len", null, 1, 1, "Queries of each row; 0 stands for the context (prefill).", 0);
     private readonly Option<int> _heads = CountOption("--heads", null, DefaultHeads, 1, "Query heads.");
     private readonly Option<int> _kvHeads = CountOption("--kv-heads", null, DefaultKvHeads, 1, "KV heads.");
-    private readonly Option<int> _headDim = CountOption("--head-dim", null, 128, 1, "Elements of a query, a key and a value.");
+    private readonly Option<int> _headDim = CountOption("--head-dim", null, DefaultHeadDim, 1, "Elements of a query, a key and a value.");
     private readonly Option<bool> _ceiling = new("--ceiling") { Description = "Measure read bandwidth and FMA rate of this machine in the same rounds." };
     private readonly Option<bool> _combine = new("--combine") { Description = "Time only the reductions, beside a bare all-reduce of the same bytes." };
     private readonly Option<string?> _out = new("--out") { Description = "Directory for results.jsonl, a row each, synced.", HelpName = "DIR" };
@@ -62,6 +63,12 @@ internal sealed class BenchCommand
             if (kvHeads > 0 && heads % kvHeads != 0)
             {
                 result.AddError($"--heads {heads} is not a multiple of --kv-heads {kvHeads}: each KV head serves the same number of query heads.");
+            }
+
+            int headDim = ArgumentText.ValueOr(result, _headDim, DefaultHeadDim);
+            if (_tensors.SyntheticValueFromKey(result) is { } valueDim && valueDim > headDim)
+            {
+                result.AddError($"--value-from-key {valueDim} is more than --head-dim {headDim}: values are the first elements of the keys.");
             }
 
             int begin = ArgumentText.ValueOr(result, _begin, DefaultContext);
@@ -111,6 +118,7 @@ internal sealed class BenchCommand
             Heads = parsed.GetValue(_heads),
             KvHeads = parsed.GetValue(_kvHeads),
             HeadDim = parsed.GetValue(_headDim),
+            ValueFromKey = tensors.ValueFromKey,
             Ceiling = parsed.GetValue(_ceiling),
             Combine = parsed.GetValue(_combine),
             Out = parsed.GetValue(_out),

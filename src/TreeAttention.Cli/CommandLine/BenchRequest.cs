@@ -39,6 +39,9 @@ internal sealed record BenchRequest
 
     public int HeadDim { get; init; }
 
+    /// <summary>Synthetic values are the first so many elements of the keys (MLA); null: they are tensors of their own.</summary>
+    public int? ValueFromKey { get; init; }
+
     public bool Ceiling { get; init; }
 
     public bool Combine { get; init; }
@@ -49,5 +52,5 @@ internal sealed record BenchRequest
 
     /// <summary>Sizes of the synthetic call over <paramref name="context"/> keys.</summary>
     public AttentionShape ShapeOf(int context) =>
-        new(Batch, QueryLength == 0 ? context : QueryLength, context, Heads, KvHeads, HeadDim, HeadDim);
+        new(Batch, QueryLength == 0 ? context : QueryLength, context, Heads, KvHeads, HeadDim, ValueFromKey ?? HeadDim);
 }

@@ -68,6 +68,9 @@ internal sealed class TensorArguments
         parsed.GetValue(_valueFromKey), parsed.GetValue(_nan),
         parsed.GetValue(_keyScale) is not null || parsed.GetValue(_valueScale) is not null);
 
+    /// <summary>What <c>--value-from-key</c> says of tensors that a benchmark makes itself; null without it, or with files.</summary>
+    public int? SyntheticValueFromKey(CommandResult command) => command.GetResult(_key) is null ? command.GetValue(_valueFromKey) : null;
+
     /// <summary>Files are named, as a rule sees it.</summary>
     public bool AreGiven(CommandResult command) => command.GetResult(_key) is not null;
 

@@ -58,9 +58,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
     [
         new("version", ProductVersion.Text),
-        new("query", $"{inputs.Query.Type.ShortName()} {inputs.Query.ShapeText}"),
-        new("key", $"{inputs.Key.Type.ShortName()} {inputs.Key.ShapeText}"),
-        new("value", $"{inputs.Value.Type.ShortName()} {inputs.Value.ShapeText}"),
+        .. inputs.Settings,
         new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
         new("--dtype", inputs.StorageType.ShortName()),
         new("--nan", request.Tensors.NonFinite.ToString()),

@@ -37,7 +37,7 @@ internal sealed class AttentionBench : IDisposable
             _entries.Add(new Entry(plan, step, new StepRecorder(group, step, _call.Queries, _call.Shard), alone));
         }
 
-        _ceiling = request.Ceiling ? new CeilingRecorder(group) : null;
+        _ceiling = request.Ceiling ? new CeilingRecorder(group, inputs.StorageType) : null;
         _ring = request.Ceiling && group.Size > 1 && _entries.Exists(entry => RotatesKeys(entry.Plan)) ? new RingModel(group, _call) : null;
     }
 
@@ -145,10 +145,13 @@ internal sealed class AttentionBench : IDisposable
             Cost = cost,
             Verification = entry.Report,
         };
+        double bytes = UsefulWork.BytesRead(_inputs.Shape, _inputs.StorageType, _inputs.ValuesInKeys);
         return new BenchRow(
             result, _inputs.Shape, _group.Nodes.Distinct().Count(),
-            ceiling?.ReadRatio(cost, UsefulWork.BytesRead(_inputs.Shape, _inputs.StorageType, _inputs.ValuesInKeys)),
+            ceiling?.ReadRatio(cost, bytes),
+            ceiling?.CopyRatio(cost, bytes),
             ceiling?.FmaRatio(cost, UsefulWork.Operations(_problem)),
+            ceiling,
             modelUs);
     }
 

@@ -54,7 +54,8 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
     {
         using IBenchInputs inputs = group.Together<IBenchInputs>(() => request.Tensors is { } files
             ? new FileBenchInputs(files)
-            : new SyntheticBenchInputs(request.ShapeOf(context), request.StorageType));
+            : new SyntheticBenchInputs(request.ShapeOf(context), request.StorageType, request.ValueFromKey is not null));
+        group.Agree([.. group.Together(() => inputs.Settings), new("--dtype", inputs.StorageType.ShortName())]);
         using var bench = new AttentionBench(request, group, inputs);
         return bench.Run();
     }

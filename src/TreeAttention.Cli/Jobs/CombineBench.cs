@@ -87,7 +87,7 @@ internal sealed class CombineBench(BenchRequest request, AttentionGroup group, A
             Ranks = group.Size,
             Cost = entry.Runs.Summarise(),
         },
-        shape, group.Nodes.Distinct().Count(), null, null, null);
+        shape, group.Nodes.Distinct().Count(), null, null, null, null, null);
 
     private sealed class Entry(string name, Action action, Reduction? reduction, AttentionGroup group)
     {

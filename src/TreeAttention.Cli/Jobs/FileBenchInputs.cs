@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Cli;
@@ -14,6 +15,8 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
     public ElementType StorageType => _tensors.StorageType;
 
     public bool ValuesInKeys => request.ValueFromKey is not null;
+
+    public IEnumerable<KeyValuePair<string, string>> Settings => _tensors.Settings;
 
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan) =>
         KeyValueLoader.Load(device, plan, _tensors.Key, _tensors.Value, request.NonFinite);

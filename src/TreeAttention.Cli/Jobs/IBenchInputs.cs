@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Cli;
@@ -14,6 +15,9 @@ internal interface IBenchInputs : IDisposable
 
     /// <summary>Values are the first elements of the keys.</summary>
     bool ValuesInKeys { get; }
+
+    /// <summary>What ranks compare before work.</summary>
+    IEnumerable<KeyValuePair<string, string>> Settings { get; }
 
     /// <summary>Loads one rank's keys and values.</summary>
     KeyValueShard LoadShard(IDevice device, ShardPlan plan);

@@ -1,4 +1,6 @@
 using System;
+using System.Collections.Generic;
+using System.Linq;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -48,6 +50,14 @@ internal sealed class InputTensors : IDisposable
 
     /// <summary>Storage of keys and values on the device.</summary>
     public ElementType StorageType { get; }
+
+    /// <summary>Types, shapes and contents, which ranks compare before work.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Settings =>
+    [
+        .. from tensor in (IEnumerable<(string Name, TensorView View)>)[("query", Query), ("key", Key), ("value", Value)]
+           select KeyValuePair.Create(
+               tensor.Name, $"{tensor.View.Type.ShortName()} {tensor.View.ShapeText} with contents {TensorSample.DigestOf(tensor.View)}"),
+    ];
 
     /// <inheritdoc/>
     public void Dispose()

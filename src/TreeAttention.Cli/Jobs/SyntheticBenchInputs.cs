@@ -1,11 +1,12 @@
 using System;
+using System.Collections.Generic;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
 namespace TreeAttention.Cli;
 
 /// <summary>A benchmark over numbers that every rank makes for itself; the check remakes one KV head.</summary>
-internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType storageType) : IBenchInputs
+internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType storageType, bool valuesInKeys) : IBenchInputs
 {
     private const int Seed = 20261121;
 
@@ -13,13 +14,15 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
 
     public ElementType StorageType => storageType;
 
-    public bool ValuesInKeys => false;
+    public bool ValuesInKeys => valuesInKeys;
+
+    public IEnumerable<KeyValuePair<string, string>> Settings => [new("sizes", shape.ToString())];
 
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan)
     {
         using var tensors = new SyntheticTensors(shape, Seed);
         tensors.Fill(plan);
-        return KeyValueLoader.Load(device, plan, tensors.Key, tensors.Value, NonFinitePolicy.Error);
+        return KeyValueLoader.Load(device, plan, tensors.Key, ValuesOf(tensors), NonFinitePolicy.Error);
     }
 
     public QueryBlock LoadQueries(IDevice device, int[] indices)
@@ -34,7 +37,7 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
         using var head = SyntheticTensors.OneHead(shape, Seed, kvHead);
         var alone = new AttentionProblem(
             shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale });
-        var rows = VerificationRows.Compute(alone, head.Query, head.Key, head.Value, storageType, Seed);
+        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seed);
         return result =>
         {
             AttentionResult part = HeadsOf(result, kvHead * shape.GroupSize, shape.GroupSize);
@@ -45,6 +48,9 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
     public void Dispose()
     {
     }
+
+    private TensorView ValuesOf(SyntheticTensors tensors) =>
+        valuesInKeys ? tensors.Key.TruncateLastAxis("value", shape.ValueDim) : tensors.Value;
 
     private AttentionResult HeadsOf(AttentionResult whole, int first, int count)
     {

@@ -15,10 +15,10 @@ internal static class BenchTable
         console.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
             $"# {request.Iterations} interleaved rounds after {request.Warmup}; each run starts at a barrier and counts as its slowest rank took"));
-        console.WriteLine("# bytes, messages, collectives: of the busiest rank in one step. read%, fma%: of this machine's ceilings in the same rounds");
+        console.WriteLine("# bytes, messages, collectives: of the busiest rank in one step. read%, copy%, fma%: of this machine's ceilings in the same rounds");
         console.WriteLine(
             $"# {"context",9} {"queries",7} {"algorithm",-20} {"median(us)",11} {"min(us)",11} {"p95(us)",11} {"comp(us)",11} {"comm(us)",10} "
-            + $"{"bytes",11} {"msgs",5} {"colls",5} {"peak(MiB)",10} {"read%",6} {"fma%",6} {"error",8} {"#wrong",6}");
+            + $"{"bytes",11} {"msgs",5} {"colls",5} {"peak(MiB)",10} {"read%",6} {"copy%",6} {"fma%",6} {"error",8} {"#wrong",6}");
     }
 
     /// <summary>One line.</summary>
@@ -30,7 +30,7 @@ internal static class BenchTable
             CultureInfo.InvariantCulture,
             $"  {row.Shape.KeyLength,9} {row.Shape.QueryLength,7} {name,-20} {cost.MedianUs,11:F1} {cost.MinUs,11:F1} {cost.P95Us,11:F1} "
             + $"{cost.ComputeUs,11:F1} {cost.CommunicationUs,10:F1} {cost.BytesSent,11} {cost.Messages,5} {cost.Collectives,5} "
-            + $"{cost.PeakBytes / 1048576.0,10:F1} {Percent(row.ReadRatio),6} {Percent(row.FmaRatio),6} {Error(row.Result.Verification),8} {Wrong(row.Result.Verification),6}"));
+            + $"{cost.PeakBytes / 1048576.0,10:F1} {Percent(row.ReadRatio),6} {Percent(row.CopyRatio),6} {Percent(row.FmaRatio),6} {Error(row.Result.Verification),8} {Wrong(row.Result.Verification),6}"));
         if (row.ModelUs is { } model)
         {
             console.WriteLine(string.Create(

@@ -25,6 +25,8 @@ internal static class TransportLaws
             ("all-to-all", AllToAll(transport, all.Region)),
             ("broadcast", Broadcast(transport, mine.Region)),
             ("exchange", Exchange(transport, mine.Region, all.Region.Slice(0, Length))),
+            ("send and receive", SendAndReceive(transport, mine.Region)),
+            ("subgroups", Subgroups(transport, mine.Region)),
         ];
     }
 
@@ -72,6 +74,35 @@ internal static class TransportLaws
         outgoing.AsSpan<float>().Fill(transport.Rank);
         transport.Exchange(outgoing, next, incoming, previous);
         return Holds(incoming, previous);
+    }
+
+    // A number travels from rank 0 to the last one; each adds one.
+    private static bool SendAndReceive(ITransport transport, Region region)
+    {
+        region.AsSpan<float>().Clear();
+        if (transport.Rank > 0)
+        {
+            transport.Receive(region, transport.Rank - 1);
+        }
+
+        bool holds = Holds(region, transport.Rank);
+        region.AsSpan<float>().Fill(transport.Rank + 1);
+        if (transport.Rank + 1 < transport.Size)
+        {
+            transport.Send(region, transport.Rank + 1);
+        }
+
+        return holds;
+    }
+
+    // Even and odd ranks apart, each in descending order.
+    private static bool Subgroups(ITransport transport, Region region)
+    {
+        int[] members = [.. Enumerable.Range(0, transport.Size).Where(rank => rank % 2 == transport.Rank % 2).OrderDescending()];
+        using ITransport part = transport.Split(transport.Rank % 2, -transport.Rank);
+        region.AsSpan<float>().Fill(transport.Rank);
+        part.AllReduce(region, ReduceOperation.Sum);
+        return part.Size == members.Length && members[part.Rank] == transport.Rank && Holds(region, members.Sum());
     }
 
     private static bool Holds(Region region, float value) => region.AsSpan<float>().IndexOfAnyExcept(value) < 0;

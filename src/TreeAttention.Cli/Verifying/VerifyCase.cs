@@ -1,3 +1,4 @@
+using System;
 using System.Globalization;
 using System.Linq;
 using TreeAttention.Distributed;
@@ -24,7 +25,7 @@ internal sealed record VerifyCase(
         ' ', Settlement.Of(Problem.Options).Where(setting => setting.Value is not ("none" or "default" or "False" or "-1,-1" or "0"))
             .Select(setting => $"{setting.Key} {setting.Value}"));
 
-    /// <summary>The call's numbers, whole on every rank.</summary>
+    /// <summary>The call's numbers, whole on every rank. All are such that storing them loses nothing: what errs is the computation alone.</summary>
     public SyntheticTensors CreateTensors()
     {
         var tensors = new SyntheticTensors(Problem.Shape, Seed);
@@ -33,10 +34,24 @@ internal sealed record VerifyCase(
             tensors.FillKey(position);
         }
 
+        Round(tensors.Query);
+        Round(tensors.Key);
+        Round(tensors.Value);
         return tensors;
     }
 
     /// <summary>The values of the call.</summary>
     public TensorView ValuesOf(SyntheticTensors tensors) =>
         ValuesInKeys ? tensors.Key.TruncateLastAxis("value", Problem.Shape.ValueDim) : tensors.Value;
+
+    private void Round(TensorView tensor)
+    {
+        if (StorageType != ElementType.Float32)
+        {
+            Span<float> numbers = new Region(tensor.Address, tensor.Count * sizeof(float), tensor.Type, MemoryPlace.Host).AsSpan<float>();
+            byte[] stored = new byte[numbers.Length * StorageType.SizeInBytes()];
+            ElementConversion.FromFloat(numbers, StorageType, stored);
+            ElementConversion.ToFloat(stored, StorageType, numbers);
+        }
+    }
 }

@@ -28,6 +28,13 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
             Settle(law, holds, "the transport gave other values");
         }
 
+        bool commutes = group.Together(() => DeviceLaws.MergeCommutes(group.Context.Device));
+        Settle("merges the same in either order", commutes, "a.Merge(b) and b.Merge(a) differ in bits");
+        foreach ((string primitive, string? difference) in group.Together(() => DevicePrimitives.Check(group)))
+        {
+            Settle("GPU primitives", difference is null, difference ?? "another rank's GPU differs from the golden data", primitive);
+        }
+
         var controls = new NegativeControls(group, request.Seed);
         foreach (ElementType type in _types)
         {

@@ -38,6 +38,10 @@ public sealed class InProcessGroup : IDisposable
     /// <summary>The fault that ended the group; null while it works.</summary>
     public FaultException? Fault => _fault.First;
 
+    /// <summary>Throws when a rank has ended the group: for waits that the group's own transports know nothing of.</summary>
+    /// <exception cref="FaultException">Peer lost (200), with the fault that ended the group inside.</exception>
+    public void ThrowIfEnded() => _fault.ThrowIfRaised();
+
     /// <summary>Makes a group.</summary>
     /// <param name="ranks">At least 1.</param>
     /// <param name="nodes">The node of each rank, for tests of topology; all on one when null.</param>

@@ -28,8 +28,8 @@ public sealed class StagedTransport : ITransport
     public StagedTransport(ITransport inner, IStagingDevice device, bool ownsInner = false)
     {
         (_inner, _device, _ownsInner) = (inner, device, ownsInner);
-        _outgoing = new StagingMemory(device);
-        _incoming = new StagingMemory(device);
+        _outgoing = StagingMemory.Pinned(device);
+        _incoming = StagingMemory.Pinned(device);
     }
 
     /// <inheritdoc/>

@@ -3,10 +3,17 @@ using TreeAttention.Distributed;
 
 namespace TreeAttention.Communication;
 
-/// <summary>One piece of page-locked memory that grows to the largest region it ever stood in for.</summary>
-internal sealed class StagingMemory(IStagingDevice device) : IDisposable
+/// <summary>One piece of memory that grows to the largest region it ever stood in for.</summary>
+internal sealed class StagingMemory(Func<long, Region> allocate, Action<Region> free) : IDisposable
 {
     private Region _memory;
+
+    /// <summary>Page-locked memory of a device.</summary>
+    internal static StagingMemory Pinned(IStagingDevice device) =>
+        new(bytes => device.AllocatePinned(bytes, ElementType.Byte), device.FreePinned);
+
+    /// <summary>Memory of a device.</summary>
+    internal static StagingMemory On(IDevice device) => new(bytes => device.Allocate(bytes, ElementType.Byte), device.Free);
 
     /// <summary>As many bytes as the region has, of its type. The last taken is taken over.</summary>
     internal Region Take(Region region)
@@ -14,17 +21,17 @@ internal sealed class StagingMemory(IStagingDevice device) : IDisposable
         if (_memory.Bytes < region.Bytes)
         {
             Dispose();
-            _memory = device.AllocatePinned(region.Bytes, ElementType.Byte);
+            _memory = allocate(region.Bytes);
         }
 
-        return region with { Address = _memory.Address, Place = MemoryPlace.Pinned };
+        return region with { Address = _memory.Address, Place = _memory.Place };
     }
 
     public void Dispose()
     {
         if (_memory.Address != 0)
         {
-            device.FreePinned(_memory);
+            free(_memory);
             _memory = Region.Empty;
         }
     }

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.IO;
 using TreeAttention.Distributed;
 
@@ -22,6 +23,7 @@ public sealed class CudaDevice : IStreamDevice
     private readonly LaneAttention _lanes;
     private readonly HostTokens _hostTokens;
     private readonly PinnedRegions _pinned = new();
+    private readonly bool _isEmulated;
 
     /// <summary>A device object over a GPU.</summary>
     /// <param name="platform">The driver and the compiler.</param>
@@ -30,6 +32,7 @@ public sealed class CudaDevice : IStreamDevice
     public CudaDevice(CudaPlatform platform, int ordinal = 0)
     {
         CudaOptions options = platform.Options;
+        _isEmulated = options.IsEmulated;
         _context = new CudaContext(ordinal);
         _pool = new DeviceMemoryPool(_context, Memory);
         _copies = new DeviceCopies(_context);
@@ -56,13 +59,20 @@ public sealed class CudaDevice : IStreamDevice
     public MemoryAccount Memory { get; } = new();
 
     /// <inheritdoc/>
-    public nint Stream => _context.Stream;
+    public string BusAddress => _context.BusAddress;
+
+    /// <inheritdoc/>
+    public Action? WhileWaiting
+    {
+        get => _context.WhileWaiting;
+        set => _context.WhileWaiting = value;
+    }
+
+    /// <summary>Kernels that the host enqueued one by one.</summary>
+    internal long Launches => _kernels.Launches;
 
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
-
-    /// <inheritdoc/>
-    public void Enter() => _context.Enter();
 
     /// <inheritdoc/>
     public Region Allocate(long bytes, ElementType type)
@@ -84,6 +94,7 @@ public sealed class CudaDevice : IStreamDevice
     public Region AllocatePinned(long bytes, ElementType type)
     {
         _context.Enter();
+        _context.RefuseWhileCapturing("An allocation");
         return _pinned.Allocate(bytes, type);
     }
 
@@ -94,6 +105,23 @@ public sealed class CudaDevice : IStreamDevice
         _context.Synchronize();
         _pinned.Free(region);
     }
+
+    /// <inheritdoc/>
+    public nint EnterStream()
+    {
+        _context.Enter();
+        return _context.Stream;
+    }
+
+    /// <inheritdoc/>
+    public IReplay Capture(Action work)
+    {
+        _context.Enter();
+        return new CudaReplay(_context, _pool, work);
+    }
+
+    /// <inheritdoc/>
+    public IStreamTimer CreateTimer() => new CudaTimer(_context);
 
     /// <inheritdoc/>
     public void Copy(Region from, Region to)
@@ -184,6 +212,23 @@ public sealed class CudaDevice : IStreamDevice
     {
         _context.Enter();
         _context.Synchronize();
+    }
+
+    /// <summary>Runs every operation that the kernels are built of, each alone, and holds it against golden data.</summary>
+    public IReadOnlyList<PrimitiveCheck> CheckPrimitives()
+    {
+        _context.Enter();
+        return new PrimitiveProbes(_kernels, _pool, _copies).Run();
+    }
+
+    /// <summary>Measures what this GPU can do at most, with its own stream and memory; disposed before the device.</summary>
+    /// <param name="type">Storage type whose multiplications are measured.</param>
+    /// <param name="bytes">Memory that is read.</param>
+    public IMachineCeilings CreateCeilings(ElementType type, long bytes)
+    {
+        _context.Enter();
+        return new GpuCeilings(
+            _context, _kernels, _pool, _copies, type, _isEmulated ? CeilingWork.OfEmulation : CeilingWork.OfDevice(bytes));
     }
 
     /// <inheritdoc/>

@@ -1,11 +1,26 @@
+using System;
+
 namespace TreeAttention.Distributed;
 
-/// <summary>A device whose work is enqueued on a stream that a transport can enqueue on as well: then nobody waits between the two.</summary>
+/// <summary>A GPU whose stream a transport may enqueue on: its operations then take their place in the order of the device's work, and nobody waits.</summary>
 public interface IStreamDevice : IStagingDevice
 {
-    /// <summary>The driver's handle of the stream (a CUstream), valid on threads that have entered the device.</summary>
-    nint Stream { get; }
+    /// <summary>What tells the GPU from the others of its machine: its PCI bus address.</summary>
+    string BusAddress { get; }
 
-    /// <summary>Makes the device's context the calling thread's: to be called before the driver, or a library over it, is.</summary>
-    void Enter();
+    /// <summary>Called again and again while enqueued work is waited for, and once after it; it throws when what a transport enqueued failed or cannot end. Null: nobody is asked.</summary>
+    Action? WhileWaiting { get; set; }
+
+    /// <summary>Makes the GPU the calling thread's.</summary>
+    /// <returns>The driver's handle of the stream of all the device's work.</returns>
+    nint EnterStream();
+
+    /// <summary>Records what <paramref name="work"/> enqueues on the stream, instead of doing it.</summary>
+    /// <remarks>The work has been done once before, so that it allocates nothing, compiles nothing and waits for nothing; its regions lie on the device.</remarks>
+    /// <exception cref="InvalidOperationException">The work asks for what no capture can hold: an allocation, a wait, a copy to or from ordinary host memory.</exception>
+    /// <exception cref="FaultException">The device failed (202).</exception>
+    IReplay Capture(Action work);
+
+    /// <summary>Makes a timer of the stream.</summary>
+    IStreamTimer CreateTimer();
 }

@@ -17,7 +17,10 @@ public static class ReductionChoice
     private const int FewRanks = 4;
 
     /// <summary>The reduction for states of <paramref name="stateBytes"/> on ranks with these nodes.</summary>
-    public static ReductionKind For(IReadOnlyList<int> nodes, long stateBytes)
+    /// <param name="nodes">Node of each rank.</param>
+    /// <param name="stateBytes">Bytes of one state.</param>
+    /// <param name="sharesMemory">Ranks of a node may use peer memory; it keeps the host waiting where all else is in stream order.</param>
+    public static ReductionKind For(IReadOnlyList<int> nodes, long stateBytes, bool sharesMemory = true)
     {
         int ranks = nodes.Count;
         int nodeCount = nodes.Distinct().Count();
@@ -28,7 +31,7 @@ public static class ReductionChoice
 
         if (ranks * stateBytes <= SmallTogether)
         {
-            return nodeCount == 1 ? ReductionKind.OneShot : ranks <= FewRanks ? ReductionKind.AllGather : ReductionKind.Butterfly;
+            return nodeCount == 1 && sharesMemory ? ReductionKind.OneShot : ranks <= FewRanks ? ReductionKind.AllGather : ReductionKind.Butterfly;
         }
 
         if (stateBytes < Large)
@@ -46,5 +49,5 @@ public static class ReductionChoice
 
     /// <summary>Rank 0 decides, every rank learns it through the control plane.</summary>
     internal static ReductionKind Agree(RankContext context, IReadOnlyList<int> nodes, long stateBytes) =>
-        (ReductionKind)context.Control.AllGather(new[] { (byte)For(nodes, stateBytes) })[0][0];
+        (ReductionKind)context.Control.AllGather(new[] { (byte)For(nodes, stateBytes, !context.Transport.IsStreamOrdered) })[0][0];
 }

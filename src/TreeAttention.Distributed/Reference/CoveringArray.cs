@@ -38,8 +38,10 @@ public static class CoveringArray
             {
                 if (row[factor] == Open)
                 {
-                    row[factor] = Enumerable.Range(0, levels[factor]).Where(level => allowed(With(row, factor, level)))
-                        .MaxBy(level => Gain(open, row, factor, level));
+                    // Equal gains are broken in turn: a row that is almost free has other levels than the last one.
+                    int turn = rows.Count + factor;
+                    row[factor] = Enumerable.Range(0, levels[factor]).Select(i => (i + turn) % levels[factor])
+                        .Where(level => allowed(With(row, factor, level))).MaxBy(level => Gain(open, row, factor, level));
                 }
             }
 

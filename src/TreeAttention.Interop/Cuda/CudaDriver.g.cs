@@ -19,8 +19,10 @@ internal enum CUresult : uint
     CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222,
     CUDA_ERROR_INVALID_HANDLE = 400,
     CUDA_ERROR_NOT_FOUND = 500,
+    CUDA_ERROR_NOT_READY = 600,
     CUDA_ERROR_ILLEGAL_ADDRESS = 700,
     CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701,
+    CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED = 704,
     CUDA_ERROR_LAUNCH_FAILED = 719,
 }
 
@@ -32,9 +34,26 @@ internal enum CUdevice_attribute : uint
     CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
 }
 
+internal enum CUstreamCaptureMode : uint
+{
+    CU_STREAM_CAPTURE_MODE_GLOBAL = 0,
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1,
+    CU_STREAM_CAPTURE_MODE_RELAXED = 2,
+}
+
 internal enum CUfunction_attribute : uint
 {
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+}
+
+internal unsafe struct CUipcMemHandle
+{
+    public fixed sbyte reserved[64];
+}
+
+internal unsafe struct CUipcEventHandle
+{
+    public fixed sbyte reserved[64];
 }
 
 internal static unsafe partial class CudaDriver
@@ -59,6 +78,9 @@ internal static unsafe partial class CudaDriver
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuDeviceGetName(sbyte* name, int len, int dev);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuDeviceGetPCIBusId(sbyte* pciBusId, int len, int dev);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuDeviceTotalMem_v2(nuint* bytes, int dev);
@@ -115,7 +137,64 @@ internal static unsafe partial class CudaDriver
     public static extern CUresult cuStreamDestroy_v2(nint hStream);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuStreamQuery(nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuStreamSynchronize(nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuStreamWaitEvent(nint hStream, nint hEvent, uint Flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventCreate(nint* phEvent, uint Flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventRecord(nint hEvent, nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventDestroy_v2(nint hEvent);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuStreamBeginCapture_v2(nint hStream, CUstreamCaptureMode mode);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuStreamEndCapture(nint hStream, nint* phGraph);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuGraphInstantiateWithFlags(nint* phGraphExec, nint hGraph, ulong flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuGraphLaunch(nint hGraphExec, nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuGraphExecDestroy(nint hGraphExec);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuGraphDestroy(nint hGraph);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventRecordWithFlags(nint hEvent, nint hStream, uint flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventElapsedTime(float* pMilliseconds, nint hStart, nint hEnd);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuCtxEnablePeerAccess(nint peerContext, uint Flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcGetMemHandle(CUipcMemHandle* pHandle, ulong dptr);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcOpenMemHandle_v2(ulong* pdptr, CUipcMemHandle handle, uint Flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcCloseMemHandle(ulong dptr);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcGetEventHandle(CUipcEventHandle* pHandle, nint @event);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcOpenEventHandle(nint* phEvent, CUipcEventHandle handle);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuFuncSetAttribute(nint hfunc, CUfunction_attribute attrib, int value);

@@ -3,7 +3,6 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
-using System.Threading;
 
 namespace TreeAttention.Interop;
 
@@ -13,57 +12,16 @@ internal static class CudaLibraries
     private const string DriverName = "cuda";
     private const string CompilerName = "nvrtc";
 
-    private static readonly Lock _gate = new();
-    private static readonly Dictionary<string, string> _loaded = new(StringComparer.Ordinal);
-
     /// <summary>Loads the first of the candidates that can be loaded as the driver; a process has one, so a second call returns the first.</summary>
     /// <returns>The candidate.</returns>
     /// <exception cref="DllNotFoundException">None can be loaded.</exception>
-    internal static string LoadDriver(IReadOnlyList<string> candidates) => LoadFirst(DriverName, candidates);
+    internal static string LoadDriver(IReadOnlyList<string> candidates) => NativeLibraries.LoadFirst(DriverName, candidates);
 
     /// <summary>Loads the first of the candidates that can be loaded as NVRTC; its built-ins come from the same folder.</summary>
     /// <returns>The candidate.</returns>
     /// <exception cref="DllNotFoundException">None can be loaded.</exception>
-    internal static string LoadCompiler(IReadOnlyList<string> candidates) => LoadFirst(CompilerName, candidates);
-
-    /// <summary>Whether the system's loader finds a driver by one of these names; binds nothing.</summary>
-    internal static bool CanLoad(IReadOnlyList<string> candidates)
-    {
-        foreach (string candidate in candidates)
-        {
-            if (NativeLibrary.TryLoad(candidate, out nint handle))
-            {
-                NativeLibrary.Free(handle);
-                return true;
-            }
-        }
-
-        return false;
-    }
-
-    private static string LoadFirst(string name, IReadOnlyList<string> candidates)
-    {
-        lock (_gate)
-        {
-            if (_loaded.TryGetValue(name, out string? before))
-            {
-                return before;
-            }
-
-            foreach (string candidate in candidates)
-            {
-                LoadBuiltins(candidate);
-                if (NativeLibrary.TryLoad(candidate, out nint handle))
-                {
-                    NativeLibraries.Bind(name, handle);
-                    _loaded.Add(name, candidate);
-                    return candidate;
-                }
-            }
-        }
-
-        throw new DllNotFoundException($"None of {string.Join(", ", candidates)} can be loaded.");
-    }
+    internal static string LoadCompiler(IReadOnlyList<string> candidates) =>
+        NativeLibraries.LoadFirst(CompilerName, candidates, LoadBuiltins);
 
     // NVRTC opens its built-ins by soname: those beside it are found only when they are loaded already.
     private static void LoadBuiltins(string candidate)

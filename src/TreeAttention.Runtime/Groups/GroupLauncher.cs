@@ -12,7 +12,11 @@ public static class GroupLauncher
     /// <exception cref="FaultException">The group cannot be formed, or a rank failed.</exception>
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
-        RequireSupported(options);
+        if (options.Transport == TransportKind.Nccl)
+        {
+            options = NcclSource.OnGpus(options);
+        }
+
         if (environment.SpeaksForAll && DeviceSource.HintOf(options) is { } hint)
         {
             Console.Error.WriteLine($"treeattn: {hint}");
@@ -21,7 +25,7 @@ public static class GroupLauncher
         TransportKind transport = options.Transport == TransportKind.Auto
             ? environment.Launcher.IsPresent ? TransportKind.Mpi : TransportKind.InProcess
             : options.Transport;
-        if (transport == TransportKind.Mpi)
+        if (transport == TransportKind.Mpi || (transport == TransportKind.Nccl && environment.Launcher.IsPresent))
         {
             return MpiGroup.Run(options, environment, work);
         }
@@ -45,27 +49,22 @@ public static class GroupLauncher
     {
         int ranks = options.Ranks ?? 1;
         var results = new FaultCode[ranks];
-        var devices = DeviceSource.Open(options, environment);
+        var devices = DeviceSource.Open(options, environment, ranks);
+        string? nccl = options.Transport == TransportKind.Nccl ? NcclSource.Open(environment) : null;
+        string description = (ranks == 1 ? "1 rank in this process" : $"{ranks} in-process ranks") + (nccl is null ? "" : $", {nccl}");
         using var group = InProcessGroup.Create(ranks, options.Nodes);
         group.Run(rank =>
         {
             int threads = ThreadsOf(options, ranks);
             using IDevice device = devices.Create(threads, rank);
-            using StagedTransport? staged = DeviceSource.StagingFor(group.Transports[rank], device);
-            var context = new RankContext(staged ?? (ITransport)group.Transports[rank], device, group.Controls[rank]);
-            string description = ranks == 1 ? "1 rank in this process" : $"{ranks} in-process ranks";
+            IControlPlane control = group.Controls[rank];
+            using NcclTransport? gpus = nccl is null
+                ? null : NcclSource.Connect(device, control, group.Transports[rank], environment, group.ThrowIfEnded);
+            using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(group.Transports[rank], device) : null;
+            var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)group.Transports[rank], device, control);
             results[rank] = work(new AttentionGroup(context, threads, description));
+            gpus?.Leave();
         });
         return results[0];
-    }
-
-    private static void RequireSupported(GroupOptions options)
-    {
-        if (options.Transport == TransportKind.Nccl)
-        {
-            throw new FaultException(
-                FaultCode.Unavailable, "--transport nccl: this version connects GPU ranks through the host. Use --transport mpi or in-process.")
-            { IsAgreed = true };
-        }
     }
 }

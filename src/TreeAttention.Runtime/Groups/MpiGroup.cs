@@ -12,9 +12,14 @@ internal static class MpiGroup
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
         using MpiWorld world = Join(environment);
+        return Guarded(world, () => RunOn(world, options, environment, work));
+    }
+
+    private static FaultCode Guarded(MpiWorld world, Func<FaultCode> work)
+    {
         try
         {
-            return RunOn(world, options, environment, work);
+            return work();
         }
         catch (FaultException fault) when (fault.IsAgreed)
         {
@@ -62,12 +67,27 @@ internal static class MpiGroup
         var limits = new StallLimits { Operation = options.StallTimeout };
         using var control = TcpControlPlane.Connect(
             world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, code, reason));
-        int threads = GroupLauncher.ThreadsOf(options, world.Nodes.Count(node => node == world.Nodes[world.Rank]));
+
+        // The job ends while this rank's control plane is still open: ranks that wait for it there would report it lost, with another code.
+        return Guarded(world, () => RunWith(world, transport, control, options, environment, work));
+    }
+
+    private static FaultCode RunWith(
+        MpiWorld world, MpiTransport transport, TcpControlPlane control, GroupOptions options, ProcessEnvironment environment,
+        Func<AttentionGroup, FaultCode> work)
+    {
+        int ranksOfNode = world.Nodes.Count(node => node == world.Nodes[world.Rank]);
+        int threads = GroupLauncher.ThreadsOf(options, ranksOfNode);
         int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
-        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment).Create(threads, rankOfNode));
-        using StagedTransport? staged = DeviceSource.StagingFor(transport, device);
-        var context = new RankContext(staged ?? (ITransport)transport, device, control);
-        return work(new AttentionGroup(context, threads, $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"));
+        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment, ranksOfNode).Create(threads, rankOfNode));
+        string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
+        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(device, control, transport, environment, () => { });
+        using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(transport, device) : null;
+        var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)transport, device, control);
+        string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})" + (nccl is null ? "" : $", {nccl}");
+        FaultCode code = work(new AttentionGroup(context, threads, description));
+        gpus?.Leave();
+        return code;
     }
 
     private static void End(MpiWorld world, FaultCode code, string reason)

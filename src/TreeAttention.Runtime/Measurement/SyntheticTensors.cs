@@ -1,5 +1,6 @@
 using System;
 using System.Runtime.InteropServices;
+using System.Threading.Tasks;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Runtime;
@@ -63,13 +64,14 @@ public sealed unsafe class SyntheticTensors : IDisposable, ITokenSource
     /// <summary>Fills the keys and values of a shard's positions.</summary>
     public void Fill(ShardPlan plan)
     {
-        foreach (KeyPage page in plan.Pages)
+        _ = Parallel.For(0, plan.Pages.Count, index =>
         {
+            KeyPage page = plan.Pages[index];
             for (int i = 0; page.Batch == 0 && i < page.Span.Count; i++)
             {
                 FillKey(page.Span.PositionAt(i));
             }
-        }
+        });
     }
 
     /// <inheritdoc/>

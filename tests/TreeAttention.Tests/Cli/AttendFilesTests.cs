@@ -160,7 +160,7 @@ public sealed class AttendFilesTests
         string[] tensors = files.Tensors(shape);
         var seen = new HashSet<string>();
 
-        foreach ((int ranks, int threads) in ((int, int)[])[(1, 1), (1, 2), (2, 1), (3, 2), (4, 1), (5, 1), (8, 1)])
+        foreach ((int ranks, int threads) in ((int, int)[])[(1, 1), (1, 2), (2, 1), (3, 2), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1)])
         {
             Attend(files, tensors, ["--reproducible", "--force", "--ranks", $"{ranks}", "--threads", $"{threads}"]).Exits(0);
             seen.Add(Convert.ToHexString(File.ReadAllBytes(files.At("output.npy"))) + Convert.ToHexString(File.ReadAllBytes(files.At("lse.npy"))));

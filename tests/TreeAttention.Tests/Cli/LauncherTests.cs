@@ -1,6 +1,8 @@
 using System;
+using System.Collections.Generic;
 using System.IO;
 using System.Linq;
+using System.Threading;
 using TreeAttention.Distributed;
 using Xunit;
 
@@ -13,49 +15,92 @@ public sealed class LauncherTests
     private static readonly AttentionShape _shape = new(2, 3, 1100, 4, 2, 8, 8);
 
     [Theory, InlineData("openmpi"), InlineData("mpich")]
-    public void Reproducible_bits_are_those_of_in_process_ranks(string mpi)
+    public void Reproducible_files_are_those_of_any_number_of_in_process_ranks(string mpi)
     {
         using var files = new CliFiles();
-        string[] tensors = files.Tensors(_shape);
-        AttendFilesTests.Attend(files, tensors, ["--reproducible", "--ranks", "3"]).Exits(0);
-        byte[] output = File.ReadAllBytes(files.At("output.npy"));
-        byte[] lse = File.ReadAllBytes(files.At("lse.npy"));
+        string[] tensors = files.Tensors(new AttentionShape(1, 2, 5000, 4, 2, 16, 24)); // ten pages, in as many lanes
+        var written = new HashSet<string>();
+        void Keep() => written.Add(Convert.ToHexString([.. File.ReadAllBytes(files.At("output.npy")), .. File.ReadAllBytes(files.At("lse.npy"))]));
+        foreach (int ranks in (int[])[1, 2, 3, 5, 6, 7, 8])
+        {
+            AttendFilesTests.Attend(files, tensors, ["--reproducible", "--force", "--ranks", $"{ranks}"]).Exits(0);
+            Keep();
+        }
 
-        TreeattnResult result = TreeattnProcess.RunRanks(mpi, 2, [.. Arguments(files, tensors), "--reproducible", "--force", "--json", "--verify"]).Exits(0);
+        for (int ranks = 1; ranks <= 4; ranks++)
+        {
+            TreeattnResult result = TreeattnProcess.RunRanks(
+                mpi, ranks, [.. Arguments(files, tensors), "--reproducible", "--force", "--json", "--verify"]).Exits(0);
+            Keep();
 
-        Assert.Equal(output, File.ReadAllBytes(files.At("output.npy")));
-        Assert.Equal(lse, File.ReadAllBytes(files.At("lse.npy")));
-        Assert.Equal("mpi", result.Json.GetProperty("transport").GetString());
-        Assert.Single(result.JsonLines);
-        Assert.DoesNotContain('\u001b', result.Output);
+            Assert.Equal("mpi", result.Json.GetProperty("transport").GetString());
+            Assert.Single(result.JsonLines);
+            Assert.DoesNotContain('\u001b', result.Output);
+        }
+
+        Assert.Single(written);
     }
 
-    [Theory, InlineData("openmpi"), InlineData("mpich")]
-    public void A_NaN_in_the_last_ranks_keys_is_told_once(string mpi)
+    [Theory]
+    [InlineData("openmpi", "query", "position 1, head 3, dim 7"), InlineData("mpich", "query", "position 1, head 3, dim 7")]
+    [InlineData("openmpi", "key", "position 1099, head 1, dim 7"), InlineData("mpich", "key", "position 1099, head 1, dim 7")]
+    [InlineData("openmpi", "value", "position 550, head 0, dim 3"), InlineData("mpich", "value", "position 550, head 0, dim 3")]
+    public void A_NaN_is_told_once_and_where_it_is(string mpi, string tensor, string place)
     {
         using var files = new CliFiles();
         string[] tensors = files.Tensors(_shape);
-        files.Poison("key.npy", (1100L * 16) - 1, float.NaN);
+        files.Poison(tensor + ".npy", tensor switch { "query" => (2 * 4 * 8) - 1, "key" => (1100L * 16) - 1, _ => (550 * 16) + 3 }, float.NaN);
 
         TreeattnResult result = TreeattnProcess.RunRanks(mpi, 3, Arguments(files, tensors)).Exits(65);
 
-        Assert.Single(result.Errors.Split('\n'), line => line.Contains("position 1099", StringComparison.Ordinal));
+        string line = Assert.Single(result.Errors.Split('\n'), line => line.StartsWith("treeattn: ", StringComparison.Ordinal));
+        Assert.Contains(place, line.Replace("[", "", StringComparison.Ordinal), StringComparison.Ordinal);
         Assert.Empty(result.Output);
         Assert.Equal(3, files.Names.Length);
     }
 
-    [Theory, InlineData("openmpi"), InlineData("mpich")]
-    public void Ranks_that_disagree_end_with_78_and_the_settings_that_differ(string mpi)
+    [Theory]
+    [InlineData("openmpi", "--causal", "--causal"), InlineData("mpich", "--causal", "--causal")]
+    [InlineData("openmpi", "--dtype f16", "--dtype")]
+    [InlineData("mpich", "--reduction butterfly", "--reduction")]
+    [InlineData("openmpi", "--shard zigzag", "--shard")]
+    [InlineData("mpich", "--softcap 2.5", "--softcap")]
+    [InlineData("openmpi", "another shape", "value")]
+    [InlineData("mpich", "other numbers", "key")]
+    public void Ranks_that_disagree_end_with_78_and_the_settings_that_differ(string mpi, string difference, string setting)
     {
         using var files = new CliFiles();
         string[] arguments = Arguments(files, files.Tensors(_shape));
+        string other = difference switch
+        {
+            "another shape" => files.Random("other.npy", "<f4", random => random.NextDouble(), 2, 1100, 2, 9),
+            "other numbers" => files.Random("other.npy", "<f4", random => random.NextDouble(), 2, 1100, 2, 8),
+            _ => "",
+        };
+        string[] added = other.Length > 0 ? [.. arguments.Select(argument => argument == files.At(setting + ".npy") ? other : argument)]
+            : [.. arguments, .. difference.Split(' ')];
 
-        using var process = TreeattnProcess.StartPrograms(mpi, [(1, arguments), (1, [.. arguments, "--causal"])]);
+        using var process = TreeattnProcess.StartPrograms(mpi, [(1, arguments), (1, added)]);
         TreeattnResult result = process.Wait().Exits(78);
 
-        Assert.Single(result.Errors.Split('\n'), line => line.Contains("--causal", StringComparison.Ordinal));
-        Assert.DoesNotContain("--window", result.Errors, StringComparison.Ordinal);
-        Assert.Equal(3, files.Names.Length);
+        string[] told = [.. result.Errors.Split('\n').Where(line => line.StartsWith("  ", StringComparison.Ordinal) && line.Contains(": rank 0: ", StringComparison.Ordinal))];
+        Assert.StartsWith($"  {setting}: rank 0: ", Assert.Single(told), StringComparison.Ordinal);
+        Assert.DoesNotContain("output.npy", files.Names);
+        Assert.Empty(process.Survivors());
+    }
+
+    [Fact]
+    public void Benchmarks_over_other_files_end_with_78()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(_shape);
+        string[] others = [.. tensors];
+        others[1] = files.Random("other.npy", "<f4", random => random.NextDouble(), 2, 5, 4, 8);
+
+        using var process = TreeattnProcess.StartPrograms("mpich", [(1, ["bench", .. tensors]), (1, ["bench", .. others])]);
+        TreeattnResult result = process.Wait().Exits(78);
+
+        Assert.Contains("query: rank 0: f32 [2, 3, 4, 8]", result.Errors, StringComparison.Ordinal);
     }
 
     [Theory, InlineData("openmpi"), InlineData("mpich")]
@@ -66,16 +111,31 @@ public sealed class LauncherTests
         TreeattnProcess.RunRanks(mpi, 2, [.. Arguments(files, files.Tensors(_shape)), "--transport", "in-process"]).Exits(78).Says("--transport in-process");
     }
 
-    [Fact]
-    public void The_library_of_another_launcher_is_refused()
+    [Theory, InlineData("openmpi", "mpich", "libmpich.so.12"), InlineData("mpich", "openmpi", "libmpi.so.40")]
+    public void The_library_of_another_launcher_is_refused(string mpi, string other, string library)
     {
-        Assert.SkipUnless(File.Exists("/usr/bin/mpiexec.mpich"), "MPICH is not installed.");
+        Assert.SkipUnless(File.Exists($"/usr/bin/mpiexec.{other}"), $"mpiexec.{other} is not installed.");
         using var files = new CliFiles();
+        string[] arguments = Arguments(files, files.Tensors(_shape));
 
-        using var process = TreeattnProcess.StartRanks(
-            "openmpi", 2, Arguments(files, files.Tensors(_shape)), ("TREEATTN_MPI_LIBRARY", "libmpich.so.12"));
+        using var process = TreeattnProcess.StartRanks(mpi, 2, arguments, ("TREEATTN_MPI_LIBRARY", library));
 
-        process.Wait().Exits(78);
+        process.Wait().Exits(78).Says(library);
+        Assert.Empty(process.Survivors());
+        Assert.Equal(3, files.Names.Length);
+    }
+
+    [Theory, InlineData("openmpi"), InlineData("mpich")]
+    public void The_ranks_of_a_killed_launcher_leave(string mpi)
+    {
+        using var process = TreeattnProcess.StartRanks(mpi, 3, ["bench", "-b", "4K", "-n", "1000000", "--stall-timeout", "3"]);
+        int[] ranks = process.Ranks(3);
+        Thread.Sleep(1000); // into the rounds
+
+        process.KillLauncher();
+
+        Assert.Equal(3, ranks.Length);
+        Assert.Empty(process.Survivors()); // within five seconds: the stall timeout and two more
     }
 
     [Theory, InlineData("openmpi"), InlineData("mpich")]
@@ -98,7 +158,7 @@ public sealed class LauncherTests
         using var process = TreeattnProcess.StartRanks(
             mpi, 2, [.. Arguments(files, files.Tensors(_shape)), "--repeat", "1000000", "--warmup", "1000000"]);
         _ = process.Ranks(2);
-        System.Threading.Thread.Sleep(2000); // into the runs
+        Thread.Sleep(2000); // into the runs
 
         process.Terminate();
         TreeattnResult result = process.Wait();
@@ -108,14 +168,19 @@ public sealed class LauncherTests
         Assert.Empty(result.Output);
     }
 
-    [Theory]
-    [InlineData("openmpi", 1), InlineData("openmpi", 2), InlineData("openmpi", 3), InlineData("openmpi", 4)]
-    [InlineData("mpich", 1), InlineData("mpich", 2), InlineData("mpich", 3), InlineData("mpich", 4)]
-    public void Verify_passes(string mpi, int ranks)
+    [Theory, InlineData("openmpi"), InlineData("mpich")]
+    public void Verify_passes_on_1_to_4_ranks_with_the_reproducible_bits_of_in_process_ranks(string mpi)
     {
-        TreeattnResult result = TreeattnProcess.RunRanks(mpi, ranks, ["verify", "--cases", "10"]).Exits(0);
+        string? Bits(TreeattnResult result) => result.Json.GetProperty("reproducible_bits").GetString();
+        string? expected = Bits(TreeattnProcess.Run("verify", "--cases", "1", "--json").Exits(0));
+        for (int ranks = 1; ranks <= 4; ranks++)
+        {
+            TreeattnResult result = TreeattnProcess.RunRanks(mpi, ranks, ["verify", "--json"]).Exits(0);
 
-        Assert.Matches(@"^[1-9]\d* passed, 0 failed$", result.Output.TrimEnd('\n').Split('\n').Last());
+            Assert.Matches(@"^[1-9]\d* passed, 0 failed$", result.Output.TrimEnd('\n').Split('\n')[^2]);
+            Assert.Equal("mpi", result.Json.GetProperty("transport").GetString());
+            Assert.Equal(expected, Bits(result));
+        }
     }
 
     private static string[] Arguments(CliFiles files, string[] tensors) =>

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Threading;
@@ -53,16 +54,61 @@ public sealed class RunTests
         Assert.Equal(rows, result.JsonLines.Count);
     }
 
-    [Theory]
-    [InlineData(1)]
-    [InlineData(3)]
-    [InlineData(5)]
-    public void Verify_ends_with_what_passed_before_the_json(int ranks)
+    [Fact]
+    public void Verify_tries_every_plan_on_every_layout_and_gives_the_same_reproducible_bits_on_any_number_of_ranks()
     {
-        TreeattnResult result = TreeattnProcess.Run("verify", "--ranks", $"{ranks}", "--cases", "6", "--json").Exits(0);
+        string[] plans =
+        [
+            "ring", "ring (sharded)", "ring-no-overlap", "ring-no-overlap (sharded)", "ring-query", "ring-query (sharded)", "tree/all-to-all",
+            "tree/allgather", "tree/butterfly", "tree/fused", "tree/one-shot", "tree/three-allreduce", "tree/two-allreduce", "tree/two-level",
+        ];
+        var bits = new HashSet<string?>();
+        foreach (int ranks in (int[])[1, 2, 3, 4, 5, 8])
+        {
+            TreeattnResult result = TreeattnProcess.Run("verify", "--ranks", $"{ranks}", "--json").Exits(0);
 
-        Assert.Matches(@"^[1-9]\d* passed, 0 failed$", result.Output.TrimEnd('\n').Split('\n')[^2]);
-        Assert.Equal(0, result.Json.GetProperty("failed").GetInt32());
+            string[] lines = result.Output.TrimEnd('\n').Split('\n');
+            Assert.Matches(@"^[1-9]\d* passed, 0 failed$", lines[^2]);
+            Assert.Equal(0, result.Json.GetProperty("failed").GetInt32());
+            foreach (string plan in plans)
+            {
+                string line = Assert.Single(lines, line => line.StartsWith($"ok     {plan,-30} ", StringComparison.Ordinal));
+                foreach (string layout in (string[])["contiguous", "zigzag", "striped", "cyclic", "lanes", "lengths"])
+                {
+                    Assert.Matches($@"\b{layout} [1-9]", line);
+                }
+            }
+
+            bits.Add(result.Json.GetProperty("reproducible_bits").GetString());
+        }
+
+        Assert.Matches("^[0-9a-f]{16}$", Assert.Single(bits));
+    }
+
+    [Fact]
+    public void Verify_counts_the_wrong_results_that_it_must_notice()
+    {
+        TreeattnResult result = TreeattnProcess.Run("verify", "--ranks", "3", "--cases", "1").Exits(0);
+
+        foreach (string wrong in (string[])["a dropped shard", "swapped heads", "a base-2 lse", "zeros", "a causal off-by-one", "a row of NaN"])
+        {
+            Assert.Matches($@"(?m)^ok +notices {wrong} +3 of 3$", result.Output);
+        }
+    }
+
+    [Fact]
+    public void Verify_goes_through_its_cases_as_often_as_asked()
+    {
+        int Cases(params string[] asked)
+        {
+            TreeattnResult result = TreeattnProcess.Run(["verify", "--json", .. asked]).Exits(0);
+            return result.Json.GetProperty("cases").GetInt32();
+        }
+
+        int all = Cases();
+
+        Assert.Equal(7, Cases("--cases", "7"));
+        Assert.Equal(all + 5, Cases("--cases", $"{all + 5}", "--seed", "1"));
     }
 
     [Fact]
@@ -73,35 +119,33 @@ public sealed class RunTests
         Assert.True(result.Json.GetProperty("works").GetBoolean());
     }
 
-    [Theory]
-    [InlineData("tree", "butterfly")]
-    [InlineData("tree", "allgather")]
-    [InlineData("tree", "three-allreduce")]
-    [InlineData("tree", "two-allreduce")]
-    [InlineData("tree", "fused")]
-    [InlineData("tree", "one-shot")]
-    [InlineData("tree", "all-to-all")]
-    [InlineData("tree", "two-level")]
-    [InlineData("ring", null)]
-    [InlineData("ring-query", null)]
-    public void What_is_counted_is_what_the_formulas_say(string algorithm, string? reduction)
+    [Fact]
+    public void Ceilings_are_measured_in_the_same_rounds()
     {
-        AttentionShape shape = new(1, 3, 101, 4, 2, 16, 24);
-        using var files = new CliFiles();
-        string[] tensors = files.Tensors(shape);
-        foreach (int ranks in (int[])[1, 2, 3, 5])
-        {
-            string[] chosen = reduction is null ? [] : ["--reduction", reduction];
-            TreeattnResult result = AttendFilesTests.Attend(
-                files, tensors, ["--force", "--json", "--ranks", $"{ranks}", "--algorithm", algorithm, .. chosen]).Exits(0);
+        TreeattnResult result = TreeattnProcess.Run(
+            ["bench", "-b", "2K", "--query-len", "2", "--algorithm", "ring", "--ranks", "2", "--ceiling", "--json", .. _small]).Exits(0);
 
-            var plan = new AttentionPlan(
-                AttentionAlgorithms.Parse(algorithm), reduction is null ? ReductionKind.Auto : ReductionKinds.Parse(reduction), QueryPlacement.Replicated);
-            var shards = new ShardMap(shape, ShardLayout.Contiguous, ranks, ElementType.Float32, false);
-            TrafficForecast expected = ExpectedTraffic.Of(plan, shards, new int[ranks]);
-            long Counted(string key) => result.Json.GetProperty(key).GetInt64();
-            Assert.Equal(expected, new TrafficForecast(Counted("bytes_sent"), Counted("messages"), Counted("collectives")));
+        foreach (string ratio in (string[])["read_ratio", "fma_ratio", "model_us"])
+        {
+            Assert.True(result.Json.GetProperty(ratio).GetDouble() > 0, ratio);
         }
+
+        Assert.Equal(0, result.Json.GetProperty("wrong").GetInt32());
+    }
+
+    [Fact]
+    public void Bench_runs_over_tensors_from_files()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(2, 3, 101, 4, 2, 16, 24), "<f2");
+
+        TreeattnResult result = TreeattnProcess.Run(["bench", .. tensors, "--ranks", "3", "--causal", "--json", "-n", "1", "-w", "0"]).Exits(0);
+
+        Assert.Equal(11, result.JsonLines.Count);
+        Assert.All(result.JsonLines, row => Assert.Equal(
+            ("f16", 2, 3, 101, 0),
+            (row.GetProperty("dtype").GetString(), row.GetProperty("batch").GetInt32(), row.GetProperty("query_len").GetInt32(),
+                row.GetProperty("context").GetInt32(), row.GetProperty("wrong").GetInt32())));
     }
 
     [Theory]

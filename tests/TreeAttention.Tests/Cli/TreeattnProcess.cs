@@ -158,6 +158,9 @@ internal sealed class TreeattnProcess : IDisposable
     /// <summary>Asks what was started, the launcher where there is one, to end.</summary>
     public void Terminate() => Signal("TERM", _process.Id);
 
+    /// <summary>Kills the launcher alone, which no process can catch.</summary>
+    public void KillLauncher() => Signal("KILL", _process.Id);
+
     public void Dispose()
     {
         foreach (int member in Members())

@@ -26,6 +26,8 @@ public sealed partial class CudaBindingTests
         ["weigh_arguments"] = typeof(WeighArguments),
         ["unweigh_arguments"] = typeof(UnweighArguments),
         ["clear_arguments"] = typeof(ClearArguments),
+        ["probe_arguments"] = typeof(ProbeArguments),
+        ["ceiling_arguments"] = typeof(CeilingArguments),
     };
 
     [Fact]
@@ -45,7 +47,7 @@ public sealed partial class CudaBindingTests
     {
         EmulatedCuda.RequireLibrary();
         nint library = NativeLibrary.Load(EmulatedCuda.Library);
-        Type[] bindings = [typeof(Interop.CudaDriver), typeof(Interop.Nvrtc)];
+        Type[] bindings = [typeof(Interop.CudaDriver), typeof(Interop.Nvrtc), typeof(Interop.Nccl)];
 
         string[] missing = [.. bindings
             .SelectMany(type => type.GetMethods(BindingFlags.Public | BindingFlags.Static).Select(method => method.Name))

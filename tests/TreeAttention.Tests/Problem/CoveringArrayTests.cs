@@ -31,6 +31,21 @@ public sealed class CoveringArrayTests
     }
 
     [Fact]
+    public void Levels_that_do_not_go_together_never_meet_and_all_others_do()
+    {
+        // Level 2 of the first factor asks for level 0 of the second; level 1 of the third forbids level 3 of the second.
+        static bool GoTogether(int[] row) => (row[0] != 2 || row[1] is CoveringArray.Open or 0) && (row[2] != 1 || row[1] != 3);
+
+        IReadOnlyList<int[]> rows = CoveringArray.Pairs([3, 4, 2, 2], GoTogether);
+
+        Assert.All(rows, row => Assert.True(GoTogether(row) && row.All(level => level >= 0)));
+        Assert.Equal((2 * 4) + 1, rows.Select(row => (row[0], row[1])).Distinct().Count());
+        Assert.Equal(3 * 2, rows.Select(row => (row[0], row[2])).Distinct().Count());
+        Assert.Equal((4 * 2) - 1, rows.Select(row => (row[1], row[2])).Distinct().Count());
+        Assert.Equal(4 * 2, rows.Select(row => (row[1], row[3])).Distinct().Count());
+    }
+
+    [Fact]
     public void A_failing_property_is_shrunk_to_what_makes_it_fail()
     {
         ProblemRecipe recipe = RandomProblem.RecipeOf(5) with { Options = [1, 1, 3, 1, 2, 1, 1, 1, 1, 1, 1] };

@@ -6,11 +6,8 @@ using TreeAttention.Distributed;
 namespace TreeAttention.Devices;
 
 /// <summary>What this machine can do at most with so many threads: read memory, and multiply and add in fp32.</summary>
-/// <remarks>
-/// One call measures once, so that a benchmark can interleave rounds of its own with rounds of these: machines are shared, and
-/// only ratios taken in the same round mean anything.
-/// </remarks>
-public sealed class MachineCeilings : IDisposable
+/// <remarks>Machines are shared: only ratios taken in the same round mean anything.</remarks>
+public sealed class MachineCeilings : IMachineCeilings
 {
     private readonly WorkerPool _pool;
     private readonly ReadWork _read;
@@ -38,7 +35,7 @@ public sealed class MachineCeilings : IDisposable
         _read.Touch();
     }
 
-    /// <summary>Reads all of the memory once: bytes per second ÷ 10^9.</summary>
+    /// <inheritdoc/>
     public double MeasureRead()
     {
         long start = Stopwatch.GetTimestamp();
@@ -46,7 +43,12 @@ public sealed class MachineCeilings : IDisposable
         return _read.Units * (double)ReadWork.Chunk / Stopwatch.GetElapsedTime(start).TotalSeconds * 1e-9;
     }
 
-    /// <summary>Independent fused multiply-adds in registers for some ten milliseconds: floating-point operations per second ÷ 10^9, two for each multiply-add.</summary>
+    /// <inheritdoc/>
+    /// <remarks>A processor copies with the same instructions that read and write.</remarks>
+    public double? MeasureCopy() => null;
+
+    /// <inheritdoc/>
+    /// <remarks>Independent fused multiply-adds for some ten milliseconds.</remarks>
     public double MeasureMultiplyAdd()
     {
         int units = 8 * _pool.Threads;

@@ -1,5 +1,6 @@
 using System;
 using System.Runtime.InteropServices;
+using System.Threading;
 using TreeAttention.Distributed;
 using TreeAttention.Interop;
 
@@ -9,6 +10,7 @@ namespace TreeAttention.Devices;
 internal sealed unsafe class CudaContext : IDisposable
 {
     private const uint NonBlocking = 1; // ordered against no other stream
+    private const string Waiting = "waiting for the enqueued work";
 
     private readonly int _device;
     private readonly nint _context;
@@ -26,6 +28,7 @@ internal sealed unsafe class CudaContext : IDisposable
 
         _device = device;
         Name = ReadName(device);
+        BusAddress = ReadBusAddress(device);
         Multiprocessors = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         SharedMemoryPerBlock = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
         Architecture = (10 * Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
@@ -51,15 +54,59 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>Compute capability: 90 is 9.0.</summary>
     internal int Architecture { get; }
 
+    /// <summary>The PCI bus address.</summary>
+    internal string BusAddress { get; }
+
+    /// <summary>Called while work is waited for, and once after it.</summary>
+    internal Action? WhileWaiting { get; set; }
+
     /// <summary>The stream, after <see cref="Enter"/>.</summary>
     internal nint Stream => _stream;
+
+    /// <summary>The stream records what is enqueued on it.</summary>
+    internal bool IsCapturing { get; set; }
+
+    /// <summary>What was launched last; an error that comes later may be its.</summary>
+    internal string? LastLaunch { get; set; }
+
+    /// <summary>Throws unless the driver succeeded, and names the kernel before.</summary>
+    /// <exception cref="FaultException">The device failed (202).</exception>
+    internal void Check(CUresult result, string action)
+    {
+        if (result != CUresult.CUDA_SUCCESS)
+        {
+            throw CudaFaults.Of(result, LastLaunch is null ? action : $"{action} after {LastLaunch}");
+        }
+    }
+
+    /// <summary>Throws where something is asked for that no capture can hold.</summary>
+    /// <param name="what">In words: <c>An allocation</c>.</param>
+    /// <exception cref="InvalidOperationException">The stream is being captured.</exception>
+    internal void RefuseWhileCapturing(string what)
+    {
+        if (IsCapturing)
+        {
+            throw new InvalidOperationException($"{what} cannot be captured. Do the work once before it is captured, over memory of the device alone.");
+        }
+    }
 
     /// <summary>Makes the context the calling thread's; every public operation of the device begins with it.</summary>
     internal void Enter() => CudaFaults.Check(CudaDriver.cuCtxSetCurrent(_context), "entering a context");
 
     /// <summary>Returns when all that was enqueued is done.</summary>
     /// <exception cref="FaultException">Something that was enqueued failed (202).</exception>
-    internal void Synchronize() => CudaFaults.Check(CudaDriver.cuStreamSynchronize(_stream), "waiting for the enqueued work");
+    internal void Synchronize()
+    {
+        RefuseWhileCapturing("A wait for the enqueued work");
+        if (WhileWaiting is { } look)
+        {
+            Poll(look);
+        }
+        else
+        {
+            Check(CudaDriver.cuStreamSynchronize(_stream), Waiting);
+        }
+    }
 
     /// <summary>Device memory of the GPU in bytes.</summary>
     internal long TotalMemory()
@@ -93,6 +140,28 @@ internal sealed unsafe class CudaContext : IDisposable
         sbyte* name = stackalloc sbyte[Most];
         CudaFaults.Check(CudaDriver.cuDeviceGetName(name, Most, device), "asking for the device's name");
         return Marshal.PtrToStringUTF8((nint)name)!;
+    }
+
+    private static string ReadBusAddress(int device)
+    {
+        const int Most = 32;
+        sbyte* address = stackalloc sbyte[Most];
+        CudaFaults.Check(CudaDriver.cuDeviceGetPCIBusId(address, Most, device), "asking for the device's place");
+        return Marshal.PtrToStringUTF8((nint)address)!;
+    }
+
+    private void Poll(Action look)
+    {
+        var wait = default(SpinWait);
+        CUresult result;
+        while ((result = CudaDriver.cuStreamQuery(_stream)) == CUresult.CUDA_ERROR_NOT_READY)
+        {
+            look();
+            wait.SpinOnce(sleep1Threshold: -1);
+        }
+
+        Check(result, Waiting);
+        look();
     }
 
     private int Attribute(CUdevice_attribute attribute)

@@ -15,9 +15,6 @@ public sealed unsafe class CudaPlatform
     /// <summary>GPUs of this machine; at least 1.</summary>
     public int DeviceCount { get; }
 
-    /// <summary>A driver is installed; nothing is loaded for good, and no GPU need be there.</summary>
-    public static bool HasDriver(CudaOptions options) => CudaLibraries.CanLoad(options.DriverCandidates);
-
     /// <summary>Loads and initialises.</summary>
     /// <exception cref="FaultException">A library or a GPU is missing (69).</exception>
     public static CudaPlatform Open(CudaOptions options)

@@ -142,6 +142,23 @@ internal struct UnweighArguments
     internal int Unused;
 }
 
+/// <summary>probe_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct ProbeArguments
+{
+    internal nint In;
+    internal nint Out;
+}
+
+/// <summary>ceiling_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct CeilingArguments
+{
+    internal nint In;
+    internal nint Out;
+    internal long Count;
+}
+
 /// <summary>clear_arguments</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct ClearArguments

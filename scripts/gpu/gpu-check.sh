@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Checks that this machine's GPU computes what it should: every primitive of the kernels against golden data, every algorithm,
+# option and layout against float64 on 1, 2, 4 and 8 ranks that share the GPU, in one process and under the bundled MPI, and
+# NCCL. One line for each check, a summary, and exit code 0 only if nothing failed. A check that cannot run here is skipped and
+# says why; probes tell what the machine can do and count neither way.
+#
+#   ./gpu-check.sh [--cases N] [--ranks "1 2 4 8"] [--out FOLDER]
+#
+# --cases: random calls for each group of ranks (default 24). Logs of every check go to FOLDER (default results/gpu-check).
+# Takes less than 8 minutes; checks.tsv in FOLDER grows by a synced line a check, so that a run that was stopped is worth
+# what it had done.
+set -uo pipefail
+here=$(dirname "$(readlink -f "$0")")
+. "$here/libraries.sh"
+cases=24
+ranks="1 2 4 8"
+out=results/gpu-check
+while [ $# -gt 0 ]; do
+  case $1 in
+    --cases | --ranks | --out)
+      [ $# -ge 2 ] || { echo "gpu-check.sh: $1 needs a value" >&2; exit 2; }
+      case $1 in --cases) cases=$2 ;; --ranks) ranks=$2 ;; --out) out=$2 ;; esac
+      shift 2
+      ;;
+    --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    *) echo "gpu-check.sh: unknown argument '$1'; --help tells what there is" >&2; exit 2 ;;
+  esac
+done
+mkdir -p "$out" || exit 73
+[ -e "$out/checks.tsv" ] && { echo "$out holds results already, and results are never overwritten; give another --out." >&2; exit 73; }
+export XDG_CACHE_HOME=${XDG_CACHE_HOME:-${HOME:-$out}/.cache} # compiled kernels
+
+step_limit=${GPU_CHECK_STEP_SECONDS:-150}
+declare -A count=([ok]=0 [FAILED]=0 [skipped]=0 [probe]=0)
+
+record() { # outcome, name, seconds, what was seen
+  count[$1]=$((count[$1] + 1))
+  printf '%-7s  %-34s %4ss  %s\n' "$1" "$2" "$3" "$4"
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$out/checks.tsv"
+  sync "$out/checks.tsv"
+}
+
+last_word() { # of a log: the closing count of verify, else its last line
+  grep -aE '^[0-9]+ passed, [0-9]+ failed' "$1" | tail -1 | grep . || grep -av '^$' "$1" | tail -1 | cut -c1-160
+}
+
+# Runs a command with a time limit and keeps its output; the exit code is the command's, seconds are in $seconds.
+attempt() { # name, command
+  log=$out/$(tr -c 'a-z0-9\n' - <<<"$1").log
+  shift
+  printf '# %s\n' "$*" >"$log"
+  local start=$SECONDS code=0
+  timeout --kill-after=10 "$step_limit" "$@" >>"$log" 2>&1 </dev/null || code=$?
+  seconds=$((SECONDS - start))
+  [ $code -eq 124 ] && echo "stopped after $step_limit seconds" >>"$log"
+  return $code
+}
+
+check() { # name, command
+  local name=$1 code=0
+  attempt "$@" || code=$?
+  case $code in
+    0) record ok "$name" "$seconds" "$(last_word "$log")" ;;
+    69) record skipped "$name" "$seconds" "$(last_word "$log")" ;;
+    *) record FAILED "$name" "$seconds" "exit $code: $(last_word "$log")" ;;
+  esac
+}
+
+probe() { # name, command
+  local name=$1 code=0
+  attempt "$@" || code=$?
+  record probe "$name" "$seconds" "exit $code: $(last_word "$log")"
+}
+
+treeattn=$here/treeattn
+verify=("$treeattn" verify --device cuda --cases "$cases")
+samples=$here/samples
+
+"$treeattn" doctor | tee "$out/doctor.log"
+command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv | tee "$out/nvidia-smi.log"
+
+# Without a GPU nothing below means anything: that is one failure with its reason, not a list of skipped checks.
+first=0
+attempt "gpu" "$treeattn" verify --device cuda --cases 1 || first=$?
+if [ $first -eq 69 ]; then
+  tail -1 "$log" >&2
+  echo "gpu-check: nothing was checked" >&2
+  exit 69
+fi
+
+for n in $ranks; do
+  check "verify, $n in-process ranks" "${verify[@]}" --ranks "$n"
+done
+for n in $ranks; do
+  [ "$n" -gt 1 ] && check "verify, $n MPI ranks" "$here/mpiexec" -n "$n" "${verify[@]}"
+done
+for dtype in f32 f16 bf16; do
+  check "attend, real inputs, $dtype" "$treeattn" attend --device cuda --ranks 2 --query "$samples/query.npy" --key "$samples/key.npy" \
+    --value "$samples/value.npy" --causal --dtype "$dtype" --verify --force --output "$out/output-$dtype.npy"
+done
+
+echo "gpu-check: ${count[ok]} passed, ${count[FAILED]} failed, ${count[skipped]} skipped, ${count[probe]} probes; logs in $out"
+[ "${count[FAILED]}" -eq 0 ] && [ "${count[ok]}" -gt 0 ]

@@ -1,0 +1,116 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using TreeAttention.Distributed;
+using Xunit;
+
+namespace TreeAttention.Tests;
+
+/// <summary><c>--transport nccl</c> over the emulation, alone and under both launchers: right results, refusals, faults.</summary>
+[Collection("mpi")]
+public sealed class NcclProgramTests
+{
+    private static readonly string[] _verify = ["verify", "--transport", "nccl", "--cases", "2", "--threads", "1"];
+
+    public static TheoryData<string, string[], int, string[]> Refusals => new()
+    {
+        { "TREEATTN_NCCL_LIBRARY=/nowhere/libnccl.so.2", [], 69, ["/nowhere/libnccl.so.2 was not found", "TREEATTN_NCCL_LIBRARY"] },
+        { "TREEATTN_EMULATION_NCCL_VERSION=21405", [], 69, ["is NCCL 2.14.5, but 2.18.1 is the oldest"] },
+        { "TREEATTN_EMULATION_DEVICES=1", [], 69, ["ranks 0, 1 compute on the same GPU", "NCCL_HOSTID"] },
+        { "TREEATTN_EMULATION_DEVICES=8", ["--device", "cpu"], 2, ["--transport nccl connects GPUs, but --device cpu"] },
+    };
+
+    [Theory, InlineData("openmpi", 3), InlineData("mpich", 2)]
+    public void Verify_passes_with_MPI_for_the_launch_and_NCCL_for_the_data(string mpi, int ranks)
+    {
+        TreeattnResult result = RunRanks(mpi, ranks, _verify).Exits(0);
+
+        Assert.Contains($"{ranks} ranks under", result.Output, StringComparison.Ordinal);
+        Assert.Contains(", NCCL 2.22.3 (", result.Output, StringComparison.Ordinal);
+        Assert.Matches(@"^[1-9]\d* passed, 0 failed$", result.Output.TrimEnd('\n').Split('\n').Last());
+    }
+
+    [Theory, InlineData("openmpi", "allgather"), InlineData("mpich", "three-allreduce")]
+    public void Attend_says_what_it_ran_on_and_sends_what_the_host_would(string mpi, string reduction)
+    {
+        using var files = new CliFiles();
+        string[] arguments =
+        [
+            "attend", .. files.Tensors(new AttentionShape(2, 3, 700, 4, 2, 16, 16)), "--output", files.At("output.npy"), "--transport", "nccl",
+            "--device", "cuda", "--reduction", reduction, "--causal", "--verify", "--json",
+        ];
+
+        TreeattnResult result = RunRanks(mpi, 3, arguments).Exits(0);
+
+        Assert.Equal(("nccl", "cuda", 3), (
+            result.Json.GetProperty("transport").GetString(), result.Json.GetProperty("device").GetString(), result.Json.GetProperty("ranks").GetInt32()));
+        Assert.Equal(0, result.Json.GetProperty("wrong").GetInt64());
+        Assert.Equal(24 * 18 * sizeof(float), result.Json.GetProperty("bytes_sent").GetInt64());
+        Assert.Equal(reduction == "allgather" ? 1 : 3, result.Json.GetProperty("collectives").GetInt64());
+    }
+
+    [Theory, MemberData(nameof(Refusals))]
+    public void What_cannot_work_is_refused_in_one_line(string variable, string[] arguments, int code, string[] words)
+    {
+        string[] pair = variable.Split('=');
+
+        using var alone = TreeattnProcess.Start([.. _verify, "--ranks", "2", .. arguments], [.. Emulation, (pair[0], pair[1])]);
+        alone.Wait().Exits(code).Says(words);
+        using var ranks = TreeattnProcess.StartRanks("mpich", 2, [.. _verify, .. arguments], [.. Emulation, (pair[0], pair[1])]);
+        ranks.Wait().Exits(code).Says(words);
+    }
+
+    [Fact]
+    public void Ranks_share_a_GPU_where_NCCL_is_told_that_they_may()
+    {
+        using var ranks = TreeattnProcess.StartRanks(
+            "mpich", 2, _verify, [.. Emulation, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
+
+        ranks.Wait().Exits(0);
+    }
+
+    [Theory, InlineData("openmpi"), InlineData("mpich"), InlineData("alone")]
+    public void An_asynchronous_error_ends_all_with_203(string launcher)
+    {
+        (string, string)[] planted = [.. Emulation, ("TREEATTN_EMULATION_NCCL_FAULT", "1:7:3")];
+
+        using TreeattnProcess process = launcher == "alone"
+            ? TreeattnProcess.Start([.. _verify, "--ranks", "3"], planted)
+            : TreeattnProcess.StartRanks(launcher, 3, _verify, planted);
+        TreeattnResult result = process.Wait().Exits(203);
+
+        Assert.Contains("Rank 1 of 3", result.Errors, StringComparison.Ordinal);
+        Assert.Contains("failed in NCCL with ncclInternalError", result.Errors, StringComparison.Ordinal);
+        Assert.Empty(process.Survivors());
+    }
+
+    [Theory, InlineData("openmpi", "KILL", 0), InlineData("mpich", "STOP", 201)]
+    public void A_rank_that_is_killed_or_stopped_ends_the_job(string mpi, string signal, int code)
+    {
+        string[] arguments = ["bench", "--transport", "nccl", "-b", "64", "-n", "1000000", "-c", "0", "--algorithm", "tree", "--reduction", "allgather"];
+        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "3", "--threads", "1"], Emulation);
+        int[] ranks = process.Ranks(2);
+        System.Threading.Thread.Sleep(4000); // into the runs
+
+        TreeattnProcess.Signal(signal, ranks[1]);
+        TreeattnResult result = process.Wait();
+
+        Assert.True(code == 0 ? result.ExitCode != 0 : result.ExitCode == code, $"{result.ExitCode}\n{result.Errors}");
+        Assert.Empty(process.Survivors());
+    }
+
+    private static (string Name, string Value)[] Emulation
+    {
+        get
+        {
+            EmulatedCuda.RequireLibrary();
+            return [("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder)];
+        }
+    }
+
+    private static TreeattnResult RunRanks(string mpi, int ranks, IReadOnlyList<string> arguments)
+    {
+        using var process = TreeattnProcess.StartRanks(mpi, ranks, arguments, Emulation);
+        return process.Wait();
+    }
+}

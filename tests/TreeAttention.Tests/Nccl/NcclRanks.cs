@@ -1,0 +1,36 @@
+using System;
+using TreeAttention.Communication;
+using TreeAttention.Devices;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Tests;
+
+/// <summary>In-process ranks, each with an emulated GPU of its own, connected by the emulated NCCL.</summary>
+internal static class NcclRanks
+{
+    /// <summary>Runs one thread for each rank; ranks leave in order when all are done, or end as after a fault.</summary>
+    internal static void Run(int ranks, Action<NcclTransport, CudaDevice, IControlPlane> body, bool leaves = true)
+    {
+        CudaPlatform platform = EmulatedCuda.Platform;
+        NcclTransport.LoadLibrary([EmulatedCuda.Library]);
+        using var group = InProcessGroup.Create(ranks);
+        group.Run(rank =>
+        {
+            using var device = new CudaDevice(platform, rank);
+            using var transport = NcclTransport.Connect(SetUpOf(group, rank, device));
+            body(transport, device, group.Controls[rank]);
+            if (leaves)
+            {
+                transport.Leave();
+            }
+        });
+    }
+
+    /// <summary>What a rank of an in-process group brings.</summary>
+    internal static NcclSetUp SetUpOf(InProcessGroup group, int rank, CudaDevice device) =>
+        new(device, group.Controls[rank], group.Transports[rank].Nodes, group.Transports[rank].Traffic)
+        {
+            SharePeerMemory = group.Transports[rank].SharePeerMemory,
+            LookForFault = group.ThrowIfEnded,
+        };
+}
