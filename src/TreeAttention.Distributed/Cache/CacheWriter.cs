@@ -51,15 +51,17 @@ internal sealed class CacheWriter : IDisposable
             _positions[i] += depths[i] - (i % tokens);
         }
 
-        Send(layer, rows.Length * tokens, keys, values);
+        Send(layer, rows.Length * tokens, keys, values, _angles);
     }
 
     /// <summary>Stores what was written as tokens of one row from a position on.</summary>
-    public void StoreAt(int layer, int row, int position, int tokens)
+    public void StoreAt(int layer, int row, int position, int tokens, bool isRotated)
     {
         Reserve(tokens);
         PlaceTokens(0, row, position, tokens);
-        Send(layer, tokens, _keys.Send((long)tokens * _cache.Options.KeyFloats), _values.Send((long)tokens * _cache.Options.ValueFloats));
+        Send(
+            layer, tokens, _keys.Send((long)tokens * _cache.Options.KeyFloats), _values.Send((long)tokens * _cache.Options.ValueFloats),
+            isRotated ? null : _angles);
     }
 
     /// <summary>Refuses numbers that must not be stored.</summary>
@@ -101,10 +103,10 @@ internal sealed class CacheWriter : IDisposable
         }
     }
 
-    private void Send(int layer, int tokens, Region keys, Region values)
+    private void Send(int layer, int tokens, Region keys, Region values, RotaryAngles? angles)
     {
-        _angles?.Take(_positions.AsSpan(0, tokens));
-        _device.Append(new TokenBlock(keys, values, _places, tokens, _angles), _cache.Contents[layer]);
+        angles?.Take(_positions.AsSpan(0, tokens));
+        _device.Append(new TokenBlock(keys, values, _places, tokens, angles), _cache.Contents[layer]);
     }
 
     // A rotated number is at most √2 times as large; whether it really overflows is then seen by rotating it.

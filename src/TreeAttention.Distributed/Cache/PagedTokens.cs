@@ -3,7 +3,7 @@ using System;
 namespace TreeAttention.Distributed;
 
 /// <summary>Tokens of a paged cache of another system: [pages, page_size, kv_heads, dim] with a table of the pages of each row.</summary>
-/// <remarks>Any page size, 16 as vLLM's or 256 as flash-attn's. Keys are taken as they are: give a cache without rotary options if they are rotated already.</remarks>
+/// <remarks>Any page size, 16 as vLLM's or 256 as flash-attn's. Such caches hold rotated keys: say so by <see cref="IsRotated"/>.</remarks>
 public sealed class PagedTokens : ITokenSource
 {
     private readonly TensorTokens _pages;
@@ -28,6 +28,9 @@ public sealed class PagedTokens : ITokenSource
 
         (_pages, _table, _pagesPerRow, _pageSize) = (new TensorTokens(key, value, options), table, pagesPerRow, (int)key.Shape[1]);
     }
+
+    /// <inheritdoc/>
+    public bool IsRotated { get; init; }
 
     /// <inheritdoc/>
     public void Read(int row, int position, Span<float> key, Span<float> value) =>

@@ -175,7 +175,7 @@ public sealed class ShardedKvCache : IDisposable
                     source.Read(row, position + i, keys.Slice(i * Options.KeyFloats, Options.KeyFloats), values.Slice(i * Options.ValueFloats, Options.ValueFloats));
                 }
 
-                _writer.StoreAt(layer, row, position, count);
+                _writer.StoreAt(layer, row, position, count, source.IsRotated);
             }
 
             position = end;
@@ -257,6 +257,9 @@ public sealed class ShardedKvCache : IDisposable
         Truncate(row, first + kept.Length);
         Pages.Touch();
     }
+
+    /// <summary>This rank stores the tokens at a position, of whichever row.</summary>
+    public bool Owns(int position) => IsOwn(position / PageSpan.Keys);
 
     /// <summary>Reads a stored token back, on the rank that owns it.</summary>
     /// <param name="layer">The layer.</param>
