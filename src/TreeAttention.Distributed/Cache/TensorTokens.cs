@@ -25,6 +25,9 @@ public sealed class TensorTokens : ITokenSource
     }
 
     /// <inheritdoc/>
+    public bool IsRotated { get; init; }
+
+    /// <inheritdoc/>
     public void Read(int row, int position, Span<float> key, Span<float> value)
     {
         Read(_key, _keyName, row, position, key);
@@ -40,7 +43,7 @@ public sealed class TensorTokens : ITokenSource
         {
             Span<float> numbers = into.Slice(head * rows.Dim, rows.Dim);
             ElementConversion.ToFloat(rows.Bytes(row, position, head), rows.Type, numbers);
-            if (double.IsFinite(RowStorage.SumOfSquares(numbers)) && !StorageRange.Overflows(RowStorage.LargestMagnitude(numbers), _storage))
+            if (double.IsFinite(RowStorage.SumOfSquares(numbers)) && !StorageRange.Overflows(RowStorage.LargestMagnitude(numbers), _storage, 1f))
             {
                 continue;
             }
