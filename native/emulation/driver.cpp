@@ -1,8 +1,12 @@
 // The emulated CUDA driver: initialisation, devices, contexts, memory. Device memory is host memory
 // filled with 0xFF (NaN in every format) and followed by guard bytes that are checked when it is
 // freed. TREEATTN_EMULATION_SEED draws the order of streams, blocks, warps and lanes,
-// TREEATTN_EMULATION_DEVICES the number of devices; both are read by cuInit.
+// TREEATTN_EMULATION_DEVICES the number of devices, TREEATTN_EMULATION_FAULT plants an error of one
+// (device:operation:code); all are read by cuInit.
 #include "driver.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -36,8 +40,28 @@ bool is_intact(CUdeviceptr p, std::size_t bytes) {
   return true;
 }
 
-void release(CUdeviceptr p) {
-  ::operator delete(host(p), std::align_val_t(alignment));
+// The device's operation after so many others fails.
+CUresult plant_fault(int device, int operation, int code) {
+  REQUIRE(device >= 0 && std::size_t(device) < the_driver.devices.size(), invalid_device);
+  the_driver.devices[device].planted = code;
+  the_driver.devices[device].planted_after = operation;
+  return success;
+}
+
+void release(CUdeviceptr p, const allocation& a) {
+  if (a.mapped == 0) return ::operator delete(host(p), std::align_val_t(alignment));
+  munmap(host(p), a.mapped);
+  if (a.shared_file >= 0) close(a.shared_file);
+}
+
+// Large allocations have pages to themselves, so that processes can share them.
+void* take(std::size_t bytes, std::size_t& mapped) {
+  constexpr std::size_t large = 64 << 10, page = 4096;
+  mapped = bytes < large ? 0 : (bytes + page - 1) / page * page;
+  if (mapped == 0) return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
+  void* const memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
 }
 
 }  // namespace
@@ -69,7 +93,18 @@ CUDA_API cuInit(unsigned) {
   while (long(the_driver.devices.size()) < setting("TREEATTN_EMULATION_DEVICES", 8)) {
     the_driver.devices.push_back({int(the_driver.devices.size())});
   }
+  int device = 0, operation = 0, code = 0;
+  if (std::sscanf(setting_text("TREEATTN_EMULATION_FAULT").c_str(), "%d:%d:%d", &device, &operation,
+                  &code) == 3) {
+    return plant_fault(device, operation, code);
+  }
   return success;
+}
+
+// Not of the driver: the same for tests inside a process.
+CUDA_API emulation_plant_fault(int device, int operation, int code) {
+  std::lock_guard lock(the_driver.mutex);
+  return plant_fault(device, operation, code);
 }
 
 CUDA_API cuDriverGetVersion(int* version) {
@@ -157,11 +192,12 @@ CUDA_API cuDevicePrimaryCtxReset_v2(int device) {
   });
   std::erase_if(the_driver.memory, [&](auto& entry) {
     if (entry.second.home != home) return false;
-    release(entry.first);
+    release(entry.first, entry.second);
     return true;
   });
   home->used = 0;
   home->broken = success;
+  home->planted = success;
   the_driver.message.clear();
   return success;
 }
@@ -189,6 +225,7 @@ CUDA_API cuCtxGetCurrent(context** c) {
 
 CUDA_API cuCtxSynchronize() {
   std::unique_lock lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   context* const home = current_context;
   REQUIRE(home, invalid_context);
   return the_driver.progress(lock, home, [=] {
@@ -218,24 +255,28 @@ CUDA_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
 
 CUDA_API cuMemAlloc_v2(CUdeviceptr* p, std::size_t bytes) {
   std::lock_guard lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   REQUIRE(current_context, invalid_context);
   REQUIRE(!current_context->broken, current_context->broken);
   REQUIRE(bytes, invalid_value);
   REQUIRE(current_context->used + bytes <= device_bytes, out_of_memory);
-  void* memory = ::operator new(bytes + guard_bytes, std::align_val_t(alignment), std::nothrow);
+  std::size_t mapped = 0;
+  void* memory = take(bytes + guard_bytes, mapped);
   REQUIRE(memory, out_of_memory);
   std::memset(memory, 0xff, bytes + guard_bytes);
   *p = reinterpret_cast<CUdeviceptr>(memory);
-  the_driver.memory[*p] = {bytes, current_context};
+  the_driver.memory[*p] = {bytes, current_context, mapped};
   current_context->used += bytes;
   return success;
 }
 
 CUDA_API cuMemFree_v2(CUdeviceptr p) {
   std::unique_lock lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   auto found = the_driver.memory.find(p);
   REQUIRE(found != the_driver.memory.end(), invalid_value);
   const allocation a = found->second;
+  REQUIRE(!a.is_foreign, invalid_value);
   const CUresult result = the_driver.progress(lock, a.home, [&] {
     for (auto* s : the_driver.streams) {
       if (s->home == a.home && !s->queue.empty()) return false;
@@ -245,7 +286,7 @@ CUDA_API cuMemFree_v2(CUdeviceptr p) {
   const bool intact = is_intact(p, a.bytes);
   a.home->used -= a.bytes;
   the_driver.memory.erase(p);
-  release(p);
+  release(p, a);
   if (!intact) {
     the_driver.message = "memory was written past its end";
     return a.home->broken = launch_failed;
@@ -254,6 +295,8 @@ CUDA_API cuMemFree_v2(CUdeviceptr p) {
 }
 
 CUDA_API cuMemHostAlloc(void** p, std::size_t bytes, unsigned) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   *p = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   return *p ? success : out_of_memory;
 }
@@ -279,6 +322,11 @@ CUDA_API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t byte
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.holds(from, bytes) && the_driver.holds(to, bytes), invalid_value);
   return put_copy(on, host(to), host(from), bytes);
+}
+
+// By addresses alone; all of them are of devices here.
+CUDA_API cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, stream* on) {
+  return cuMemcpyDtoDAsync_v2(to, from, bytes, on);
 }
 
 CUDA_API cuMemcpyPeerAsync(CUdeviceptr to, context*, CUdeviceptr from, context*, std::size_t bytes,
@@ -307,8 +355,18 @@ CUDA_API cuGetErrorName(CUresult r, const char** text) {
       {invalid_handle, "CUDA_ERROR_INVALID_HANDLE"},
       {not_found, "CUDA_ERROR_NOT_FOUND"},
       {not_ready, "CUDA_ERROR_NOT_READY"},
+      {illegal_address, "CUDA_ERROR_ILLEGAL_ADDRESS"},
       {launch_timeout, "CUDA_ERROR_LAUNCH_TIMEOUT"},
       {launch_failed, "CUDA_ERROR_LAUNCH_FAILED"},
+      {not_supported, "CUDA_ERROR_NOT_SUPPORTED"},
+      {capture_unsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+      {capture_invalidated, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
+      {capture_unmatched, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED"},
+      {capture_unjoined, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
+      {capture_isolation, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"},
+      {capture_implicit, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"},
+      {captured_event, "CUDA_ERROR_CAPTURED_EVENT"},
+      {capture_wrong_thread, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD"},
   };
   auto found = names.find(r);
   *text = found == names.end() ? nullptr : found->second;

@@ -53,6 +53,13 @@ void leave_if_all_left(membership& m) {
   for (int peer = 0; peer < m.ranks; ++peer) {
     if (m.shared.slot(peer).state != finalized) return;
   }
+  for (int peer = 0; peer < m.ranks; ++peer) {
+    const channel& c = m.shared.between(peer, m.rank);
+    if (c.written != c.read) {
+      m.fail(nccl_invalid_usage, "nobody received what rank " + std::to_string(peer) + " sent");
+      return;
+    }
+  }
   m.state = nccl_success;
 }
 
@@ -75,15 +82,20 @@ void poll(communicator& c) {
   } else if (m.is_leaving) {
     leave_if_all_left(m);
   }
-  if (m.state == nccl_in_progress && ++c.polls % 256 == 0) m.look_for_lost_peers();
+  if (m.state == nccl_in_progress && ++c.polls % 256 == 0) {
+    const std::string lost = m.lost_peer();
+    if (!lost.empty()) m.fail(nccl_remote_error, lost);
+  }
 }
 
-void end(communicator* c, int state) {
+void end(communicator* c) {
   if (c->mine) {
-    c->mine->is_aborted = true;
-    if (c->mine->shared.slot(c->mine->rank).state != failed) {
-      c->mine->shared.slot(c->mine->rank).state = state;
+    membership& m = *c->mine;
+    const bool has_left = m.is_leaving && m.state == nccl_success;
+    if (!has_left && m.shared.slot(m.rank).state != failed) {
+      m.shared.slot(m.rank).state = nccl::aborted;
     }
+    m.is_aborted = true;
   }
   the_communicators.erase(c);
   delete c;
@@ -179,14 +191,14 @@ NCCL_API ncclCommDestroy(communicator* c) {
   std::lock_guard lock(the_driver.mutex);
   if (const ncclResult state = usable(c)) return state;
   if (!c->mine->is_leaving) return refuse(nccl_invalid_usage, "it was not finalized");
-  end(c, finalized);
+  end(c);
   return nccl_success;
 }
 
 NCCL_API ncclCommAbort(communicator* c) {
   std::lock_guard lock(the_driver.mutex);
   if (!the_communicators.contains(c)) return refuse(nccl_invalid_argument, "no communicator");
-  end(c, nccl::aborted);
+  end(c);
   return nccl_success;
 }
 
@@ -202,9 +214,10 @@ extern "C" [[gnu::visibility("default")]] const char* ncclGetErrorString(ncclRes
   return error >= 0 && error <= nccl_in_progress ? texts[error] : "unknown result code";
 }
 
-extern "C" [[gnu::visibility("default")]] const char* ncclGetLastError(communicator*) {
+extern "C" [[gnu::visibility("default")]] const char* ncclGetLastError(communicator* c) {
   static thread_local std::string kept;
   std::lock_guard lock(the_driver.mutex);
-  kept = last_error();
+  const bool has_failed = the_communicators.contains(c) && c->mine && !c->mine->why.empty();
+  kept = has_failed ? c->mine->why : last_error();
   return kept.c_str();
 }

@@ -125,6 +125,7 @@ struct membership {
   context* const home;
   const planted_error planted;
   ncclResult state = nccl_in_progress;
+  std::string why;  // it failed
   bool is_connected = false, is_leaving = false, is_aborted = false;
   unsigned long queued = 0, finished = 0;            // works: they run one after the other
   unsigned long seen_queued = 0, seen_finished = 0;  // by the engine
@@ -133,11 +134,11 @@ struct membership {
 
   membership(const std::string& name, int rank, int ranks, context* home);
 
-  void fail(ncclResult error, const std::string& why);
+  void fail(ncclResult error, const std::string& reason);
 
-  // A peer that cannot answer any more, as a remote error of this rank. One that has left in order
-  // is lost only to work that still needs it.
-  void look_for_lost_peers(const work* under_way = nullptr);
+  // What is wrong with a peer that cannot answer any more; empty when all is well. One that has
+  // left in order is lost only to work that still needs it.
+  std::string lost_peer(const work* under_way = nullptr) const;
 
   // All ranks are there: connected, unless two of them are on one device.
   void connect_if_all_joined();

@@ -65,10 +65,10 @@ membership::membership(const std::string& name, int rank, int ranks, context* ho
   mine.state = joined;
 }
 
-void membership::fail(ncclResult error, const std::string& why) {
+void membership::fail(ncclResult error, const std::string& reason) {
   state = error;
+  why = reason;
   shared.slot(rank).state = failed;
-  refuse(error, why);
 }
 
 void membership::connect_if_all_joined() {
@@ -90,7 +90,7 @@ void membership::connect_if_all_joined() {
   state = nccl_success;
 }
 
-void membership::look_for_lost_peers(const work* under_way) {
+std::string membership::lost_peer(const work* under_way) const {
   for (int peer = 0; peer < ranks; ++peer) {
     rank_slot& slot = shared.slot(peer);
     const int its_state = slot.state;
@@ -100,11 +100,9 @@ void membership::look_for_lost_peers(const work* under_way) {
                        : its_state == finalized && under_way && under_way->needs(peer) ? "left"
                        : its_state == joined && is_gone(slot.process)                  ? "is dead"
                                                                                        : nullptr;
-    if (what) {
-      fail(nccl_remote_error, "rank " + std::to_string(peer) + " " + what);
-      return;
-    }
+    if (what) return "rank " + std::to_string(peer) + " " + what;
   }
+  return {};
 }
 
 }  // namespace emulation::nccl

@@ -103,6 +103,8 @@ bool advance(membership& m, work& w) {
     m.fail(m.planted.error, "planted by TREEATTN_EMULATION_NCCL_FAULT");
     return false;
   }
+  // Looked for before anything is moved: what a peer left in the rings before it was lost counts.
+  const std::string lost = ++w.polls % polls_between_looks ? "" : m.lost_peer(&w);
   bool moved = false, all_done = true;
   for (std::size_t i = 0; i < w.transfers.size() && m.state == nccl_success; ++i) {
     transfer& t = w.transfers[i];
@@ -115,18 +117,28 @@ bool advance(membership& m, work& w) {
     ++m.finished;
     return w.is_done = true;
   }
-  // What a peer left in the ring before it was lost still counts.
-  if (!moved && ++w.polls % polls_between_looks == 0) m.look_for_lost_peers(&w);
+  if (!moved && !lost.empty()) m.fail(nccl_remote_error, lost);
   return false;
 }
 
-CUresult submit(const std::shared_ptr<membership>& m, stream* on, const std::shared_ptr<work>& w) {
+namespace {
+
+operation enqueued(const std::shared_ptr<membership>& m, const std::shared_ptr<work>& w) {
   w->turn = m->queued++;
   operation what;
   what.is_ready = [=] { return advance(*m, *w); };
   what.run = [](std::string&) { return success; };
   what.awaits_others = true;
-  return the_driver.put(on, std::move(what));
+  return what;
+}
+
+}  // namespace
+
+CUresult submit(const std::shared_ptr<membership>& m, stream* on, const std::shared_ptr<work>& w) {
+  if (!on->recording) return the_driver.put(on, enqueued(m, w));
+  operation recorded;
+  recorded.renew = [=] { return enqueued(m, std::make_shared<work>(*w)); };
+  return the_driver.put(on, std::move(recorded));
 }
 
 ncclResult refuse(ncclResult error, const std::string& why) {

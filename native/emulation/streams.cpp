@@ -1,6 +1,8 @@
 // Streams and events of the emulated driver. Streams are lazy: work runs only when something waits
 // for it, streams taking turns in an order drawn from the seed, so that a wait that was forgotten
 // gives wrong results. Threads that wait at the same time run different streams side by side.
+#include <unistd.h>
+
 #include <chrono>
 #include <utility>
 
@@ -10,8 +12,15 @@ namespace emulation {
 
 CUresult driver::put(stream* on, operation what) {
   // The null stream has no handle here either: the host code never uses it.
+  if (!on && refuse_while_capturing() != success) return capture_implicit;
   if (!streams.contains(on)) return invalid_handle;
   if (on->home->broken) return on->home->broken;
+  if (on->recording) {
+    if (on->recording->is_invalid) return capture_invalidated;
+    ++on->recording->streams[on].first;
+    on->recording->work.push_back(std::move(what));
+    return success;
+  }
   on->queue.push_back(std::move(what));
   return success;
 }
@@ -49,8 +58,12 @@ CUresult driver::progress(std::unique_lock<std::mutex>& lock, const context* hom
     s->is_running = true;
     std::string why;
     lock.unlock();
-    const CUresult result = s->queue.front().run(why);
+    CUresult result = s->queue.front().run(why);
     lock.lock();
+    if (result == success && s->home->planted && s->home->planted_after-- == 0) {
+      result = std::exchange(s->home->planted, success);
+      why = "planted";
+    }
     s->is_running = false;
     s->queue.pop_front();
     if (result) {
@@ -66,6 +79,16 @@ CUresult driver::progress(std::unique_lock<std::mutex>& lock, const context* hom
 
 using namespace emulation;
 
+namespace {
+
+// A stream that records cannot be waited for; trying to loses what it has recorded.
+bool loses_capture(stream* s) {
+  if (s->recording) s->recording->is_invalid = true;
+  return s->recording != nullptr;
+}
+
+}  // namespace
+
 CUDA_API cuStreamCreate(stream** s, unsigned) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(current_context, invalid_context);
@@ -76,6 +99,7 @@ CUDA_API cuStreamCreate(stream** s, unsigned) {
 CUDA_API cuStreamDestroy_v2(stream* s) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  if (const auto lost = s->recording) lost->is_invalid = true;
   const CUresult result = the_driver.progress(lock, s->home, [=] { return s->queue.empty(); });
   the_driver.changed.wait(lock, [=] { return !s->is_running; });
   the_driver.streams.erase(s);
@@ -86,6 +110,7 @@ CUDA_API cuStreamDestroy_v2(stream* s) {
 CUDA_API cuStreamSynchronize(stream* s) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  REQUIRE(!loses_capture(s), capture_unsupported);
   return the_driver.progress(
       lock, s->home, [=] { return s->queue.empty(); }, s);
 }
@@ -94,6 +119,7 @@ CUDA_API cuStreamSynchronize(stream* s) {
 CUDA_API cuStreamQuery(stream* s) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  REQUIRE(!loses_capture(s), capture_unsupported);
   bool is_asked = false;
   const CUresult result = the_driver.progress(
       lock, s->home, [&] { return s->queue.empty() || std::exchange(is_asked, true); }, s);
@@ -103,14 +129,18 @@ CUDA_API cuStreamQuery(stream* s) {
 CUDA_API cuStreamWaitEvent(stream* s, event* e, unsigned) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
-  const unsigned turn = e->recorded;
-  return the_driver.put(s,
-                        {[=] { return e->reached >= turn; }, [](std::string&) { return success; }});
+  if (e->captured || (the_driver.streams.contains(s) && s->recording)) return join_capture(s, e);
+  const auto counts = e->counts;
+  const unsigned turn = counts->recorded;
+  return the_driver.put(s, {[=] { return counts->reached >= turn; },
+                            [](std::string&) { return success; }, e->is_foreign});
 }
 
-CUDA_API cuEventCreate(event** e, unsigned) {
+CUDA_API cuEventCreate(event** e, unsigned flags) {
+  constexpr unsigned without_timing = 2, interprocess = 4;
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(current_context, invalid_context);
+  REQUIRE(!(flags & interprocess) || flags & without_timing, invalid_value);
   the_driver.events.insert(*e = new event);
   return success;
 }
@@ -119,23 +149,12 @@ CUDA_API cuEventDestroy_v2(event* e) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
   REQUIRE(current_context, invalid_context);
-  const CUresult result =
-      the_driver.progress(lock, current_context, [=] { return e->reached == e->recorded; });
+  const CUresult result = the_driver.progress(lock, current_context, [=] {
+    return e->is_foreign || e->counts->reached == e->counts->recorded;
+  });
+  if (e->shared_file >= 0) close(e->shared_file);
   the_driver.events.erase(e);
   delete e;
-  return result;
-}
-
-CUDA_API cuEventRecord(event* e, stream* s) {
-  std::lock_guard lock(the_driver.mutex);
-  REQUIRE(the_driver.events.contains(e), invalid_handle);
-  const unsigned turn = e->recorded + 1;
-  const CUresult result = the_driver.put(s, {nullptr, [=](std::string&) {
-                                               std::lock_guard inner(the_driver.mutex);
-                                               e->reached = turn;
-                                               return success;
-                                             }});
-  if (result == success) e->recorded = turn;
   return result;
 }
 
@@ -143,17 +162,25 @@ CUDA_API cuEventSynchronize(event* e) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
   REQUIRE(current_context, invalid_context);
-  const unsigned turn = e->recorded;
-  return the_driver.progress(lock, current_context, [=] { return e->reached >= turn; });
+  REQUIRE(!e->captured, captured_event);
+  const unsigned turn = e->counts->recorded;
+  return the_driver.progress(lock, current_context, [=] { return e->counts->reached >= turn; });
 }
 
 CUDA_API cuEventQuery(event* e) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
-  return e->reached == e->recorded ? success : not_ready;
+  REQUIRE(!e->captured, captured_event);
+  return e->counts->reached == e->counts->recorded ? success : not_ready;
 }
 
-CUDA_API cuEventElapsedTime(float* milliseconds, event*, event*) {
-  *milliseconds = 0.001f;  // time means nothing here
+CUDA_API cuEventElapsedTime(float* milliseconds, event* from, event* to) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.events.contains(from) && the_driver.events.contains(to), invalid_handle);
+  REQUIRE(from->counts->recorded > 0 && to->counts->recorded > 0, invalid_handle);
+  REQUIRE(from->counts->reached == from->counts->recorded &&
+              to->counts->reached == to->counts->recorded,
+          not_ready);
+  *milliseconds = std::chrono::duration<float, std::milli>(to->passed - from->passed).count();
   return success;
 }

@@ -17,14 +17,14 @@
 //   run_first + (run_offset + n) / run_block * run_stride + (run_offset + n) % run_block.
 // Positions ascend with n. 40 bytes.
 struct page_entry {
-  long long key_offset;    // elements from `contents` to keys [kv_heads][count][head_dim]
-  long long value_offset;  // elements from `contents` to values [kv_heads][count][value_stride]
+  long long key_offset;    // elements from `contents` to keys [kv_heads][capacity][head_dim]
+  long long value_offset;  // elements from `contents` to values [kv_heads][capacity][value_stride]
   int run_first;           // position of the run's first key
   int run_offset;          // index in the run of the page's first key
   int run_block;           // neighbouring keys in a block of the run, at least 1
   int run_stride;          // positions from block to block, at least run_block
-  int count;               // keys of the page
-  int unused;              // 0
+  int count;               // keys of the page: the first of each head
+  int capacity;            // keys that each head has room for, at least count
 };
 
 // Where one query stands among the keys. 16 bytes.

@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ pr
 
   for (; !walk.is_over(); walk.advance(a)) {
     const page_entry page = a.pages[walk.page];
-    const size_t head = size_t(kv_head) * page.count;
+    const size_t head = size_t(kv_head) * page.capacity;
     const element* const contents = static_cast<const element*>(a.contents);
     const element* const keys = contents + page.key_offset + head * a.head_dim;
     const element* const values = contents + page.value_offset + head * a.value_stride;

@@ -2,8 +2,8 @@
 // head over one range of its pages.
 //
 //   queries   [batch, query_heads, query_count, head_dim] fp32, unscaled
-//   keys      per page [kv_heads, count, head_dim] f16, bf16 or f8e4m3, at any alignment
-//   values    per page [kv_heads, count, value_stride], or the first elements of the keys
+//   keys      per page [kv_heads, capacity, head_dim] f16, bf16 or f8e4m3, at any alignment
+//   values    per page [kv_heads, capacity, value_stride], or the first elements of the keys
 //   states    per split output [rows, value_dim] | max [rows] | sum [rows], fp32
 //
 // A block is 4 warps over a tile of 16 * row_warps rows. Keys and values go through shared memory
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(128, 2)
   auto fetch = [&](const tile_walk<tile_keys>& walk, int into) {
     const page_entry page = a.pages[walk.page];
     const element* const contents = static_cast<const element*>(a.contents);
-    const size_t head = size_t(kv_head) * page.count;
+    const size_t head = size_t(kv_head) * page.capacity;
     element* const target = tiles + into * stage;
     copy_tile<element, head_tile>(target, contents + page.key_offset + head * a.head_dim,
                                   a.head_dim, a.head_dim, walk, a.contents);

@@ -122,35 +122,40 @@ void case_data::make_shard() {
     positions.push_back(p);
   }
   const int count = int(positions.size());
-  const long long key_elements = (long long)c.batch * c.kv_heads * count * c.head_dim;
+  const int bytes = int(size_of(c.type));
   std::vector<unsigned char> value_contents;
-  long long key = 0, value = c.values_in_keys ? 0 : key_elements;
+  auto store = [&](std::vector<unsigned char>& into, const std::vector<float>& from, int b, int h,
+                   int offset, int size, int capacity, int width) {
+    for (int n = 0; n < capacity; ++n) {
+      const bool is_absent = n >= size || positions[offset + n] >= key_length(b);
+      for (int d = 0; d < width; ++d) {
+        const float x = is_absent ? NAN : element(from, b, positions[offset + n], h, d, width);
+        append_element(into, c.type, x, scale_of(&from == &values, h));
+      }
+    }
+  };
   for (int b = 0; b < c.batch; ++b) {
     page_ranges.push_back(int(pages.size()));
     for (int offset = 0; offset < count; offset += c.page_keys) {
       const int size = std::min(c.page_keys, count - offset);
-      pages.push_back({key, value, first, offset, block, stride, size, 0});
+      const int capacity = size + (b + 1 < c.batch ? 3 : 0);  // a cache's pages have room
+      pages.push_back({(long long)contents.size() / bytes, (long long)value_contents.size() / bytes,
+                       first, offset, block, stride, size, capacity});
       for (int h = 0; h < c.kv_heads; ++h) {
-        for (int n = 0; n < size; ++n) {
-          const int p = positions[offset + n];
-          const bool is_absent = p >= key_length(b);
-          for (int d = 0; d < c.head_dim; ++d) {
-            const float x = is_absent ? NAN : element(keys, b, p, h, d, c.head_dim);
-            append_element(contents, c.type, x, scale_of(false, h));
-          }
-          for (int d = 0; d < c.value_dim && !c.values_in_keys; ++d) {
-            const float x = is_absent ? NAN : element(values, b, p, h, d, c.value_dim);
-            append_element(value_contents, c.type, x, scale_of(true, h));
-          }
+        store(contents, keys, b, h, offset, size, capacity, c.head_dim);
+        if (!c.values_in_keys) {
+          store(value_contents, values, b, h, offset, size, capacity, c.value_dim);
         }
       }
-      key += (long long)c.kv_heads * size * c.head_dim;
-      value = c.values_in_keys ? key : value + (long long)c.kv_heads * size * c.value_dim;
     }
   }
-  page_ranges.push_back(int(pages.size()));
+  for (page_entry& page : pages) {
+    page.value_offset =
+        c.values_in_keys ? page.key_offset : page.value_offset + (long long)contents.size() / bytes;
+  }
   contents.insert(contents.end(), value_contents.begin(), value_contents.end());
   contents.shrink_to_fit();
+  page_ranges.push_back(int(pages.size()));
 }
 
 float case_data::element(const std::vector<float>& of, int batch, int position, int kv_head,

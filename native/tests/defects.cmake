@@ -67,7 +67,7 @@ defect(no_swizzle_on_values attend_tensor.cu plain ${wrong}
   "values + key * value_columns + chunk * chunk_size<element>")
 defect(no_swizzle_at_all attend_tensor.cu plain "0 failed in .* [1-9][0-9]* conflicts"
   "return row * columns + swizzled * size" "return row * columns + (swizzled - swizzled + chunk) * size")
-defect(no_padding_of_queries attend_tensor.cu address "heap-buffer-overflow"
+defect(no_padding_of_queries attend_tensor.cu address "heap-(buffer-overflow|use-after-free)"
   "const int dim = row < row_count ? a.head_dim : 0" "const int dim = row < row_count + rows ? a.head_dim : 0")
 
 # ---- attend_tensor: keys and semantics ----
@@ -80,7 +80,9 @@ defect(weights_of_base_two attend_tensor.cu plain ${wrong}
 defect(no_correction_of_sums attend_tensor.cu plain ${wrong}
   "sum[h] = sum[h] * correction[h] + total" "sum[h] += total")
 defect(heads_are_swapped attend_tensor.cu plain ${wrong}
-  "const size_t head = size_t(kv_head) * page.count" "const size_t head = size_t(a.kv_heads - 1 - kv_head) * page.count")
+  "const size_t head = size_t(kv_head) * page.capacity" "const size_t head = size_t(a.kv_heads - 1 - kv_head) * page.capacity")
+defect(heads_lie_count_apart attend_tensor.cu plain ${wrong}
+  "const size_t head = size_t(kv_head) * page.capacity" "const size_t head = size_t(kv_head) * page.count")
 defect(causal_is_off_by_one visibility.cuh plain ${wrong}
   "end = min(end, position + 1)" "end = min(end, position + 2)")
 defect(drops_a_tile visibility.cuh plain ${wrong}

@@ -156,7 +156,7 @@ void attends() {
   for (int i = 0; i < 64; ++i)
     contents[2 * 64 + i] = 0x3f80, contents[3 * 64 + i] = 0x4040;
   const std::vector<float> query(64, 1.f);
-  const page_entry page{0, 128, 0, 0, 2, 2, 2, 0};
+  const page_entry page{0, 128, 0, 0, 2, 2, 2, 2};
   const std::vector<int> numbers{0, 1, 0};  // page range, query index
   std::vector<float> state(66);
   const std::uint64_t contents_memory = r.allocate(512), query_memory = r.allocate(256),

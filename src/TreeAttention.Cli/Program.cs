@@ -63,6 +63,7 @@ internal static class Program
             "Exact attention over contexts too long for one device: keys sharded over ranks, partial results merged in a tree.");
         root.Add(new AttendCommand().Build((request, options) => Launch(environment, options, group => new AttendJob(request, group).Run())));
         root.Add(new BenchCommand().Build((request, options) => Launch(environment, options, group => new BenchJob(request, group).Run())));
+        root.Add(new DecodeCommand().Build((request, options) => Launch(environment, options, group => new DecodeJob(request, group).Run())));
         root.Add(new VerifyCommand().Build((request, options) => Launch(environment, options, group => new VerifyJob(request, group).Run())));
         root.Add(DoctorCommand.Build(environment));
         return root;

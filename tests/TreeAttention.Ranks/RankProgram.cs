@@ -14,6 +14,11 @@ internal static class RankProgram
 
     private static int Main(string[] arguments)
     {
+        if (arguments[0] == "bug")
+        {
+            return BuggyRank.Run(arguments[1]);
+        }
+
         try
         {
             using var world = MpiWorld.Join(

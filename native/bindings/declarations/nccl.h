@@ -3,6 +3,10 @@
 #define TREEATTENTION_DECLARATIONS_NCCL_H
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct CUstream_st* cudaStream_t;
 typedef struct ncclComm* ncclComm_t;
 
@@ -58,4 +62,8 @@ ncclResult_t ncclSend(const void* sendbuff, size_t count, ncclDataType_t datatyp
 ncclResult_t ncclRecv(void* recvbuff, size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm, cudaStream_t stream);
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
+
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -109,18 +109,18 @@ internal static class ArgumentText
         command.GetResult(option) is null ? otherwise : command.GetValue(option)!;
 
     /// <summary>A count with a binary suffix: <c>65536</c>, <c>64K</c>, <c>1M</c>.</summary>
-    public static int Size(ArgumentResult result, int most)
+    public static int Size(ArgumentResult result, int most, int least = 1)
     {
         string text = result.Tokens[0].Value;
         int shift = text.Length == 0 ? 0 : char.ToUpperInvariant(text[^1]) switch { 'K' => 10, 'M' => 20, 'G' => 30, _ => 0 };
         string digits = shift == 0 ? text : text[..^1];
         if (long.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out long value)
-            && value > 0 && value <= most && value << shift <= most)
+            && value >= least && value <= most && value << shift <= most)
         {
             return (int)(value << shift);
         }
 
-        result.AddError($"{NameOf(result)} takes a count from 1 to {most}, with K, M or G for powers of 1024, not '{text}'.");
+        result.AddError($"{NameOf(result)} takes a count from {least} to {most}, with K, M or G for powers of 1024, not '{text}'.");
         return 0;
     }
 

@@ -13,7 +13,7 @@ internal sealed class AttendCommand
     private readonly GroupArguments _group = new();
 
     private readonly Option<string> _output = new("--output") { Description = "Output, float32 .npy, in the order of --layout.", Required = true, HelpName = "FILE" };
-    private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp [batch, query_heads, query_len], float32 .npy.", HelpName = "FILE" };
+    private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp [batch, query_heads, query_len], packed [query_heads, total_q], float32 .npy.", HelpName = "FILE" };
     private readonly Option<bool> _force = new("--force") { Description = "Overwrite existing outputs." };
 
     private readonly Option<int?> _repeat = new("--repeat", "-n")
@@ -41,7 +41,7 @@ internal sealed class AttendCommand
         command.Add(_output);
         command.Add(_lse);
         command.Add(_force);
-        _semantics.AddTo(command, withFiles: true);
+        _semantics.AddTo(command, SemanticsFiles.All);
         _plan.AddTo(command);
         _group.AddTo(command);
         command.Add(_repeat);
@@ -53,7 +53,7 @@ internal sealed class AttendCommand
     }
 
     private AttendRequest Read(ParseResult parsed) => new(
-        _tensors.Read(parsed), _semantics.Read(parsed, withFiles: true), _plan.Read(parsed),
+        _tensors.Read(parsed), _semantics.Read(parsed, SemanticsFiles.All), _plan.Read(parsed),
         parsed.GetRequiredValue(_output), parsed.GetValue(_lse), parsed.GetValue(_force),
         parsed.GetValue(_repeat) ?? 1, parsed.GetValue(_warmup) ?? 0, parsed.GetValue(_verify), parsed.GetValue(_json));
 }

@@ -51,7 +51,7 @@ internal sealed class BenchCommand
         }
 
         _tensors.AddTo(command);
-        _semantics.AddTo(command, withFiles: false);
+        _semantics.AddTo(command, SemanticsFiles.None);
         _plan.AddTo(command);
         _group.AddTo(command);
         command.Add(_out);
@@ -106,7 +106,7 @@ internal sealed class BenchCommand
             Tensors = tensors.Key is null ? null : tensors,
             StorageType = tensors.StorageType ?? ElementType.Float32,
             Scales = tensors.Scales,
-            Semantics = _semantics.Read(parsed, withFiles: false),
+            Semantics = _semantics.Read(parsed, SemanticsFiles.None),
             Plan = _plan.Read(parsed),
             Begin = begin,
             End = endGiven ? parsed.GetValue(_end) : begin,

@@ -6,11 +6,12 @@ namespace TreeAttention.Cli;
 
 /// <summary>How the keys lie and how the partials meet: <c>--algorithm --reduction --shard --shard-lengths --query-placement --reproducible</c>.</summary>
 /// <param name="comparesAll">Without --algorithm the command runs every plan that fits (bench), not tree.</param>
-internal sealed class PlanArguments(bool comparesAll = false)
+/// <param name="grows">The keys are those of a growing cache: always in lanes, queries always on every rank.</param>
+internal sealed class PlanArguments(bool comparesAll = false, bool grows = false)
 {
     private readonly Option<AttentionAlgorithm> _algorithm = new("--algorithm")
     {
-        Description = "tree, ring, ring-no-overlap, ring-query or single.",
+        Description = "tree, ring, ring-no-overlap, ring-query, gather or single.",
         DefaultValueFactory = _ => AttentionAlgorithm.Tree,
         CustomParser = result => ArgumentText.Parsed(result, AttentionAlgorithms.Parse),
     };
@@ -37,7 +38,7 @@ internal sealed class PlanArguments(bool comparesAll = false)
 
     private readonly Option<QueryPlacement> _queryPlacement = new("--query-placement")
     {
-        Description = "replicated: every rank has every query and output. sharded: queries are sharded as the keys are (ring algorithms).",
+        Description = "replicated: every rank has every query and output. sharded: queries are sharded as the keys are (ring algorithms, gather).",
         DefaultValueFactory = _ => QueryPlacement.Replicated,
         CustomParser = result => ArgumentText.Parsed(result, QueryPlacements.Parse),
     };
@@ -52,9 +53,13 @@ internal sealed class PlanArguments(bool comparesAll = false)
     {
         command.Add(_algorithm);
         command.Add(_reduction);
-        command.Add(_shard);
-        command.Add(_shardLengths);
-        command.Add(_queryPlacement);
+        if (!grows)
+        {
+            command.Add(_shard);
+            command.Add(_shardLengths);
+            command.Add(_queryPlacement);
+        }
+
         command.Add(_reproducible);
         ArgumentText.AddRule(command, Validate);
     }
@@ -62,9 +67,9 @@ internal sealed class PlanArguments(bool comparesAll = false)
     /// <summary>What the command line asks for.</summary>
     public PlanRequest Read(ParseResult parsed)
     {
-        int[]? lengths = ArgumentText.Given(parsed, _shardLengths);
+        int[]? lengths = grows ? null : ArgumentText.Given(parsed, _shardLengths);
         bool reproducible = parsed.GetValue(_reproducible);
-        ShardLayout layout = reproducible ? ShardLayout.Lanes
+        ShardLayout layout = reproducible || grows ? ShardLayout.Lanes
             : lengths is not null ? ShardLayout.Lengths(lengths)
             : parsed.GetValue(_shard) ?? ShardLayout.Contiguous;
         ReductionKind reduction = reproducible ? ReductionKind.Lanes : parsed.GetValue(_reduction);
@@ -90,7 +95,7 @@ internal sealed class PlanArguments(bool comparesAll = false)
             || (comparesAll && command.GetResult(_algorithm) is null && command.GetResult(_reduction) is null);
         if (command.GetValue(_queryPlacement) == QueryPlacement.Sharded && !ringsRun)
         {
-            command.AddError("--query-placement sharded belongs to the ring algorithms: tree and single need every query on every rank.");
+            command.AddError("--query-placement sharded belongs to the ring algorithms and gather: tree and single need every query on every rank.");
         }
 
         if (algorithm != AttentionAlgorithm.Tree && command.GetValue(_reduction) != ReductionKind.Auto)

@@ -73,6 +73,12 @@ internal sealed class TensorArguments
     /// <summary>What <c>--value-from-key</c> says of tensors that a benchmark makes itself; null without it, or with files.</summary>
     public int? SyntheticValueFromKey(CommandResult command) => command.GetResult(_key) is null ? command.GetValue(_valueFromKey) : null;
 
+    /// <summary>Files are named, as a rule sees it.</summary>
+    public bool AreGiven(CommandResult command) => command.GetResult(_key) is not null;
+
+    /// <summary><c>--value-from-key</c> is given, as a rule sees it.</summary>
+    public bool ValuesAreInKeys(CommandResult command) => command.GetResult(_valueFromKey) is not null;
+
     private void Validate(CommandResult command)
     {
         bool key = command.GetResult(_key) is not null;

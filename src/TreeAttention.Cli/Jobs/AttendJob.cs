@@ -12,12 +12,14 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
-        using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors));
+        Begin();
+        using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors, request.Semantics.IsPacked));
         AttentionOptions options = group.Together(() =>
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
         group.Agree(Settings(inputs, options));
-        using OutputFiles outputs = group.Together(() => new OutputFiles(group.IsRoot ? request : null));
+        using OutputFiles outputs = group.Together(() => new OutputFiles(
+            group.IsRoot ? request.Output : null, group.IsRoot ? request.Lse : null, request.Force));
         using ShardedCall call = LayOut(problem, inputs);
         using AttentionStep step = group.Together(() => call.CreateStep(request.Plan.Plan));
         var recorder = new StepRecorder(group, step, call.Queries, call.Shard);
@@ -35,7 +37,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         StepMeasurement cost = recorder.Summarise();
         AttentionResult? result = group.Together(() => ResultGatherer.Gather(group, call, state));
         VerificationReport? verification = group.Together(() => Verify(problem, inputs, result));
-        group.Together(() => outputs.Write(problem.Shape, result, request.Tensors.HeadMajor));
+        group.Together(() => outputs.Write(problem.Shape, result, request.Tensors.HeadMajor, inputs.HasBatchAxis, request.Semantics.IsPacked));
         long wrong = group.Gather(verification?.Wrong ?? 0)[0][0];
         if (group.IsRoot)
         {
@@ -43,6 +45,12 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         }
 
         return wrong == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
+    }
+
+    private void Begin()
+    {
+        Settlement.Begin(group, "attend");
+        group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
     }
 
     private ShardedCall LayOut(AttentionProblem problem, InputTensors inputs) => new(
@@ -60,7 +68,6 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
 
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
     [
-        new("version", ProductVersion.Text),
         .. inputs.Settings,
         new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
         new("--dtype", inputs.StorageType.ShortName()),

@@ -13,15 +13,21 @@ internal sealed class InputTensors : IDisposable
     private readonly TensorFile _key;
     private readonly TensorFile? _value;
 
+    private readonly bool _isPacked;
+
     /// <summary>Maps the files and derives the sizes.</summary>
+    /// <param name="request">The files.</param>
+    /// <param name="isPacked">The tensors hold packed sequences: the batch axis, of one row, may be missing.</param>
     /// <exception cref="FaultException">A file is missing (66), or bad or of the wrong shape (65).</exception>
-    public InputTensors(TensorRequest request)
+    public InputTensors(TensorRequest request, bool isPacked = false)
     {
+        _isPacked = isPacked;
         _query = TensorFile.Open(request.Query!, "query");
         try
         {
             _key = TensorFile.Open(request.Key!, "key");
             _value = request.Value is null ? null : TensorFile.Open(request.Value, "value");
+            HasBatchAxis = _query.View.Rank == 4;
             Query = Arranged(_query, request);
             Key = Arranged(_key, request);
             Value = _value is not null ? Arranged(_value, request) : InsideKey(Key, request.ValueFromKey!.Value);
@@ -37,6 +43,9 @@ internal sealed class InputTensors : IDisposable
             throw;
         }
     }
+
+    /// <summary>The queries came with a batch axis, and the output leaves with one.</summary>
+    public bool HasBatchAxis { get; }
 
     /// <summary>[batch, query_len, query_heads, head_dim]</summary>
     public TensorView Query { get; }
@@ -76,7 +85,7 @@ internal sealed class InputTensors : IDisposable
     private static TensorView Scaled(TensorView view, float[]? scales) =>
         scales is not null && view.Type == ElementType.Float8E4M3 ? view.WithHeadScales(scales) : view;
 
-    private static TensorView Arranged(TensorFile file, TensorRequest request)
+    private TensorView Arranged(TensorFile file, TensorRequest request)
     {
         TensorView view = file.View;
         if (!view.Type.IsFloatingPoint())
@@ -85,12 +94,18 @@ internal sealed class InputTensors : IDisposable
                 FaultCode.BadInput, $"{view.Name} holds {view.Type.ShortName()} elements, but attention needs f16, bf16, f32, f64 or f8e4m3.");
         }
 
+        if (_isPacked && view.Rank == 3)
+        {
+            view = view.AddFirstAxis();
+        }
+
         if (view.Rank != 4)
         {
             throw new FaultException(
                 FaultCode.BadInput,
                 $"{view.Name} has shape {view.ShapeText}, but attention needs four axes: "
-                + (request.HeadMajor ? "[batch, heads, length, dim] (--layout bhsd)." : "[batch, length, heads, dim] (--layout bshd)."));
+                + (request.HeadMajor ? "[batch, heads, length, dim] (--layout bhsd)." : "[batch, length, heads, dim] (--layout bshd).")
+                + (_isPacked ? " Packed sequences may leave batch out." : ""));
         }
 
         return request.HeadMajor ? view.SwapAxes(1, 2) : view;

@@ -10,42 +10,42 @@ internal sealed class OutputFiles : IDisposable
     private readonly NpyWriter? _output;
     private readonly NpyWriter? _lse;
 
-    /// <summary>Finds out whether the files can be written; other ranks than 0 give null and write nothing.</summary>
+    /// <summary>Finds out whether the files can be written; other ranks than 0 name no files and write none.</summary>
     /// <exception cref="FaultException">A file exists and may not be overwritten, or cannot be created (73).</exception>
-    public OutputFiles(AttendRequest? request)
+    public OutputFiles(string? output, string? lse, bool force)
     {
-        if (request is null)
-        {
-            return;
-        }
-
-        _output = NpyWriter.CreateOutput(request.Output, request.Force);
-        _lse = request.Lse is null ? null : NpyWriter.CreateOutput(request.Lse, request.Force);
+        _output = output is null ? null : NpyWriter.CreateOutput(output, force);
+        _lse = lse is null ? null : NpyWriter.CreateOutput(lse, force);
     }
 
     /// <summary>Writes both files in full, then lets both appear.</summary>
     /// <param name="shape">Sizes of the call.</param>
     /// <param name="result">The result; null on ranks that have none.</param>
     /// <param name="headMajor">Write the output as [batch, heads, query_len, value_dim].</param>
-    public void Write(AttentionShape shape, AttentionResult? result, bool headMajor)
+    /// <param name="hasBatchAxis">The output has the batch axis that the queries had.</param>
+    /// <param name="isPacked">The log-sum-exp is [heads, total_q], as flash-attn's of packed sequences.</param>
+    public void Write(AttentionShape shape, AttentionResult? result, bool headMajor, bool hasBatchAxis = true, bool isPacked = false)
     {
         if (result is null || _output is null)
         {
             return;
         }
 
+        ReadOnlySpan<long> axes = headMajor
+            ? [shape.Batch, shape.QueryHeads, shape.QueryLength, shape.ValueDim]
+            : [shape.Batch, shape.QueryLength, shape.QueryHeads, shape.ValueDim];
+        _output.Begin(hasBatchAxis ? axes : axes[1..]);
         if (headMajor)
         {
-            _output.Begin(shape.Batch, shape.QueryHeads, shape.QueryLength, shape.ValueDim);
             WriteHeadMajor(shape, result.Output);
         }
         else
         {
-            _output.Begin(shape.Batch, shape.QueryLength, shape.QueryHeads, shape.ValueDim);
             _output.Write(result.Output);
         }
 
-        _lse?.Begin(shape.Batch, shape.QueryHeads, shape.QueryLength);
+        ReadOnlySpan<long> lines = [shape.Batch, shape.QueryHeads, shape.QueryLength];
+        _lse?.Begin(isPacked ? lines[1..] : lines);
         _lse?.Write(result.Lse);
         _output.Complete();
         _lse?.Complete();

@@ -21,6 +21,7 @@ public sealed class CudaDevice : IStreamDevice
     private readonly DeviceTables _tables;
     private readonly AttendLaunch _launch;
     private readonly LaneAttention _lanes;
+    private readonly HostTokens _hostTokens;
     private readonly PinnedRegions _pinned = new();
     private readonly bool _isEmulated;
 
@@ -41,6 +42,7 @@ public sealed class CudaDevice : IStreamDevice
         _tables = new DeviceTables(_pool, _copies);
         _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
+        _hostTokens = new HostTokens(_copies);
         Description = $"{_context.Name}, sm_{_context.Architecture}";
     }
 
@@ -66,6 +68,9 @@ public sealed class CudaDevice : IStreamDevice
         set => _context.WhileWaiting = value;
     }
 
+    /// <summary>Kernels that the host enqueued one by one.</summary>
+    internal long Launches => _kernels.Launches;
+
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
 
@@ -89,6 +94,7 @@ public sealed class CudaDevice : IStreamDevice
     public Region AllocatePinned(long bytes, ElementType type)
     {
         _context.Enter();
+        _context.RefuseWhileCapturing("An allocation");
         return _pinned.Allocate(bytes, type);
     }
 
@@ -105,6 +111,23 @@ public sealed class CudaDevice : IStreamDevice
     {
         _context.Enter();
         return _context.Stream;
+    }
+
+    /// <inheritdoc/>
+    public IReplay Capture(Action work)
+    {
+        _context.Enter();
+        return new CudaReplay(_context, _pool, work);
+    }
+
+    /// <inheritdoc/>
+    public IStreamTimer CreateTimer() => new CudaTimer(_context);
+
+    /// <inheritdoc/>
+    public IPeerWindow CreatePeerWindow(int rank, int ranks, long bytesPerRank)
+    {
+        _context.Enter();
+        return new CudaPeerWindow(_context, _pool, rank, ranks, bytesPerRank);
     }
 
     /// <inheritdoc/>
@@ -175,6 +198,20 @@ public sealed class CudaDevice : IStreamDevice
     {
         _context.Enter();
         _states.Unweigh(top, unit, numerator, denominator, into);
+    }
+
+    /// <inheritdoc/>
+    public void Append(in TokenBlock tokens, KeyValueShard shard)
+    {
+        _context.Enter();
+        _hostTokens.Append(in tokens, shard);
+    }
+
+    /// <inheritdoc/>
+    public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into)
+    {
+        _context.Enter();
+        _hostTokens.ArrangeQueries(shape, queries, rotary, into);
     }
 
     /// <inheritdoc/>

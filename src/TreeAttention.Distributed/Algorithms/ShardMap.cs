@@ -38,6 +38,20 @@ public sealed class ShardMap
         }
     }
 
+    /// <summary>The map of a growing cache, which knows of the other ranks how large their values are, and no more.</summary>
+    /// <param name="plan">This rank's plan; it grows in place.</param>
+    /// <param name="ranks">Ranks that share the keys.</param>
+    /// <param name="largest">[1] limits of all ranks together; they grow in place.</param>
+    internal ShardMap(ShardPlan plan, int ranks, PageLimits[] largest)
+    {
+        (Shape, Layout, Ranks, IsGrowing) = (plan.Shape, ShardLayout.Lanes, ranks, true);
+        _plans = [.. Enumerable.Repeat(plan, ranks)];
+        _limits = [.. Enumerable.Repeat(largest, ranks)];
+    }
+
+    /// <summary>The shards are those of a cache: keys and limits change from step to step.</summary>
+    internal bool IsGrowing { get; }
+
     /// <summary>Sizes of the call.</summary>
     public AttentionShape Shape { get; }
 
@@ -80,6 +94,32 @@ public sealed class ShardMap
                 pieces[rank].CopyTo(Piece(_limits[rank], first));
             }
         }
+    }
+
+    /// <summary>One plan over the contents of all ranks, one after the other: pages in the order of their positions, and their limits as known now.</summary>
+    internal (ShardPlan Plan, PageLimits[] Limits) Join()
+    {
+        (int Rank, int Page)[] pages = [.. _plans
+            .SelectMany((plan, rank) => Enumerable.Range(0, plan.PagesPerBatch).Select(page => (Rank: rank, Page: page)))
+            .OrderBy(page => _plans[page.Rank].Pages[page.Page].Span.FirstPosition)];
+        var whole = new ShardPlan(Shape, _plans[0].Type, _plans[0].ValuesInKeys, _plans.Sum(plan => plan.Elements), pages.Length);
+        whole.Grow(pages.Length);
+        var limits = new PageLimits[Shape.Batch * pages.Length * Shape.KvHeads];
+        for (int batch = 0; batch < Shape.Batch; batch++)
+        {
+            for (int i = 0; i < pages.Length; i++)
+            {
+                (int rank, int page) = pages[i];
+                ShardPlan plan = _plans[rank];
+                long first = _plans.Take(rank).Sum(before => before.Elements);
+                KeyPage entry = plan.Pages[(batch * plan.PagesPerBatch) + page];
+                int slot = (batch * pages.Length) + i;
+                whole.Fill(i, entry with { KeyOffset = first + entry.KeyOffset, ValueOffset = first + entry.ValueOffset, Slot = slot });
+                _limits[rank].AsSpan(entry.Slot * Shape.KvHeads, Shape.KvHeads).CopyTo(limits.AsSpan(slot * Shape.KvHeads));
+            }
+        }
+
+        return (whole, limits);
     }
 
     private static Span<byte> Piece(PageLimits[] limits, int first)

@@ -17,6 +17,8 @@ internal sealed class TreeStep : AttentionStep
     /// <inheritdoc/>
     public override ReductionKind Reduction => _reduction.Kind;
 
+    private protected override bool IsCapturable => _reduction.IsCapturable;
+
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
@@ -33,6 +35,11 @@ internal sealed class TreeStep : AttentionStep
         BeginCompute();
         Device.Attend(Problem, queries, shard, _state);
         EndCompute();
+        if (Shards.IsGrowing)
+        {
+            _reduction.Unit = NumeratorUnit.For(Shards);
+        }
+
         Fold(_reduction, _state);
         return _state;
     }

@@ -60,6 +60,23 @@ public interface IDevice : IDisposable
     /// <summary>The inverse of <see cref="Weigh"/>: output = numerator / denominator (0 where nothing was seen), max = top, sum = denominator / unit.</summary>
     void Unweigh(Region top, float unit, Region numerator, Region denominator, PartialAttention into);
 
+    /// <summary>Stores new keys and values in the pages of a cache: keys are rotated, both are converted to the storage type, and limits grow.</summary>
+    /// <remarks>
+    /// Each element is rounded once, to nearest, ties to even, after the rotation. For each page and KV head that gets a token,
+    /// <see cref="PageLimits"/> become at least the norm of the stored key and the largest magnitude of the stored value, NaN
+    /// when one is not finite. Tokens that other ranks own are not read.
+    /// </remarks>
+    /// <param name="tokens">The tokens, in this device's memory.</param>
+    /// <param name="shard">The cache's contents and limits.</param>
+    void Append(in TokenBlock tokens, KeyValueShard shard);
+
+    /// <summary>Takes queries as models give them into the order of a <see cref="QueryBlock"/>, rotated.</summary>
+    /// <param name="shape">Sizes of the call.</param>
+    /// <param name="queries">[batch, query_len, query_heads, head_dim] fp32 in this device's memory.</param>
+    /// <param name="rotary">[batch, query_len] angles; null for no rotation.</param>
+    /// <param name="into">All queries of the call, in order.</param>
+    void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into);
+
     /// <summary>Returns when all enqueued work is done.</summary>
     void Synchronize();
 }

@@ -61,9 +61,8 @@ internal sealed class PageWriter
                 throw FirstFault();
             }
 
-            limits[head] = new PageLimits(
-                MathF.Max(limits[head].LargestKeyNorm, RoundUp(Math.Sqrt(squares) * _scaleOf(head))),
-                MathF.Max(limits[head].LargestValue, RowStorage.LargestMagnitude(stored[..measuredDims]) * _scaleOf(head)));
+            double scale = _scaleOf(head);
+            limits[head] = limits[head].WithNorm(squares * scale * scale).WithValue(stored[..measuredDims], (float)scale);
         }
     }
 
@@ -88,13 +87,5 @@ internal sealed class PageWriter
         }
 
         return null;
-    }
-
-    // The sum of squares is exact to 1e-13, which the factor covers; narrowing must not lose what a bound needs.
-    private static float RoundUp(double norm)
-    {
-        double bound = norm * (1 + 1e-12);
-        float rounded = (float)bound;
-        return rounded < bound ? MathF.BitIncrement(rounded) : rounded;
     }
 }

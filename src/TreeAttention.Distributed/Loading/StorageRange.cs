@@ -42,7 +42,7 @@ internal static class StorageRange
     }
 
     // Elements of f8e4m3 are compared as they are stored, by the division that stores them.
-    private static bool Overflows(double element, ElementType storage, float scale) => double.IsFinite(element) && storage switch
+    internal static bool Overflows(double element, ElementType storage, float scale) => double.IsFinite(element) && storage switch
     {
         ElementType.Float8E4M3 => Math.Abs(element) / scale > LargestRoundedToE4M3,
         _ => Math.Abs(element) >= RoundsToInfinityFrom(storage),

@@ -45,6 +45,10 @@ internal sealed class OneShotReduction : Reduction
 
     public override ReductionKind Kind => ReductionKind.OneShot;
 
+    /// <inheritdoc/>
+    /// <remarks>Every round the host tells the others which slots are next.</remarks>
+    public override bool IsCapturable => false;
+
     private protected override string Operation => "one-shot exchange";
 
     /// <summary>Slots for the states of all ranks; null where the ranks share no memory.</summary>
@@ -84,7 +88,11 @@ internal sealed class OneShotReduction : Reduction
     {
         PartialAttention[] slots = _slots[_round++ & 1];
         Context.Device.Copy(state.Region, slots[Transport.Rank].Region);
-        Context.Device.Synchronize();
+        if (slots[Transport.Rank].Region.Place != MemoryPlace.Device)
+        {
+            Context.Device.Synchronize(); // others read it without the device's knowledge
+        }
+
         Transport.Traffic.CountPayload(state.Region.Bytes);
         _peers.Publish();
         _peers.AwaitAll();

@@ -18,6 +18,12 @@ public abstract class Reduction : IDisposable
     /// <summary>Which reduction this is; never <see cref="ReductionKind.Auto"/>.</summary>
     public abstract ReductionKind Kind { get; }
 
+    /// <summary>What a weight of 1 counts in sums of numerators: a power of two, the same on every rank.</summary>
+    internal float Unit { get; set; } = 1f;
+
+    /// <summary>A fold can be a part of captured work.</summary>
+    public virtual bool IsCapturable => Transport.IsCapturable;
+
     private protected RankContext Context { get; }
 
     private protected int Rows { get; }
@@ -46,9 +52,9 @@ public abstract class Reduction : IDisposable
         switch (kind)
         {
             case ReductionKind.ThreeAllReduce:
-                return new ThreeAllReduce(context, rows, valueDim, unit);
+                return new ThreeAllReduce(context, rows, valueDim) { Unit = unit };
             case ReductionKind.TwoAllReduce:
-                return new TwoAllReduce(context, rows, valueDim, unit);
+                return new TwoAllReduce(context, rows, valueDim) { Unit = unit };
             case ReductionKind.Fused:
                 return new FusedReduction(context, rows, valueDim);
             case ReductionKind.AllGather:

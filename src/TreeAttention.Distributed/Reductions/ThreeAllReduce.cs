@@ -7,15 +7,13 @@ internal sealed class ThreeAllReduce : Reduction
     private readonly Region _top;
     private readonly Region _numerator;
     private readonly Region _denominator;
-    private readonly float _unit;
 
-    public ThreeAllReduce(RankContext context, int rows, int valueDim, float unit)
+    public ThreeAllReduce(RankContext context, int rows, int valueDim)
         : base(context, rows, valueDim)
     {
         _top = Allocate(rows);
         _numerator = Allocate((long)rows * valueDim);
         _denominator = Allocate(rows);
-        _unit = unit;
     }
 
     public override ReductionKind Kind => ReductionKind.ThreeAllReduce;
@@ -26,9 +24,9 @@ internal sealed class ThreeAllReduce : Reduction
     {
         Context.Device.Copy(state.MaxRegion, _top);
         Transport.AllReduce(_top, ReduceOperation.Max);
-        Context.Device.Weigh(state, _top, _unit, _numerator, _denominator);
+        Context.Device.Weigh(state, _top, Unit, _numerator, _denominator);
         Transport.AllReduce(_numerator, ReduceOperation.Sum);
         Transport.AllReduce(_denominator, ReduceOperation.Sum);
-        Context.Device.Unweigh(_top, _unit, _numerator, _denominator, state);
+        Context.Device.Unweigh(_top, Unit, _numerator, _denominator, state);
     }
 }

@@ -8,16 +8,14 @@ internal sealed class TwoAllReduce : Reduction
     private readonly Region _packed;
     private readonly Region _numerator;
     private readonly Region _denominator;
-    private readonly float _unit;
 
-    public TwoAllReduce(RankContext context, int rows, int valueDim, float unit)
+    public TwoAllReduce(RankContext context, int rows, int valueDim)
         : base(context, rows, valueDim)
     {
         _top = Allocate(rows);
         _packed = Allocate((long)rows * (valueDim + 1));
         _numerator = _packed.Slice(0, (long)rows * valueDim);
         _denominator = _packed.Slice((long)rows * valueDim, rows);
-        _unit = unit;
     }
 
     public override ReductionKind Kind => ReductionKind.TwoAllReduce;
@@ -28,8 +26,8 @@ internal sealed class TwoAllReduce : Reduction
     {
         Context.Device.Copy(state.MaxRegion, _top);
         Transport.AllReduce(_top, ReduceOperation.Max);
-        Context.Device.Weigh(state, _top, _unit, _numerator, _denominator);
+        Context.Device.Weigh(state, _top, Unit, _numerator, _denominator);
         Transport.AllReduce(_packed, ReduceOperation.Sum);
-        Context.Device.Unweigh(_top, _unit, _numerator, _denominator, state);
+        Context.Device.Unweigh(_top, Unit, _numerator, _denominator, state);
     }
 }

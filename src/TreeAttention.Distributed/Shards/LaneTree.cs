@@ -1,3 +1,4 @@
+using System;
 using System.Collections.Generic;
 using System.Linq;
 
@@ -22,6 +23,9 @@ public static class LaneTree
 
     /// <summary>The first page of a lane; the others follow every <see cref="Lanes"/> pages.</summary>
     public static int FirstPageOf(int lane) => Reverse(lane);
+
+    /// <summary>The rank that owns a page of 512 positions.</summary>
+    public static int OwnerOf(int page, int ranks) => ((((Reverse(page % Lanes) + 1) * ranks) + Lanes - 1) / Lanes) - 1;
 
     /// <summary>The lanes of <paramref name="rank"/>, ascending.</summary>
     public static IEnumerable<int> LanesOf(int rank, int ranks)
@@ -49,6 +53,35 @@ public static class LaneTree
 
         return nodes;
     }
+
+    /// <summary>Finds where the pages of each lane lie in a plan.</summary>
+    /// <param name="plan">A plan in the lanes layout: pages lane by lane, ascending inside a lane, alike in every batch row.</param>
+    /// <param name="firstPage">[<see cref="Lanes"/> + 1] receives the first page of each lane, and the end.</param>
+    /// <exception cref="ShapeMismatchException">The plan's pages are not those of lanes.</exception>
+    public static void IndexPages(ShardPlan plan, Span<int> firstPage)
+    {
+        int page = 0;
+        for (int lane = 0; lane < Lanes; lane++)
+        {
+            firstPage[lane] = page;
+            while (page < plan.PagesPerBatch && IsWholeIn(plan.Pages[page].Span, lane))
+            {
+                page++;
+            }
+        }
+
+        firstPage[Lanes] = page;
+        if (page < plan.PagesPerBatch)
+        {
+            throw new ShapeMismatchException(
+                $"Page {page} of the shard starts at position {plan.Pages[page].Span.FirstPosition}: not the lane order. Use --shard lanes on every rank.");
+        }
+    }
+
+    // A page without keys, which only other batch rows have, still has its place.
+    private static bool IsWholeIn(PageSpan span, int lane) =>
+        LaneOf(span.FirstPosition) == lane
+        && (span.Count == 0 || (span.IsContiguous && span.FirstPosition / PageSpan.Keys == span.LastPosition / PageSpan.Keys));
 
     private static int Reverse(int eightBits)
     {

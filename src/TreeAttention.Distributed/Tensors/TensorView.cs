@@ -73,6 +73,9 @@ public sealed class TensorView
         return new TensorView(Name, Address, Type, shape, strides);
     }
 
+    /// <summary>The same memory with one more axis, of length 1, before all others.</summary>
+    public TensorView AddFirstAxis() => new(Name, Address, Type, [1, .. Shape], [Count, .. Strides]);
+
     /// <summary>The first <paramref name="length"/> indices of the last axis: MLA's values inside its keys.</summary>
     public TensorView TruncateLastAxis(string name, int length)
     {

@@ -19,9 +19,32 @@ internal sealed class DeviceSource
     private DeviceSource(CudaPlatform? platform) => _platform = platform;
 
     /// <summary>Finds what the devices need.</summary>
-    /// <exception cref="FaultException">A GPU is asked for and the driver, the compiler or the GPU is missing (69); the environment contradicts itself (2).</exception>
-    internal static DeviceSource Open(GroupOptions options, ProcessEnvironment environment) => new(
-        options.Device == DeviceKind.Cuda ? CudaPlatform.Open(OptionsOf(environment)) : null);
+    /// <param name="options">The group's.</param>
+    /// <param name="environment">The process's.</param>
+    /// <param name="ranksOfNode">Ranks of this machine: each wants a GPU of its own.</param>
+    /// <exception cref="FaultException">
+    /// A GPU is asked for and the driver, the compiler or the GPU is missing, or there are fewer GPUs than ranks (69); the environment
+    /// contradicts itself (2).
+    /// </exception>
+    internal static DeviceSource Open(GroupOptions options, ProcessEnvironment environment, int ranksOfNode)
+    {
+        if (options.Device != DeviceKind.Cuda)
+        {
+            return new DeviceSource(null);
+        }
+
+        var platform = CudaPlatform.Open(OptionsOf(environment));
+        if (ranksOfNode > platform.DeviceCount && !options.OversubscribeGpus)
+        {
+            string gpus = platform.DeviceCount == 1 ? "1 GPU" : $"{platform.DeviceCount} GPUs";
+            throw new FaultException(
+                FaultCode.Unavailable,
+                $"This machine has {gpus} for {ranksOfNode} ranks, and each rank takes one. Start at most {platform.DeviceCount} here, or let "
+                + "ranks share a GPU with --oversubscribe-gpus.");
+        }
+
+        return new DeviceSource(platform);
+    }
 
     /// <summary>What users should know of a choice that was left to <see cref="DeviceKind.Auto"/>; null for nothing.</summary>
     internal static string? HintOf(GroupOptions options) =>
@@ -37,7 +60,28 @@ internal sealed class DeviceSource
 
     /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
     internal static StagedTransport? StagingFor(ITransport transport, IDevice device) =>
-        device is IStagingDevice staging ? new StagedTransport(transport, staging) : null;
+        device is IStagingDevice staging ? new StagedTransport(transport, staging, warn: Warn) : null;
+
+    private static void Warn(string message) => Console.Error.WriteLine($"treeattn: {message}");
+
+    /// <summary>What stands between an MPI and a device whose memory is its own: the device's addresses where the MPI can use them, else page-locked memory.</summary>
+    /// <param name="transport">The MPI's.</param>
+    /// <param name="device">The rank's.</param>
+    /// <param name="isCudaAware">What the MPI says of itself.</param>
+    /// <param name="choice">What TREEATTN_MPI_CUDA says instead.</param>
+    /// <exception cref="FaultException">The choice is none (2).</exception>
+    internal static ITransport? BridgeFor(ITransport transport, IDevice device, bool isCudaAware, string? choice) => (choice, device) switch
+    {
+        (not (null or "direct" or "staged"), _) => throw new FaultException(
+            FaultCode.CommandLine,
+            $"TREEATTN_MPI_CUDA is '{choice}', but it may be 'direct' (MPI gets device addresses) or 'staged' (through host memory). Unset it to do what MPI "
+            + "says of itself.")
+        { IsAgreed = true },
+        (_, not IStagingDevice) => null,
+        ("direct", IStagingDevice staging) => new DirectTransport(transport, staging),
+        (null, IStagingDevice staging) when isCudaAware => new DirectTransport(transport, staging),
+        _ => StagingFor(transport, device),
+    };
 
     private static CudaOptions OptionsOf(ProcessEnvironment environment)
     {

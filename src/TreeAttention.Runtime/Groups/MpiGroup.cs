@@ -12,9 +12,14 @@ internal static class MpiGroup
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
         using MpiWorld world = Join(environment);
+        return Guarded(world, () => RunOn(world, options, environment, work));
+    }
+
+    private static FaultCode Guarded(MpiWorld world, Func<FaultCode> work)
+    {
         try
         {
-            return RunOn(world, options, environment, work);
+            return work();
         }
         catch (FaultException fault) when (fault.IsAgreed)
         {
@@ -62,15 +67,27 @@ internal static class MpiGroup
         var limits = new StallLimits { Operation = options.StallTimeout };
         using var control = TcpControlPlane.Connect(
             world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, code, reason));
-        int threads = GroupLauncher.ThreadsOf(options, world.Nodes.Count(node => node == world.Nodes[world.Rank]));
+
+        // The job ends while this rank's control plane is still open: ranks that wait for it there would report it lost, with another code.
+        return Guarded(world, () => RunWith(world, transport, control, options, environment, work));
+    }
+
+    private static FaultCode RunWith(
+        MpiWorld world, MpiTransport transport, TcpControlPlane control, GroupOptions options, ProcessEnvironment environment,
+        Func<AttentionGroup, FaultCode> work)
+    {
+        int ranksOfNode = world.Nodes.Count(node => node == world.Nodes[world.Rank]);
+        int threads = GroupLauncher.ThreadsOf(options, ranksOfNode);
         int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
-        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment).Create(threads, rankOfNode));
+        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment, ranksOfNode).Create(threads, rankOfNode));
         string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
-        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(device, control, transport, environment, () => { });
-        using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(transport, device) : null;
-        var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)transport, device, control);
-        string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})" + (nccl is null ? "" : $", {nccl}");
-        FaultCode code = work(new AttentionGroup(context, threads, description));
+        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(environment, NcclSource.Beside(transport, device, control));
+        using ITransport? bridge = gpus is null ? DeviceSource.BridgeFor(transport, device, world.IsCudaAware, environment.MpiCuda) : null;
+        var context = new RankContext(gpus ?? bridge ?? transport, device, control);
+        string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"
+            + (nccl is not null ? $", {nccl}" : bridge is DirectTransport ? ", device memory handed to MPI" : "");
+        using var group = new AttentionGroup(context, threads, description);
+        FaultCode code = Guarded(world, () => work(group)); // before a device that may hang is disposed of
         gpus?.Leave();
         return code;
     }

@@ -10,7 +10,7 @@ namespace TreeAttention.Runtime;
 /// Elements are uniform with mean 0 and variance 1. The tensors are reserved whole but only the positions that are filled take
 /// memory, so a rank of a long context holds no more than its shard.
 /// </remarks>
-public sealed unsafe class SyntheticTensors : IDisposable
+public sealed unsafe class SyntheticTensors : IDisposable, ITokenSource
 {
     private const float HalfWidth = 1.7320508f; // uniform on ±√3 has variance 1
 
@@ -89,6 +89,21 @@ public sealed unsafe class SyntheticTensors : IDisposable
     {
         FillPosition(Key, 2, position, _firstKvHead);
         FillPosition(Value, 3, position, _firstKvHead);
+    }
+
+    /// <inheritdoc/>
+    public void Read(int row, int position, Span<float> key, Span<float> value)
+    {
+        ReadRows(key, _shape.HeadDim, 2, row, position);
+        ReadRows(value, _shape.ValueDim, 3, row, position);
+    }
+
+    private void ReadRows(Span<float> into, int dim, int which, int batch, int position)
+    {
+        for (int head = 0; head < into.Length / dim; head++)
+        {
+            FillRow(into.Slice(head * dim, dim), which, batch, position, _firstKvHead + head);
+        }
     }
 
     // Large zeroed allocations come from the system untouched: no page exists before it is written.

@@ -20,6 +20,11 @@ internal sealed class FailingDevice(IDevice inner, int attends) : IDevice
 
     public void Free(Region region) => inner.Free(region);
 
+    public void Append(in TokenBlock tokens, KeyValueShard shard) => inner.Append(in tokens, shard);
+
+    public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into) =>
+        inner.ArrangeQueries(shape, queries, rotary, into);
+
     public void Copy(Region from, Region to) => inner.Copy(from, to);
 
     public void Clear(PartialAttention partial) => inner.Clear(partial);

@@ -38,6 +38,11 @@ internal sealed class PlainDevice : IDevice
 
     public void Merge(PartialAttention into, PartialAttention from) => into.MergeFrom(from);
 
+    public void Append(in TokenBlock tokens, KeyValueShard shard) => throw new NotSupportedException("Caches are tested on real devices.");
+
+    public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into) =>
+        throw new NotSupportedException("Caches are tested on real devices.");
+
     public void Synchronize()
     {
     }

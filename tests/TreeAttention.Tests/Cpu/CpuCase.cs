@@ -56,6 +56,17 @@ internal sealed class CpuCase
         return Tie();
     }
 
+    /// <summary>The same call over some of its tokens, of one batch row with as many queries as keys.</summary>
+    internal CpuCase OfTokens(int[] tokens, AttentionOptions options) => new()
+    {
+        Shape = Shape with { QueryLength = tokens.Length, KeyLength = tokens.Length },
+        Options = options,
+        Type = Type,
+        Query = Take(Query, Shape.QueryHeads, Shape.HeadDim, tokens),
+        Key = Take(Key, Shape.KvHeads, Shape.HeadDim, tokens),
+        Value = Take(Value, Shape.KvHeads, Shape.ValueDim, tokens),
+    };
+
     /// <summary>Attention on a device, all ranks one after the other, their partials merged.</summary>
     internal PartialResult Run(CpuDevice device)
     {
@@ -117,6 +128,12 @@ internal sealed class CpuCase
 
         return result;
     }
+
+    private float[] Take(float[] values, int heads, int dim, int[] tokens) =>
+    [
+        .. Enumerable.Range(0, heads).SelectMany(head => tokens.SelectMany(token =>
+            values.AsSpan(((head * Shape.QueryLength) + token) * dim, dim).ToArray())),
+    ];
 
     private static float[] Normal(Random random, int count, double spread)
     {

@@ -58,6 +58,11 @@ internal sealed class HostMemoryDevice(MemoryPlace place = MemoryPlace.Host) : I
         AttentionProblem problem, QueryBlock queries, KeyValueShard shard,
         ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into) => throw new NotSupportedException();
 
+    public void Append(in TokenBlock tokens, KeyValueShard shard) => throw new NotSupportedException();
+
+    public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into) =>
+        throw new NotSupportedException();
+
     public void Merge(PartialAttention into, PartialAttention from) => throw new NotSupportedException();
 
     public void Weigh(PartialAttention partial, Region top, float unit, Region numerator, Region denominator) =>

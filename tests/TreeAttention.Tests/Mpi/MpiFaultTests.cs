@@ -92,4 +92,24 @@ public sealed class MpiFaultTests
         Assert.Contains("a fault of one rank", job.Errors, StringComparison.Ordinal);
         Assert.Empty(job.Survivors());
     }
+
+    [Theory]
+    [InlineData("openmpi", "agreement"), InlineData("mpich", "agreement")]
+    [InlineData("openmpi", "loading"), InlineData("mpich", "loading")]
+    [InlineData("openmpi", "tree"), InlineData("mpich", "tree")]
+    [InlineData("openmpi", "ring"), InlineData("mpich", "ring")]
+    public void A_bug_of_one_rank_ends_all_with_70_and_its_stack_once(string kind, string place)
+    {
+        using var job = MpiJob.Start(kind, 3, ["bug", place]);
+        var clock = Stopwatch.StartNew();
+
+        int exit = job.Wait();
+
+        Assert.Equal(70, exit);
+        Assert.True(clock.Elapsed < TimeSpan.FromSeconds(15), $"{clock.Elapsed}"); // the start of three ranks and two seconds
+        Assert.Single(job.Errors.Split('\n'), line => line.Contains("a bug of one rank", StringComparison.Ordinal));
+        Assert.Matches(@"treeattn: rank 2 \(.*pid \d+\): .*InvalidOperationException", job.Errors);
+        Assert.Contains("at TreeAttention.Ranks.BuggyRank", job.Errors, StringComparison.Ordinal);
+        Assert.Empty(job.Survivors());
+    }
 }

@@ -73,7 +73,7 @@ internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel ke
             if (_page.Take(shard.Plan.Pages[page].Span, _tile))
             {
                 Locate(shard, page, end);
-                AttendPage(shard.Limits[(page * shard.Plan.Shape.KvHeads) + _tile.KvHead]);
+                AttendPage(shard.Limits[(shard.Plan.Pages[page].Slot * shard.Plan.Shape.KvHeads) + _tile.KvHead]);
             }
         }
 
@@ -95,14 +95,14 @@ internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel ke
     private byte* KeysOf(KeyValueShard shard, int page)
     {
         KeyPage place = shard.Plan.Pages[page];
-        long keys = place.KeyOffset + ((long)_tile.KvHead * place.Span.Count * shard.Plan.Shape.HeadDim);
+        long keys = place.KeyOffset + ((long)_tile.KvHead * place.Capacity * shard.Plan.Shape.HeadDim);
         return (byte*)shard.Contents.Address + (keys * TElement.Size);
     }
 
     private byte* ValuesOf(KeyValueShard shard, int page)
     {
         KeyPage place = shard.Plan.Pages[page];
-        long values = place.ValueOffset + ((long)_tile.KvHead * place.Span.Count * shard.Plan.ValueStride);
+        long values = place.ValueOffset + ((long)_tile.KvHead * place.Capacity * shard.Plan.ValueStride);
         return (byte*)shard.Contents.Address + (values * TElement.Size);
     }
 

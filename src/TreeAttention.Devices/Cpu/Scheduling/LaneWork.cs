@@ -46,7 +46,7 @@ internal sealed unsafe class LaneWork(WorkerPool pool, TileWorkers workers, Memo
             return;
         }
 
-        IndexLanes(shard.Plan);
+        LaneTree.IndexPages(shard.Plan, _firstPage);
         workers.Reserve(_kind, _grid.RowsPerTile);
         _slot = PartialAttention.FloatsFor(_grid.RowsPerTile, problem.Shape.ValueDim);
         _ = _levels.Floats(pool.Threads * (Levels + 1) * _slot);
@@ -118,29 +118,4 @@ internal sealed unsafe class LaneWork(WorkerPool pool, TileWorkers workers, Memo
             into.FoldFrom(other);
         }
     }
-
-    // Pages lie lane by lane: _firstPage[l] is the first of lane l, the same for every batch row.
-    private void IndexLanes(ShardPlan plan)
-    {
-        int page = 0;
-        for (int lane = 0; lane < LaneTree.Lanes; lane++)
-        {
-            _firstPage[lane] = page;
-            while (page < plan.PagesPerBatch && IsWholeIn(plan.Pages[page].Span, lane))
-            {
-                page++;
-            }
-        }
-
-        _firstPage[LaneTree.Lanes] = page;
-        if (page < plan.PagesPerBatch)
-        {
-            throw new ShapeMismatchException(
-                $"Page {page} of the shard starts at position {plan.Pages[page].Span.FirstPosition}: not the lane order. Use --shard lanes on every rank.");
-        }
-    }
-
-    private static bool IsWholeIn(PageSpan span, int lane) =>
-        span.IsContiguous && LaneTree.LaneOf(span.FirstPosition) == lane
-        && span.FirstPosition / PageSpan.Keys == span.LastPosition / PageSpan.Keys;
 }

@@ -15,31 +15,43 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
     private const int MostKept = 512;
 
     private readonly Dictionary<object, nint> _addresses = new(ReferenceEqualityComparer.Instance);
-    private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges)> _pages = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges, long Version)> _pages = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<int[], (nint Address, long Version)> _lengths = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<PageLimits[], (nint Address, ShardPlan Plan, long Version)> _limits = new(ReferenceEqualityComparer.Instance);
 
     /// <summary>Gives all back when too many are kept. To be called before a call looks up its first, for it would lose those it has.</summary>
     internal void MakeRoom()
     {
-        if (_addresses.Count + _pages.Count < MostKept)
+        if (_addresses.Count + _pages.Count + _lengths.Count + _limits.Count < MostKept)
         {
             return;
         }
 
-        foreach (nint address in _addresses.Values.Concat(_pages.Values.SelectMany(pages => new[] { pages.Entries, pages.Ranges })))
+        foreach (nint address in (IEnumerable<nint>)[
+            .. _addresses.Values, .. _lengths.Values.Select(kept => kept.Address), .. _limits.Values.Select(kept => kept.Address),
+            .. _pages.Values.Select(kept => kept.Entries), .. _pages.Values.Select(kept => kept.Ranges)])
         {
             pool.Give(address);
         }
 
         _addresses.Clear();
+        _lengths.Clear();
+        _limits.Clear();
         _pages.Clear();
     }
 
     /// <summary>The pages of a plan, and where those of each batch row begin and end.</summary>
     internal (nint Entries, nint Ranges) PagesOf(ShardPlan plan)
     {
-        if (_pages.TryGetValue(plan, out (nint Entries, nint Ranges) kept))
+        if (_pages.TryGetValue(plan, out (nint Entries, nint Ranges, long Version) kept))
         {
-            return kept;
+            if (kept.Version == plan.Version)
+            {
+                return (kept.Entries, kept.Ranges);
+            }
+
+            pool.Give(kept.Entries);
+            pool.Give(kept.Ranges);
         }
 
         PageEntry[] entries = [.. plan.Pages.Select(page => new PageEntry
@@ -51,11 +63,53 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
             RunBlock = page.Span.Run.Block,
             RunStride = page.Span.Run.Stride,
             Count = page.Span.Count,
+            Capacity = page.Capacity,
         })];
         int[] ranges = [.. Enumerable.Range(0, plan.Shape.Batch + 1).Select(batch => batch * plan.PagesPerBatch)];
         (nint Entries, nint Ranges) uploaded = (Upload(entries.AsSpan()), Upload(ranges.AsSpan()));
-        _pages.Add(plan, uploaded);
+        _pages[plan] = (uploaded.Entries, uploaded.Ranges, plan.Version);
         return uploaded;
+    }
+
+    /// <summary>The copy of row lengths, which a cache changes in place together with its plan; 0 for none.</summary>
+    internal nint LengthsOf(int[]? lengths, ShardPlan plan)
+    {
+        if (lengths is null)
+        {
+            return 0;
+        }
+
+        bool isKept = _lengths.TryGetValue(lengths, out (nint Address, long Version) kept);
+        if (isKept && kept.Version == plan.Version)
+        {
+            return kept.Address;
+        }
+
+        nint address = isKept ? kept.Address : pool.Take((long)lengths.Length * sizeof(int));
+        copies.Upload(lengths.AsSpan(), address);
+        _lengths[lengths] = (address, plan.Version);
+        return address;
+    }
+
+    /// <summary>The limits of a shard's pages, [pages, kv_heads] in the order of its plan.</summary>
+    internal nint LimitsOf(KeyValueShard shard)
+    {
+        ShardPlan plan = shard.Plan;
+        if (_limits.TryGetValue(shard.Limits, out (nint Address, ShardPlan Plan, long Version) kept))
+        {
+            if (kept.Plan == plan && kept.Version == plan.Version)
+            {
+                return kept.Address;
+            }
+
+            pool.Give(kept.Address);
+        }
+
+        int heads = plan.Shape.KvHeads;
+        PageLimits[] limits = [.. plan.Pages.SelectMany(page => shard.Limits.Skip(page.Slot * heads).Take(heads))];
+        nint address = Upload(limits.AsSpan());
+        _limits[shard.Limits] = (address, plan, plan.Version);
+        return address;
     }
 
     /// <summary>An array's copy; 0 for none. The array must not change afterwards.</summary>

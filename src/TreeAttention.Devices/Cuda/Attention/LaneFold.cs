@@ -9,28 +9,18 @@ internal sealed class LaneFold
 {
     private readonly int[] _firstPage = new int[LaneTree.Lanes + 1];
     private readonly Dictionary<LaneNode, StateFold[]> _programs = [];
+    private readonly int _pagesPerBatch;
 
     /// <summary>Indexes the pages of a plan.</summary>
     /// <exception cref="ShapeMismatchException">The plan's pages are not those of lanes.</exception>
     internal LaneFold(ShardPlan plan)
     {
-        int page = 0;
-        for (int lane = 0; lane < LaneTree.Lanes; lane++)
-        {
-            _firstPage[lane] = page;
-            while (page < plan.PagesPerBatch && IsWholeIn(plan.Pages[page].Span, lane))
-            {
-                page++;
-            }
-        }
-
-        _firstPage[LaneTree.Lanes] = page;
-        if (page < plan.PagesPerBatch)
-        {
-            throw new ShapeMismatchException(
-                $"Page {page} of the shard starts at position {plan.Pages[page].Span.FirstPosition}: not the lane order. Use --shard lanes on every rank.");
-        }
+        _pagesPerBatch = plan.PagesPerBatch;
+        LaneTree.IndexPages(plan, _firstPage);
     }
+
+    /// <summary>The folds are still those of the plan: which pages a rank has of a growing cache follows from their number.</summary>
+    internal bool IsOf(ShardPlan plan) => plan.PagesPerBatch == _pagesPerBatch;
 
     /// <summary>First page of a node, and how many it has, in each batch row.</summary>
     internal (int First, int Count) PagesOf(LaneNode node) => (_firstPage[node.First], _firstPage[node.First + node.Size] - _firstPage[node.First]);
@@ -74,17 +64,22 @@ internal sealed class LaneFold
             folds.Add(new StateFold { Into = first - origin, From = rightFirst - origin });
         }
     }
-
-    private static bool IsWholeIn(PageSpan span, int lane) =>
-        span.IsContiguous && LaneTree.LaneOf(span.FirstPosition) == lane
-        && span.FirstPosition / PageSpan.Keys == span.LastPosition / PageSpan.Keys;
 }
 
-/// <summary>The lane folds of plans, each made once and kept as long as its plan.</summary>
+/// <summary>The lane folds of plans, each made once and kept as long as its plan has the same pages.</summary>
 internal sealed class LaneFolds
 {
     private readonly ConditionalWeakTable<ShardPlan, LaneFold> _folds = [];
 
     /// <summary>The folds of a plan.</summary>
-    internal LaneFold Of(ShardPlan plan) => _folds.GetValue(plan, one => new LaneFold(one));
+    internal LaneFold Of(ShardPlan plan)
+    {
+        if (!_folds.TryGetValue(plan, out LaneFold? fold) || !fold.IsOf(plan))
+        {
+            fold = new LaneFold(plan);
+            _folds.AddOrUpdate(plan, fold);
+        }
+
+        return fold;
+    }
 }

@@ -15,7 +15,7 @@ internal struct PageEntry
     internal int RunBlock;
     internal int RunStride;
     internal int Count;
-    internal int Unused;
+    internal int Capacity;
 }
 
 /// <summary>attend_arguments</summary>

@@ -1,0 +1,133 @@
+using System;
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary><c>treeattn decode</c>: a growing sharded KV cache, step by step.</summary>
+internal sealed class DecodeCommand
+{
+    private const int DefaultContext = 8192;
+    private const int DefaultSteps = 64;
+    private const int DefaultHeads = 32;
+    private const int DefaultKvHeads = 8;
+
+    private readonly TensorArguments _tensors = new(required: false);
+    private readonly SemanticsArguments _semantics = new();
+    private readonly RotaryArguments _rotary = new();
+    private readonly PlanArguments _plan = new(grows: true);
+    private readonly GroupArguments _group = new();
+
+    private readonly Option<int?> _context = new("--context")
+    {
+        Description = $"Keys of each row before the first step; default {DefaultContext}, or the keys of the files that the steps leave. K, M and G are powers of 1024.",
+        CustomParser = result => ArgumentText.Size(result, int.MaxValue, least: 0),
+    };
+
+    private readonly Option<int?> _steps = CountOption("--steps", 1, $"Steps; default {DefaultSteps}, or as many as the query file has queries for.");
+    private readonly Option<int?> _queryLength = CountOption("--query-len", 1, "New tokens of each row in a step, and queries; default 1.");
+    private readonly Option<int?> _batch = CountOption("--batch", 1, "Batch rows; default 1.");
+    private readonly Option<int?> _heads = CountOption("--heads", 1, $"Query heads; default {DefaultHeads}.");
+    private readonly Option<int?> _kvHeads = CountOption("--kv-heads", 1, $"KV heads; default {DefaultKvHeads}.");
+    private readonly Option<int?> _headDim = CountOption("--head-dim", 1, "Elements of a query and a key; default 128.");
+    private readonly Option<int?> _valueDim = CountOption("--value-dim", 1, "Elements of a value; default --head-dim.");
+    private readonly Option<int?> _layers = CountOption("--layers", 1, "Layers, each with a cache of its own over one page table; all get the same numbers. Default 1.");
+    private readonly Option<int?> _warmup = CountOption("--warmup", 0, "Attention calls before the first step, which append nothing; default 1.", "-w");
+    private readonly Option<string?> _output = new("--output") { Description = "Outputs of all steps [batch, steps * query_len, heads, value_dim], float32 .npy, in the order of --layout.", HelpName = "FILE" };
+    private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp of all steps [batch, heads, steps * query_len], float32 .npy.", HelpName = "FILE" };
+    private readonly Option<bool> _force = new("--force") { Description = "Overwrite existing outputs." };
+    private readonly Option<bool> _verify = new("--verify") { Description = "Compare sampled steps with float64 attention over all that the cache then holds." };
+    private readonly Option<bool> _json = new("--json") { Description = "The last line of stdout is one JSON object." };
+
+    /// <summary>The command; its action is called with what it asks for.</summary>
+    public Command Build(Func<DecodeRequest, GroupOptions, int> action)
+    {
+        var command = new Command(
+            "decode", "Appends tokens to a KV cache that is sharded over ranks and attends to it, step by step; over files or over synthetic numbers.");
+        foreach (Option option in (Option[])[_context, _steps, _queryLength, _batch, _heads, _kvHeads, _headDim, _valueDim, _layers, _warmup])
+        {
+            command.Add(option);
+        }
+
+        _tensors.AddTo(command);
+        _semantics.AddTo(command, SemanticsFiles.PerHead);
+        _rotary.AddTo(command);
+        _plan.AddTo(command);
+        _group.AddTo(command);
+        foreach (Option option in (Option[])[_output, _lse, _force, _verify, _json])
+        {
+            command.Add(option);
+        }
+
+        ArgumentText.AddRule(command, Validate);
+        command.SetAction(parsed => action(Read(parsed), _group.Read(parsed)));
+        return command;
+    }
+
+    private static Option<int?> CountOption(string name, int least, string description, params string[] aliases) => new(name, aliases)
+    {
+        Description = description,
+        CustomParser = result => ArgumentText.Integer(result, least, 1_000_000),
+    };
+
+    private void Validate(CommandResult command)
+    {
+        if (_tensors.AreGiven(command))
+        {
+            foreach (Option<int?> option in (Option<int?>[])[_batch, _heads, _kvHeads, _headDim, _valueDim])
+            {
+                if (command.GetResult(option) is not null)
+                {
+                    command.AddError($"{option.Name} is a size of synthetic numbers: the files have sizes of their own.");
+                }
+            }
+
+            return;
+        }
+
+        if (_tensors.ValuesAreInKeys(command))
+        {
+            command.AddError("--value-from-key needs --query and --key.");
+        }
+
+        int heads = ArgumentText.ValueOr(command, _heads, DefaultHeads) ?? DefaultHeads;
+        int kvHeads = ArgumentText.ValueOr(command, _kvHeads, DefaultKvHeads) ?? DefaultKvHeads;
+        if (heads % kvHeads != 0)
+        {
+            command.AddError($"--heads {heads} is not a multiple of --kv-heads {kvHeads}: each KV head serves the same number of query heads.");
+        }
+    }
+
+    private DecodeRequest Read(ParseResult parsed)
+    {
+        TensorRequest tensors = _tensors.Read(parsed);
+        bool hasFiles = tensors.Key is not null;
+        int headDim = parsed.GetValue(_headDim) ?? 128;
+        return new DecodeRequest
+        {
+            Tensors = hasFiles ? tensors : null,
+            StorageType = tensors.StorageType ?? ElementType.Float32,
+            NonFinite = tensors.NonFinite,
+            Semantics = _semantics.Read(parsed, SemanticsFiles.PerHead),
+            Rotary = _rotary.Read(parsed),
+            Plan = _plan.Read(parsed),
+            Context = parsed.GetValue(_context) ?? (hasFiles ? null : DefaultContext),
+            Steps = parsed.GetValue(_steps) ?? (hasFiles ? null : DefaultSteps),
+            QueryLength = parsed.GetValue(_queryLength) ?? 1,
+            Batch = parsed.GetValue(_batch) ?? 1,
+            Heads = parsed.GetValue(_heads) ?? DefaultHeads,
+            KvHeads = parsed.GetValue(_kvHeads) ?? DefaultKvHeads,
+            HeadDim = headDim,
+            ValueDim = parsed.GetValue(_valueDim) ?? headDim,
+            Layers = parsed.GetValue(_layers) ?? 1,
+            Warmup = parsed.GetValue(_warmup) ?? 1,
+            Output = parsed.GetValue(_output),
+            Lse = parsed.GetValue(_lse),
+            Force = parsed.GetValue(_force),
+            Verify = parsed.GetValue(_verify),
+            Json = parsed.GetValue(_json),
+        };
+    }
+}

@@ -1,0 +1,102 @@
+using System;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>What <c>treeattn decode</c> reads: the prompt's keys and values, then the tokens and queries of each step; from files, or made.</summary>
+internal sealed class DecodeInputs : IDisposable
+{
+    private const int Seed = 20261121;
+
+    private readonly InputTensors? _files;
+    private readonly SyntheticTensors? _synthetic;
+
+    /// <summary>Opens the files, or prepares to make the numbers.</summary>
+    /// <exception cref="FaultException">A file is missing or bad (66, 65); context and steps do not fit the files (65).</exception>
+    public DecodeInputs(DecodeRequest request)
+    {
+        int queryLength = request.QueryLength;
+        if (request.Tensors is not { } tensors)
+        {
+            (Context, Steps) = (request.Context!.Value, request.Steps!.Value);
+            (int added, int all) = Lengths();
+            Shape = new AttentionShape(request.Batch, added, all, request.Heads, request.KvHeads, request.HeadDim, request.ValueDim);
+            Shape.Validate();
+            _synthetic = new SyntheticTensors(Shape, Seed);
+            (Query, StorageType) = (_synthetic.Query, request.StorageType);
+            return;
+        }
+
+        _files = new InputTensors(tensors);
+        AttentionShape files = _files.Shape;
+        Steps = request.Steps ?? (files.QueryLength / queryLength);
+        Context = request.Context ?? (int)Math.Max(0, files.KeyLength - ((long)Steps * queryLength));
+        (int queries, int keys) = Lengths();
+        if (queries > files.QueryLength || keys > files.KeyLength || queries == 0)
+        {
+            _files.Dispose();
+            throw new FaultException(
+                FaultCode.BadInput,
+                $"{Steps} steps of {queryLength} tokens behind {Context} keys take {queries} queries and {keys} keys, but the files have {files.QueryLength} "
+                + $"and {files.KeyLength}. Give fewer --steps or another --context.");
+        }
+
+        Shape = files with { QueryLength = queries, KeyLength = keys };
+        (Query, StorageType, ValuesInKeys) = (_files.Query, _files.StorageType, tensors.ValueFromKey is not null);
+
+        (int, int) Lengths()
+        {
+            long added = (long)Steps * queryLength;
+            return added + Context <= int.MaxValue
+                ? ((int)added, (int)(added + Context))
+                : throw new FaultException(
+                    FaultCode.CommandLine, $"{Context} keys and {Steps} steps of {queryLength} are more than {int.MaxValue} positions.");
+        }
+    }
+
+    /// <summary>Sizes of the whole: its queries are those of all steps, its keys those after the last step.</summary>
+    public AttentionShape Shape { get; }
+
+    /// <summary>Keys before the first step.</summary>
+    public int Context { get; }
+
+    /// <summary>Steps.</summary>
+    public int Steps { get; }
+
+    /// <summary>Storage of keys and values.</summary>
+    public ElementType StorageType { get; }
+
+    /// <summary>Values are the first elements of the keys.</summary>
+    public bool ValuesInKeys { get; }
+
+    /// <summary>[batch, queries of all steps or more, query_heads, head_dim]</summary>
+    public TensorView Query { get; }
+
+    /// <summary>The tokens of the prompt and of the steps.</summary>
+    public ITokenSource TokensFor(CacheOptions options) => _synthetic is not null
+        ? _synthetic
+        : new TensorTokens(_files!.Key, ValuesInKeys ? null : _files.Value, options);
+
+    /// <summary>What results are held against: all heads of files, one KV head of synthetic numbers, which is made again for it.</summary>
+    public DecodeReference OpenReference(RotaryOptions? rotary, int queryLength)
+    {
+        if (_files is not null)
+        {
+            return new DecodeReference(Shape, 0, rotary, StorageType, Context, queryLength, _files.Query, _files.Key, _files.Value, null);
+        }
+
+        int kvHead = Shape.KvHeads / 2;
+        var head = SyntheticTensors.OneHead(Shape, Seed, kvHead);
+        return new DecodeReference(
+            Shape with { QueryHeads = Shape.GroupSize, KvHeads = 1 }, kvHead * Shape.GroupSize, rotary, StorageType, Context, queryLength,
+            head.Query, head.Key, head.Value, head);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _files?.Dispose();
+        _synthetic?.Dispose();
+    }
+}

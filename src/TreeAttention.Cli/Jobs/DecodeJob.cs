@@ -1,0 +1,85 @@
+using System.Collections.Generic;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>One rank's part of <c>treeattn decode</c>: fill the cache, then append, attend and reduce, step after step.</summary>
+internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
+{
+    /// <summary>Does the work; every rank returns the same code.</summary>
+    public FaultCode Run()
+    {
+        Settlement.Begin(group, "decode");
+        group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
+        using DecodeInputs inputs = group.Together(() => new DecodeInputs(request));
+        AttentionShape whole = inputs.Shape;
+        AttentionOptions options = group.Together(() => SemanticsReader.Read(request.Semantics, whole, request.NonFinite));
+        group.Agree(Settings(inputs, options));
+        using OutputFiles outputs = group.Together(() => new OutputFiles(
+            group.IsRoot ? request.Output : null, group.IsRoot ? request.Lse : null, request.Force));
+        using ShardedKvCache cache = group.Together(() => new ShardedKvCache(group.Context, CacheOptionsFor(inputs)));
+        using DecodeStep step = group.Together(() => new DecodeStep(group.Context, cache, new DecodeOptions
+        {
+            QueryLength = request.QueryLength,
+            QueryHeads = whole.QueryHeads,
+            Attention = options,
+            Plan = request.Plan.Plan,
+        }));
+        ITokenSource tokens = inputs.TokensFor(cache.Options);
+        group.Together(() => Fill(cache, tokens, inputs.Context));
+        cache.ShareLimits(group.Context.Control);
+
+        var run = new DecodeRun(request, group, inputs, cache, step, tokens);
+        DecodeOutcome outcome = run.Run();
+        group.Together(() => outputs.Write(whole, outcome.Result, request.Tensors?.HeadMajor ?? false));
+        long wrong = group.Gather(outcome.Verification?.Wrong ?? 0)[0][0];
+        if (group.IsRoot)
+        {
+            DecodeReport.Print(request, group, inputs, cache, step, outcome);
+        }
+
+        return wrong == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
+    }
+
+    private CacheOptions CacheOptionsFor(DecodeInputs inputs) => new()
+    {
+        Layers = request.Layers,
+        Rows = inputs.Shape.Batch,
+        KvHeads = inputs.Shape.KvHeads,
+        HeadDim = inputs.Shape.HeadDim,
+        ValueDim = inputs.Shape.ValueDim,
+        ValuesInKeys = inputs.ValuesInKeys,
+        Type = inputs.StorageType,
+        MaxLength = inputs.Shape.KeyLength,
+        Rotary = request.Rotary,
+        NonFinite = request.NonFinite,
+        Replicated = request.Plan.Plan.Algorithm == AttentionAlgorithm.Single,
+    };
+
+    private static void Fill(ShardedKvCache cache, ITokenSource tokens, int context)
+    {
+        for (int layer = 0; layer < cache.Options.Layers; layer++)
+        {
+            for (int row = 0; row < cache.Options.Rows; row++)
+            {
+                cache.AppendShard(layer, row, context, tokens);
+            }
+        }
+    }
+
+    private List<KeyValuePair<string, string>> Settings(DecodeInputs inputs, AttentionOptions options) =>
+    [
+        new("sizes", inputs.Shape.ToString()),
+        new("--context --steps --query-len", $"{inputs.Context} {inputs.Steps} {request.QueryLength}"),
+        new("--layers", Settlement.Text(request.Layers)),
+        new("--dtype", inputs.StorageType.ShortName()),
+        new("--rotary", request.Rotary?.ToString() ?? "none"),
+        new("--nan", request.NonFinite.ToString()),
+        .. Settlement.Of(request.Plan),
+        .. Settlement.Of(options),
+        new("--warmup", Settlement.Text(request.Warmup)),
+        new("--verify", Settlement.Text(request.Verify)),
+        new("input", request.Tensors is null ? "synthetic" : "files"),
+    ];
+}

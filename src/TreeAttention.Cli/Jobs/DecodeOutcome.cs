@@ -1,0 +1,12 @@
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Cli;
+
+/// <summary>What the steps gave and what they cost.</summary>
+/// <param name="Cost">The steps' cost; the same on every rank.</param>
+/// <param name="AllocatedBytes">Managed bytes that the steps allocated on the rank that allocated most.</param>
+/// <param name="Result">Outputs of all steps on rank 0; null elsewhere, and where nobody asked for them.</param>
+/// <param name="Verification">The sampled steps together; null on other ranks, and where nobody asked.</param>
+internal sealed record DecodeOutcome(
+    StepMeasurement Cost, long AllocatedBytes, AttentionResult? Result, VerificationReport? Verification);

@@ -1,0 +1,74 @@
+using System;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Devices;
+
+/// <summary>New tokens on the host: each row rotated, converted to the storage type and measured, then written by whoever has the memory.</summary>
+internal sealed class TokenRows
+{
+    private readonly float[] _row = new float[AttentionShape.MaxHeadDim];
+    private readonly byte[] _stored = new byte[AttentionShape.MaxHeadDim * sizeof(float)];
+
+    /// <summary>Writes a row of the storage type to an element of the contents.</summary>
+    internal delegate void RowWriter(ReadOnlySpan<byte> row, Region contents, long element);
+
+    /// <summary>Stores the tokens that this rank owns.</summary>
+    /// <param name="tokens">The tokens.</param>
+    /// <param name="keys">Their keys in host memory.</param>
+    /// <param name="values">Their values in host memory.</param>
+    /// <param name="shard">The cache's contents and limits; the limits grow.</param>
+    /// <param name="write">Writes a row.</param>
+    internal void Store(in TokenBlock tokens, ReadOnlySpan<float> keys, ReadOnlySpan<float> values, KeyValueShard shard, RowWriter write)
+    {
+        AttentionShape shape = shard.Plan.Shape;
+        for (int row = 0; row < tokens.Count * shape.KvHeads; row++)
+        {
+            (int token, int head) = Math.DivRem(row, shape.KvHeads);
+            TokenPlace place = tokens.Places[token];
+            if (!place.IsHere)
+            {
+                continue;
+            }
+
+            ref PageLimits limits = ref shard.Limits[(place.Slot * shape.KvHeads) + head];
+            Span<float> key = _row.AsSpan(0, shape.HeadDim);
+            keys.Slice(row * shape.HeadDim, shape.HeadDim).CopyTo(key);
+            tokens.Rotary?.Turn(key, token);
+            write(Convert(key, shard.Plan.Type), shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
+            limits = limits.WithKey(key);
+
+            Span<float> value = _row.AsSpan(0, shape.ValueDim);
+            if (!shard.Plan.ValuesInKeys)
+            {
+                values.Slice(row * shape.ValueDim, shape.ValueDim).CopyTo(value);
+                write(Convert(value, shard.Plan.Type), shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
+            }
+
+            limits = limits.WithValue(value);
+        }
+    }
+
+    /// <summary>Takes queries into the order of a block, rotated.</summary>
+    internal static void Arrange(AttentionShape shape, ReadOnlySpan<float> queries, RotaryAngles? rotary, Span<float> into)
+    {
+        int dim = shape.HeadDim;
+        for (int row = 0; row < shape.Batch * shape.QueryLength * shape.QueryHeads; row++)
+        {
+            (int token, int head) = Math.DivRem(row, shape.QueryHeads);
+            (int batch, int query) = Math.DivRem(token, shape.QueryLength);
+            int place = (((batch * shape.QueryHeads) + head) * shape.QueryLength) + query;
+            Span<float> target = into.Slice(place * dim, dim);
+            queries.Slice(row * dim, dim).CopyTo(target);
+            rotary?.Turn(target, token);
+        }
+    }
+
+    // The row becomes what was stored, for its limits.
+    private ReadOnlySpan<byte> Convert(Span<float> row, ElementType type)
+    {
+        Span<byte> stored = _stored.AsSpan(0, row.Length * type.SizeInBytes());
+        ElementConversion.FromFloat(row, type, stored);
+        ElementConversion.ToFloat(stored, type, row);
+        return stored;
+    }
+}

@@ -1,0 +1,93 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>The keys and values that one rank stores of a cache: for each layer a pool of page slots, and how large the numbers of each slot are.</summary>
+/// <remarks>A layer's contents are [slots][kv_heads][512][head_dim] keys, then [slots][kv_heads][512][value_dim] values.</remarks>
+internal sealed class CacheContents : IDisposable
+{
+    private readonly IDevice _device;
+    private readonly CacheOptions _options;
+    private readonly KeyValueShard[] _layers;
+    private readonly int _slots;
+
+    /// <summary>Allocates the pools.</summary>
+    /// <exception cref="FaultException">Out of memory (71).</exception>
+    public CacheContents(IDevice device, CacheOptions options, int slots)
+    {
+        (_device, _options, _slots) = (device, options, slots);
+        var shape = new AttentionShape(options.Rows, 1, options.MaxLength, options.KvHeads, options.KvHeads, options.HeadDim, options.ValueDim);
+        Plan = new ShardPlan(shape, options.Type, options.ValuesInKeys, slots * (options.KeyPageElements + options.ValuePageElements), 0);
+        _layers = new KeyValueShard[options.Layers];
+        try
+        {
+            for (int layer = 0; layer < options.Layers; layer++)
+            {
+                Region contents = device.Allocate(Plan.Bytes, options.Type);
+                _layers[layer] = new KeyValueShard(Plan, contents, new PageLimits[slots * options.KvHeads]);
+            }
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Sizes and types, without pages.</summary>
+    public ShardPlan Plan { get; }
+
+    /// <summary>A layer's contents and limits, under a plan of these sizes and no pages.</summary>
+    public KeyValueShard this[int layer] => _layers[layer];
+
+    /// <summary>First key element of a slot.</summary>
+    public long KeyOffsetOf(int slot) => slot * _options.KeyPageElements;
+
+    /// <summary>First value element of a slot; that of the keys when values lie in them.</summary>
+    public long ValueOffsetOf(int slot) =>
+        _options.ValuesInKeys ? KeyOffsetOf(slot) : (_slots * _options.KeyPageElements) + (slot * _options.ValuePageElements);
+
+    /// <summary>Where a token's rows lie.</summary>
+    public TokenPlace PlaceOf(int slot, int position)
+    {
+        int index = position % PageSpan.Keys;
+        int valueDim = _options.ValuesInKeys ? _options.HeadDim : _options.ValueDim;
+        return new TokenPlace(KeyOffsetOf(slot) + ((long)index * _options.HeadDim), ValueOffsetOf(slot) + ((long)index * valueDim), slot);
+    }
+
+    /// <summary>Makes a slot ready for a row: the contents of another one in all layers, or none.</summary>
+    public void Prepare(int source, int slot)
+    {
+        foreach (KeyValueShard layer in _layers)
+        {
+            Span<PageLimits> limits = layer.Limits.AsSpan(slot * _options.KvHeads, _options.KvHeads);
+            if (source < 0)
+            {
+                limits.Clear();
+                continue;
+            }
+
+            layer.Limits.AsSpan(source * _options.KvHeads, _options.KvHeads).CopyTo(limits);
+            Region contents = layer.Contents;
+            long keys = _options.KeyPageElements;
+            _device.Copy(contents.Slice(KeyOffsetOf(source), keys), contents.Slice(KeyOffsetOf(slot), keys));
+            if (!_options.ValuesInKeys)
+            {
+                long values = _options.ValuePageElements;
+                _device.Copy(contents.Slice(ValueOffsetOf(source), values), contents.Slice(ValueOffsetOf(slot), values));
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (KeyValueShard? layer in _layers)
+        {
+            if (layer is not null)
+            {
+                _device.Free(layer.Contents);
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+namespace TreeAttention.Distributed;
+
+/// <summary>The sizes of a KV cache: how many rows, how long they may grow, what is stored.</summary>
+public sealed record CacheOptions
+{
+    /// <summary>Layers of the model; all share one page table.</summary>
+    public int Layers { get; init; } = 1;
+
+    /// <summary>Independent sequences.</summary>
+    public int Rows { get; init; } = 1;
+
+    /// <summary>KV heads.</summary>
+    public required int KvHeads { get; init; }
+
+    /// <summary>Elements of a key.</summary>
+    public required int HeadDim { get; init; }
+
+    /// <summary>Elements of a value.</summary>
+    public required int ValueDim { get; init; }
+
+    /// <summary>Values are the first value_dim elements of the keys (MLA) and are not stored again.</summary>
+    public bool ValuesInKeys { get; init; }
+
+    /// <summary>Storage type of keys and values.</summary>
+    public ElementType Type { get; init; } = ElementType.Float32;
+
+    /// <summary>Most tokens of a row.</summary>
+    public required int MaxLength { get; init; }
+
+    /// <summary>Bytes of keys and values that this rank may store; null is room for every row at its longest.</summary>
+    public long? MemoryBytes { get; init; }
+
+    /// <summary>Keys are rotated when they are appended, queries when they attend; null for no rotary embedding.</summary>
+    public RotaryOptions? Rotary { get; init; }
+
+    /// <summary>What happens to NaN and infinities in host memory; those in device memory always propagate.</summary>
+    public NonFinitePolicy NonFinite { get; init; }
+
+    /// <summary>Every rank stores every key, for <see cref="AttentionAlgorithm.Single"/>.</summary>
+    public bool Replicated { get; init; }
+
+    /// <summary>Pages that a row has at its longest.</summary>
+    internal int MostPages => (int)(((long)MaxLength + PageSpan.Keys - 1) / PageSpan.Keys);
+
+    /// <summary>Elements of a key page over all KV heads.</summary>
+    internal long KeyPageElements => (long)KvHeads * PageSpan.Keys * HeadDim;
+
+    /// <summary>Elements of a value page over all KV heads.</summary>
+    internal long ValuePageElements => ValuesInKeys ? 0 : (long)KvHeads * PageSpan.Keys * ValueDim;
+
+    /// <summary>Numbers of a token's key.</summary>
+    internal int KeyFloats => KvHeads * HeadDim;
+
+    /// <summary>Numbers of a token's value.</summary>
+    internal int ValueFloats => ValuesInKeys ? 0 : KvHeads * ValueDim;
+
+    /// <summary>Bytes of a page in all layers.</summary>
+    internal long PageBytes => (KeyPageElements + ValuePageElements) * Type.SizeInBytes() * Layers;
+
+    /// <summary>Throws when the sizes describe no cache.</summary>
+    /// <exception cref="ShapeMismatchException">A size is out of range.</exception>
+    internal void Validate()
+    {
+        if (Layers < 1 || Rows < 1 || MaxLength < 1)
+        {
+            throw new ShapeMismatchException($"A cache of {Layers} layers × {Rows} rows × {MaxLength} tokens: each must be at least 1.");
+        }
+
+        new AttentionShape(Rows, 1, MaxLength, KvHeads, KvHeads, HeadDim, ValueDim).Validate();
+        if (ValuesInKeys && ValueDim > HeadDim)
+        {
+            throw new ShapeMismatchException($"Values of {ValueDim} elements do not lie inside keys of {HeadDim}.");
+        }
+
+        Rotary?.Validate(HeadDim);
+    }
+}

@@ -1,0 +1,209 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>The page table of a cache: which slot of its owner holds each page of each row.</summary>
+/// <remarks>
+/// Page c of a row holds positions 512 c to 512 c + 511 and belongs to the rank of its lane. Every rank keeps the table of all
+/// ranks and does the same to it, so all know without a message which rank is full.
+/// </remarks>
+internal sealed class CachePages
+{
+    private readonly int _mostPages;
+    private readonly int[] _slots;   // [rows, most pages]
+    private readonly int[] _lengths; // [rows]
+    private readonly PagePool[] _pools; // [ranks]
+    private readonly int[] _owners;  // [lanes] by page
+    private readonly int[] _wanted;  // [ranks] scratch
+
+    /// <summary>An empty table.</summary>
+    /// <param name="rows">Rows.</param>
+    /// <param name="mostPages">Pages of a row at its longest.</param>
+    /// <param name="slots">[ranks] pages that each rank has room for.</param>
+    public CachePages(int rows, int mostPages, int[] slots)
+    {
+        _mostPages = mostPages;
+        _slots = new int[checked(rows * mostPages)];
+        _lengths = new int[rows];
+        _pools = Array.ConvertAll(slots, count => new PagePool(count));
+        _wanted = new int[slots.Length];
+        _owners = new int[LaneTree.Lanes];
+        for (int page = 0; page < LaneTree.Lanes; page++)
+        {
+            _owners[page] = LaneTree.OwnerOf(page, slots.Length);
+        }
+    }
+
+    /// <summary>Changes when a page of a row moves to another slot or rows lose pages; growth alone does not change it.</summary>
+    public long Version { get; private set; }
+
+    /// <summary>The rank that owns a page.</summary>
+    public int OwnerOf(int page) => _owners[page % LaneTree.Lanes];
+
+    /// <summary>Slot of a row's page in its owner's memory.</summary>
+    public int SlotOf(int row, int page) => _slots[(row * _mostPages) + page];
+
+    /// <summary>Tokens that the row has pages for.</summary>
+    public int LengthOf(int row) => _lengths[row];
+
+    /// <summary>Slots of a rank that no row uses.</summary>
+    public int FreeOn(int rank) => _pools[rank].Free;
+
+    /// <summary>Finds room for tokens behind each of some different rows, or changes nothing.</summary>
+    /// <param name="rows">The rows.</param>
+    /// <param name="lengths">How many tokens each shall have room for.</param>
+    /// <param name="prepare">Called for each slot that a row gets: the rank, the slot whose contents it takes over (-1 for none), the slot.</param>
+    /// <exception cref="FaultException">A rank has not enough free pages (71); every rank throws it.</exception>
+    public void Extend(ReadOnlySpan<int> rows, ReadOnlySpan<int> lengths, Action<int, int, int> prepare)
+    {
+        RequireRoom(rows, lengths);
+        for (int i = 0; i < rows.Length; i++)
+        {
+            int row = rows[i];
+            if (lengths[i] <= _lengths[row])
+            {
+                continue;
+            }
+
+            if (IsSharedEnd(row))
+            {
+                TakeOwn(row, _lengths[row] / PageSpan.Keys, prepare);
+            }
+
+            for (int page = PagesFor(_lengths[row]); page < PagesFor(lengths[i]); page++)
+            {
+                int rank = OwnerOf(page);
+                int slot = _pools[rank].Take();
+                prepare(rank, -1, slot);
+                _slots[(row * _mostPages) + page] = slot;
+            }
+
+            _lengths[row] = lengths[i];
+        }
+    }
+
+    /// <summary>Gives a row pages of its own for some positions, or changes nothing.</summary>
+    /// <param name="row">The row.</param>
+    /// <param name="first">First position.</param>
+    /// <param name="end">Position after the last.</param>
+    /// <param name="prepare">As for <see cref="Extend"/>.</param>
+    /// <exception cref="FaultException">A rank has not enough free pages (71); every rank throws it.</exception>
+    public void Detach(int row, int first, int end, Action<int, int, int> prepare)
+    {
+        Array.Clear(_wanted);
+        for (int page = first / PageSpan.Keys; page < PagesFor(end); page++)
+        {
+            _wanted[OwnerOf(page)] += IsShared(row, page) ? 1 : 0;
+        }
+
+        RequireFree();
+        for (int page = first / PageSpan.Keys; page < PagesFor(end); page++)
+        {
+            if (IsShared(row, page))
+            {
+                TakeOwn(row, page, prepare);
+            }
+        }
+    }
+
+    /// <summary>Says that what a page holds has changed without the row's length.</summary>
+    public void Touch() => Version++;
+
+    /// <summary>Gives the pages past a length back.</summary>
+    public void Truncate(int row, int length)
+    {
+        for (int page = PagesFor(length); page < PagesFor(_lengths[row]); page++)
+        {
+            _pools[OwnerOf(page)].Release(SlotOf(row, page));
+        }
+
+        if (length < _lengths[row])
+        {
+            _lengths[row] = length;
+            Version++;
+        }
+    }
+
+    /// <summary>Makes an empty row share the first pages of another.</summary>
+    public void Fork(int from, int to, int length)
+    {
+        for (int page = 0; page < PagesFor(length); page++)
+        {
+            int slot = SlotOf(from, page);
+            _pools[OwnerOf(page)].Share(slot);
+            _slots[(to * _mostPages) + page] = slot;
+        }
+
+        _lengths[to] = length;
+        Version++;
+    }
+
+    private static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
+
+    // The next token goes into a page that other rows share.
+    private bool IsSharedEnd(int row) => _lengths[row] % PageSpan.Keys != 0 && IsShared(row, _lengths[row] / PageSpan.Keys);
+
+    private bool IsShared(int row, int page) => _pools[OwnerOf(page)].UsersOf(SlotOf(row, page)) > 1;
+
+    private void TakeOwn(int row, int page, Action<int, int, int> prepare)
+    {
+        ref int slot = ref _slots[(row * _mostPages) + page];
+        int rank = OwnerOf(page);
+        int own = _pools[rank].Take();
+        prepare(rank, slot, own);
+        _pools[rank].Release(slot);
+        slot = own;
+        Version++;
+    }
+
+    private void RequireRoom(ReadOnlySpan<int> rows, ReadOnlySpan<int> lengths)
+    {
+        Array.Clear(_wanted);
+        for (int i = 0; i < rows.Length; i++)
+        {
+            int row = rows[i];
+            for (int page = PagesFor(_lengths[row]); page < PagesFor(lengths[i]); page++)
+            {
+                _wanted[OwnerOf(page)]++;
+            }
+
+            if (lengths[i] > _lengths[row] && IsSharedEnd(row) && !IsLastUser(rows[..i], lengths, row))
+            {
+                _wanted[OwnerOf(_lengths[row] / PageSpan.Keys)]++;
+            }
+        }
+
+        RequireFree();
+    }
+
+    private void RequireFree()
+    {
+        for (int rank = 0; rank < _wanted.Length; rank++)
+        {
+            if (_wanted[rank] > _pools[rank].Free)
+            {
+                throw new FaultException(
+                    FaultCode.OutOfMemory,
+                    $"The cache is full: {_wanted[rank]} more pages of {PageSpan.Keys} tokens are needed on rank {rank}, which has {_pools[rank].Slots} "
+                    + $"and {_pools[rank].Free} of them free. Nothing was stored. Truncate or release rows, or give the cache more memory or ranks.")
+                { IsAgreed = true };
+            }
+        }
+    }
+
+    // All other rows that share the page got pages of their own before.
+    private bool IsLastUser(ReadOnlySpan<int> before, ReadOnlySpan<int> lengths, int row)
+    {
+        int page = _lengths[row] / PageSpan.Keys;
+        int slot = SlotOf(row, page);
+        int left = _pools[OwnerOf(page)].UsersOf(slot);
+        for (int i = 0; i < before.Length; i++)
+        {
+            int other = before[i];
+            bool leaves = lengths[i] > _lengths[other] && _lengths[other] / PageSpan.Keys == page && _lengths[other] % PageSpan.Keys != 0;
+            left -= leaves && SlotOf(other, page) == slot ? 1 : 0;
+        }
+
+        return left <= 1;
+    }
+}

@@ -1,0 +1,112 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>Some rows of a cache as the batch of an attention call: a plan and key lengths that follow the cache in place.</summary>
+/// <remarks>
+/// Every batch row has the pages that the longest one has on this rank, in lane order; those that a row has not are without
+/// keys. While rows only grow inside their pages, following costs a few entries; when a page begins, the plan is made again.
+/// </remarks>
+internal sealed class CacheView
+{
+    private readonly ShardedKvCache _cache;
+    private readonly int[] _rows;
+    private readonly int[] _order; // this rank's pages of the longest row, in lane order
+    private readonly int[] _place; // [pages] index in that order
+    private long _version = -1;
+
+    /// <summary>A view of rows.</summary>
+    /// <param name="cache">The cache.</param>
+    /// <param name="rows">The row of each batch row.</param>
+    /// <param name="shape">Sizes of the call; its key length is the cache's largest length.</param>
+    public CacheView(ShardedKvCache cache, int[] rows, AttentionShape shape)
+    {
+        (_cache, _rows) = (cache, rows);
+        _order = new int[cache.OwnPages(cache.Options.MaxLength)];
+        _place = new int[cache.Options.MostPages];
+        KeyLengths = new int[rows.Length];
+        Plan = new ShardPlan(shape, cache.Options.Type, cache.Options.ValuesInKeys, cache.Contents.Plan.Elements, _order.Length);
+    }
+
+    /// <summary>[batch] tokens of each row; the array of the call's options, changed in place.</summary>
+    public int[] KeyLengths { get; }
+
+    /// <summary>The pages, changed in place.</summary>
+    public ShardPlan Plan { get; }
+
+    /// <summary>Takes over what a layer of the cache holds now.</summary>
+    public void Follow(int layer)
+    {
+        int longest = 0;
+        foreach (int row in _rows)
+        {
+            longest = Math.Max(longest, _cache.LengthOf(layer, row));
+        }
+
+        int pages = _cache.OwnPages(longest);
+        if (pages != Plan.PagesPerBatch || _version != _cache.Pages.Version)
+        {
+            Rebuild(layer, longest, pages);
+            return;
+        }
+
+        bool changed = false;
+        for (int batch = 0; batch < _rows.Length; batch++)
+        {
+            int length = _cache.LengthOf(layer, _rows[batch]);
+            if (length != KeyLengths[batch])
+            {
+                int first = Math.Min(length, KeyLengths[batch]) / PageSpan.Keys;
+                int end = (Math.Max(length, KeyLengths[batch]) + PageSpan.Keys - 1) / PageSpan.Keys;
+                KeyLengths[batch] = length;
+                FillPages(batch, first, end);
+                changed = true;
+            }
+        }
+
+        if (changed)
+        {
+            Plan.Touch();
+        }
+    }
+
+    private void Rebuild(int layer, int longest, int pages)
+    {
+        Plan.Grow(pages);
+        _version = _cache.Pages.Version;
+        int place = 0;
+        foreach (int lane in _cache.Lanes)
+        {
+            for (long page = LaneTree.FirstPageOf(lane); page * PageSpan.Keys < longest; page += LaneTree.Lanes)
+            {
+                _order[place] = (int)page;
+                _place[page] = place++;
+            }
+        }
+
+        for (int batch = 0; batch < _rows.Length; batch++)
+        {
+            KeyLengths[batch] = _cache.LengthOf(layer, _rows[batch]);
+            FillPages(batch, 0, (longest + PageSpan.Keys - 1) / PageSpan.Keys);
+        }
+    }
+
+    private void FillPages(int batch, int first, int end)
+    {
+        int row = _rows[batch];
+        for (int page = first; page < end; page++)
+        {
+            if (!_cache.IsOwn(page))
+            {
+                continue;
+            }
+
+            int position = page * PageSpan.Keys;
+            int count = Math.Clamp(KeyLengths[batch] - position, 0, PageSpan.Keys);
+            int slot = count == 0 ? 0 : _cache.Pages.SlotOf(row, page);
+            var span = new PageSpan(KeyRun.Contiguous(position, PageSpan.Keys), 0, count);
+            Plan.Fill(_place[page], new KeyPage(
+                batch, span, _cache.Contents.KeyOffsetOf(slot), _cache.Contents.ValueOffsetOf(slot), PageSpan.Keys, slot));
+        }
+    }
+}

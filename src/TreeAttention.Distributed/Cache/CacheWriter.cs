@@ -1,0 +1,149 @@
+using System;
+using System.Numerics.Tensors;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>Brings new tokens to the device and into their pages.</summary>
+internal sealed class CacheWriter : IDisposable
+{
+    private readonly ShardedKvCache _cache;
+    private readonly IDevice _device;
+    private readonly RotaryAngles? _angles;
+    private readonly DeviceInput _keys;
+    private readonly DeviceInput _values;
+    private int[] _positions = [];
+    private TokenPlace[] _places = [];
+
+    public CacheWriter(ShardedKvCache cache, IDevice device)
+    {
+        (_cache, _device) = (cache, device);
+        _angles = cache.Options.Rotary is { Dim: > 0 } rotary ? new RotaryAngles(rotary) : null;
+        _keys = new DeviceInput(device);
+        _values = new DeviceInput(device);
+    }
+
+    /// <summary>Room for keys that the host writes, before they are stored.</summary>
+    public Span<float> TakeKeys(int tokens) => _keys.Take((long)tokens * _cache.Options.KeyFloats);
+
+    /// <summary>Room for values that the host writes; none when they lie in the keys.</summary>
+    public Span<float> TakeValues(int tokens) => _values.Take((long)tokens * _cache.Options.ValueFloats);
+
+    /// <summary>Stores what was written, behind the tokens that the rows have in a layer; rotated by depth where there are depths.</summary>
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths)
+    {
+        int all = rows.Length * tokens;
+        Store(
+            layer, rows, tokens, depths,
+            _keys.Send((long)all * _cache.Options.KeyFloats), _values.Send((long)all * _cache.Options.ValueFloats));
+    }
+
+    /// <summary>Stores tokens of the device's memory behind those that the rows have in a layer.</summary>
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, Region keys, Region values)
+    {
+        Reserve(rows.Length * tokens);
+        for (int i = 0; i < rows.Length; i++)
+        {
+            PlaceTokens(i * tokens, rows[i], _cache.LengthOf(layer, rows[i]), tokens);
+        }
+
+        for (int i = 0; i < depths.Length; i++)
+        {
+            _positions[i] += depths[i] - (i % tokens);
+        }
+
+        Send(layer, rows.Length * tokens, keys, values, _angles);
+    }
+
+    /// <summary>Stores what was written as tokens of one row from a position on.</summary>
+    public void StoreAt(int layer, int row, int position, int tokens, bool isRotated)
+    {
+        Reserve(tokens);
+        PlaceTokens(0, row, position, tokens);
+        Send(
+            layer, tokens, _keys.Send((long)tokens * _cache.Options.KeyFloats), _values.Send((long)tokens * _cache.Options.ValueFloats),
+            isRotated ? null : _angles);
+    }
+
+    /// <summary>Refuses numbers that must not be stored.</summary>
+    /// <exception cref="FaultException">Such a number (65).</exception>
+    public void RequireStorable(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
+    {
+        RequireStorable(layer, rows, tokens, key, "key", _cache.Options.HeadDim, _angles is null ? 1 : 1.5);
+        if (!_cache.Options.ValuesInKeys)
+        {
+            RequireStorable(layer, rows, tokens, value, "value", _cache.Options.ValueDim, 1);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _keys.Dispose();
+        _values.Dispose();
+    }
+
+    private void Reserve(int tokens)
+    {
+        if (_places.Length < tokens)
+        {
+            _places = new TokenPlace[tokens];
+            _positions = new int[tokens];
+        }
+    }
+
+    private void PlaceTokens(int first, int row, int position, int tokens)
+    {
+        for (int token = 0; token < tokens; token++, position++)
+        {
+            int page = position / PageSpan.Keys;
+            _positions[first + token] = position + _cache.LeftPaddingOf(row);
+            _places[first + token] = _cache.IsOwn(page)
+                ? _cache.Contents.PlaceOf(_cache.Pages.SlotOf(row, page), position)
+                : TokenPlace.Elsewhere;
+        }
+    }
+
+    private void Send(int layer, int tokens, Region keys, Region values, RotaryAngles? angles)
+    {
+        angles?.Take(_positions.AsSpan(0, tokens));
+        _device.Append(new TokenBlock(keys, values, _places, tokens, angles), _cache.Contents[layer]);
+    }
+
+    // A rotated number is at most √2 times as large; whether it really overflows is then seen by rotating it.
+    private void RequireStorable(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<float> numbers, string name, int dim, double growth)
+    {
+        double largest = numbers.IsEmpty ? 0 : growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
+        if (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type, 1f))
+        {
+            return;
+        }
+
+        int heads = _cache.Options.KvHeads;
+        float[] stored = new float[dim];
+        for (int place = 0; place < numbers.Length / dim; place++)
+        {
+            (int token, int head) = Math.DivRem(place, heads);
+            int row = rows[token / tokens];
+            int position = _cache.LengthOf(layer, row) + (token % tokens);
+            numbers.Slice(place * dim, dim).CopyTo(stored);
+            Require(stored, ElementType.Float32);
+            if (growth > 1)
+            {
+                _angles!.Take([position + _cache.LeftPaddingOf(row)]);
+                _angles.Turn(stored, 0);
+            }
+
+            Require(stored, _cache.Options.Type);
+            void Require(float[] elements, ElementType type)
+            {
+                for (int d = 0; d < dim; d++)
+                {
+                    if (StorageRange.FaultOf(name, row, position, head, d, elements[d], type, _cache.Options.NonFinite) is { } fault)
+                    {
+                        throw fault;
+                    }
+                }
+            }
+        }
+    }
+}

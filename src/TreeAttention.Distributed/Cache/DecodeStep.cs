@@ -1,0 +1,183 @@
+using System;
+using System.Linq;
+using System.Numerics.Tensors;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>One decode step over a cache: append, attend, reduce, in one call, with the exact result on every rank.</summary>
+/// <remarks>
+/// The semantics are those of flash-attn's <c>flash_attn_with_kvcache</c>: queries are aligned with the end of each row, new tokens
+/// included; keys are rotated at their positions, query i at that of new token i where the mask is causal or a window, else at
+/// that of the first new token. Where queries have depths they are nodes of a token tree, and so are the new tokens: both turn by
+/// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does.
+/// Calls come from one thread, the same on every rank.
+/// </remarks>
+public sealed class DecodeStep : IDisposable
+{
+    private readonly ShardedKvCache _cache;
+    private readonly IDevice _device;
+    private readonly int[] _rows;
+    private readonly CacheView _view;
+    private readonly KeyValueShard[] _shards; // [layers]
+    private readonly AttentionStep _step;
+    private readonly DeviceInput _given;
+    private readonly QueryBlock _queries;
+    private readonly RotaryAngles? _angles;
+    private readonly int[] _positions;
+    private readonly int[] _depths; // [batch, query_len], or none
+    private readonly HostMemory? _result;
+    private readonly PartialAttention? _onHost;
+
+    /// <summary>Makes a step. Every rank calls it with the same options.</summary>
+    /// <param name="context">The rank, as the cache was made with it.</param>
+    /// <param name="cache">The cache; it must outlive the step.</param>
+    /// <param name="options">Sizes, meaning, plan.</param>
+    /// <exception cref="ShapeMismatchException">The options do not fit the cache or one another.</exception>
+    /// <exception cref="FaultException">The plan does not fit a growing cache (2), a part is missing (69), out of memory (71).</exception>
+    public DecodeStep(RankContext context, ShardedKvCache cache, DecodeOptions options)
+    {
+        (_cache, _device) = (cache, context.Device);
+        _rows = options.Rows ?? [.. Enumerable.Range(0, cache.Options.Rows)];
+        DecodeRules.Check(cache, options, _rows);
+        CacheOptions sizes = cache.Options;
+        var shape = new AttentionShape(
+            _rows.Length, options.QueryLength, sizes.MaxLength, options.QueryHeads, sizes.KvHeads, sizes.HeadDim, sizes.ValueDim);
+        shape.Validate();
+        _view = new CacheView(cache, _rows, shape);
+        Problem = new AttentionProblem(shape, options.Attention with { KeyLengths = _view.KeyLengths });
+        _shards = [.. Enumerable.Range(0, sizes.Layers).Select(layer => cache.Contents[layer] with { Plan = _view.Plan })];
+        _angles = sizes.Rotary is { Dim: > 0 } rotary ? new RotaryAngles(rotary) : null;
+        _positions = new int[_rows.Length * options.QueryLength];
+        int[] depths = options.Attention.QueryDepths ?? [];
+        _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
+        var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Largest);
+        _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
+        _given = new DeviceInput(_device);
+        long floats = (long)_rows.Length * options.QueryLength * options.QueryHeads * sizes.HeadDim;
+        _queries = new QueryBlock(
+            _device.Allocate(floats * sizeof(float), ElementType.Float32), [.. Enumerable.Range(0, options.QueryLength)]);
+        if (_device.Place == MemoryPlace.Device)
+        {
+            int rows = _queries.RowsFor(shape);
+            _result = new HostMemory(PartialAttention.FloatsFor(rows, sizes.ValueDim) * sizeof(float), ElementType.Float32);
+            _onHost = new PartialAttention(_result.Region, rows, sizes.ValueDim);
+        }
+    }
+
+    /// <summary>Sizes and options; its key lengths are those of the last step.</summary>
+    public AttentionProblem Problem { get; }
+
+    /// <summary>The reduction that folds the states, as <see cref="AttentionStep.Reduction"/>.</summary>
+    public ReductionKind Reduction => _step.Reduction;
+
+    /// <summary>Where the time of the last step's attention went.</summary>
+    public StepTimes Times => _step.Times;
+
+    /// <summary>Appends new tokens to a layer, and attends to all that it then holds.</summary>
+    /// <param name="layer">The layer.</param>
+    /// <param name="query">[batch, query_len, query_heads, head_dim], not rotated.</param>
+    /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
+    /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
+    /// <param name="lse">[batch, query_heads, query_len], natural logarithm, sinks included.</param>
+    /// <exception cref="ShapeMismatchException">A tensor is of another size.</exception>
+    /// <exception cref="FaultException">The cache is full (71), a number must not be used (65): nothing was stored. Or the ranks failed.</exception>
+    public void Run(
+        int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
+    {
+        RequireQueries(query);
+        int before = _cache.LengthOf(layer, _rows[0]);
+        _cache.Append(layer, _rows, key, value, key.IsEmpty ? [] : _depths);
+        int tokens = _cache.LengthOf(layer, _rows[0]) - before;
+        Attend(layer, query, tokens, output, lse);
+    }
+
+    /// <summary>Attends to what a layer holds; the last keys are those of the queries' own tokens.</summary>
+    /// <inheritdoc cref="Run"/>
+    public void Attend(int layer, ReadOnlySpan<float> query, Span<float> output, Span<float> lse)
+    {
+        RequireQueries(query);
+        Attend(layer, query, Problem.Shape.QueryLength, output, lse);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _step.Dispose();
+        _given.Dispose();
+        _result?.Dispose();
+        _device.Free(_queries.Values);
+    }
+
+    private void Attend(int layer, ReadOnlySpan<float> query, int tokens, Span<float> output, Span<float> lse)
+    {
+        _view.Follow(layer);
+        query.CopyTo(_given.Take(query.Length));
+        _device.ArrangeQueries(Problem.Shape, _given.Send(query.Length), AnglesBehind(tokens), _queries);
+        PartialAttention state = _step.Run(_queries, _shards[layer]);
+        AttentionEdge.Finish(Problem, _queries.Indices, OnHost(state), output, lse);
+    }
+
+    private RotaryAngles? AnglesBehind(int tokens)
+    {
+        if (_angles is null)
+        {
+            return null;
+        }
+
+        AttentionOptions options = Problem.Options;
+        bool isAligned = options.Causal || options.DfsStart is not null || options.WindowLeft >= 0 || options.WindowRight >= 0;
+        int queries = Problem.Shape.QueryLength;
+        for (int i = 0; i < _positions.Length; i++)
+        {
+            (int batch, int query) = Math.DivRem(i, queries);
+            int first = _cache.LeftPaddingOf(_rows[batch]) + _view.KeyLengths[batch] - tokens;
+            _positions[i] = first + (_depths.Length > 0 ? _depths[i] : isAligned ? query : 0);
+        }
+
+        _angles.Take(_positions);
+        return _angles;
+    }
+
+    private PartialAttention OnHost(PartialAttention state)
+    {
+        if (_onHost is null)
+        {
+            return state;
+        }
+
+        _device.Copy(state.Region, _onHost.Region);
+        _device.Synchronize();
+        return _onHost;
+    }
+
+    private void RequireQueries(ReadOnlySpan<float> query)
+    {
+        if (query.Length != _queries.Values.Count)
+        {
+            throw new ShapeMismatchException(
+                $"A step of {Problem.Shape.Batch} rows × {Problem.Shape.QueryLength} queries × {Problem.Shape.QueryHeads} heads × "
+                + $"{Problem.Shape.HeadDim} was given {query.Length} query elements.");
+        }
+
+        if (_cache.Options.NonFinite == NonFinitePolicy.Error && !query.IsEmpty && !float.IsFinite(TensorPrimitives.MaxMagnitude(query)))
+        {
+            throw NotFinite(query);
+        }
+    }
+
+    private FaultException NotFinite(ReadOnlySpan<float> query)
+    {
+        (int heads, int dim) = (Problem.Shape.QueryHeads, Problem.Shape.HeadDim);
+        int place = 0;
+        while (float.IsFinite(query[place]))
+        {
+            place++;
+        }
+
+        int token = place / (heads * dim);
+        return StorageRange.FaultOf(
+            "query", token / Problem.Shape.QueryLength, token % Problem.Shape.QueryLength, place / dim % heads, place % dim, query[place],
+            ElementType.Float32, NonFinitePolicy.Error)!;
+    }
+}

@@ -1,0 +1,75 @@
+using System;
+using System.Linq;
+using TreeAttention.Distributed;
+using TreeAttention.Runtime;
+
+namespace TreeAttention.Ranks;
+
+/// <summary>A group formed as the program forms it, in which one rank alone has a bug: it must end all, whatever the others wait in.</summary>
+internal static class BuggyRank
+{
+    private static readonly AttentionShape _shape = new(1, 3, 60, 2, 1, 8, 8);
+
+    /// <summary>Runs until the bug: in an agreement, while loading, or during a step of an algorithm.</summary>
+    internal static int Run(string place)
+    {
+        try
+        {
+            return (int)GroupLauncher.Run(new GroupOptions(), ProcessEnvironment.Read(), group => Work(group, place));
+        }
+        catch (InvalidOperationException)
+        {
+            return (int)FaultCode.Bug;
+        }
+    }
+
+    private static FaultCode Work(AttentionGroup group, string place)
+    {
+        group.Agree([]);
+        switch (place)
+        {
+            case "agreement":
+                FailOnLastRank(group);
+                group.Agree([]);
+                break;
+            case "loading":
+                group.Together(() => FailOnLastRank(group));
+                break;
+            default:
+                Attend(group, AttentionAlgorithms.Parse(place));
+                break;
+        }
+
+        return FaultCode.None;
+    }
+
+    private static void Attend(AttentionGroup group, AttentionAlgorithm algorithm)
+    {
+        IDevice device = group.Context.Device;
+        using var tensors = new SyntheticTensors(_shape, 1);
+        var shards = new ShardMap(_shape, ShardLayout.Contiguous, group.Size, ElementType.Float32, valuesInKeys: false);
+        tensors.Fill(shards.PlanOf(group.Rank));
+        KeyValueShard shard = KeyValueLoader.Load(device, shards.PlanOf(group.Rank), tensors.Key, tensors.Value, NonFinitePolicy.Error);
+        QueryBlock queries = QueryLoader.Load(
+            device, _shape, tensors.Query, [.. Enumerable.Range(0, _shape.QueryLength)], NonFinitePolicy.Error);
+        var plan = new AttentionPlan(algorithm, ReductionKind.Butterfly, QueryPlacement.Replicated);
+        using var step = AttentionStep.Create(group.Context, new AttentionProblem(_shape, new AttentionOptions()), shards, plan, _shape.QueryLength);
+        for (int run = 0; ; run++)
+        {
+            if (run == 10)
+            {
+                FailOnLastRank(group);
+            }
+
+            step.Run(queries, shard);
+        }
+    }
+
+    private static void FailOnLastRank(AttentionGroup group)
+    {
+        if (group.Rank == group.Size - 1)
+        {
+            throw new InvalidOperationException("a bug of one rank");
+        }
+    }
+}
