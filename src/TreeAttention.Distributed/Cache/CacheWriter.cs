@@ -22,6 +22,9 @@ internal sealed class CacheWriter : IDisposable
         _values = new DeviceInput(device);
     }
 
+    /// <summary>[rows, tokens] how far behind a row's first new token each one stands, for rotary; null where they follow each other.</summary>
+    public int[]? Depths { get; set; }
+
     /// <summary>Room for keys that the host writes, before <see cref="Store(int, ReadOnlySpan{int}, int)"/>.</summary>
     public Span<float> TakeKeys(int tokens) => _keys.Take((long)tokens * _cache.Options.KeyFloats);
 
@@ -86,10 +89,11 @@ internal sealed class CacheWriter : IDisposable
 
     private void PlaceTokens(int first, int row, int position, int tokens)
     {
+        int start = position + _cache.LeftPaddingOf(row);
         for (int token = 0; token < tokens; token++, position++)
         {
             int page = position / PageSpan.Keys;
-            _positions[first + token] = position + _cache.LeftPaddingOf(row);
+            _positions[first + token] = start + (Depths?[first + token] ?? token);
             _places[first + token] = _cache.IsOwn(page)
                 ? _cache.Contents.PlaceOf(_cache.Pages.SlotOf(row, page), position)
                 : TokenPlace.Elsewhere;
@@ -122,7 +126,8 @@ internal sealed class CacheWriter : IDisposable
             Require(stored, ElementType.Float32);
             if (growth > 1)
             {
-                _angles!.Take([position + _cache.LeftPaddingOf(row)]);
+                int behind = Depths?[token] ?? token % tokens;
+                _angles!.Take([_cache.LengthOf(layer, row) + _cache.LeftPaddingOf(row) + behind]);
                 _angles.Turn(stored, 0);
             }
 

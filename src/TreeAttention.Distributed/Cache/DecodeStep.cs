@@ -83,7 +83,16 @@ public sealed class DecodeStep : IDisposable
     {
         RequireQueries(query);
         int before = _cache.LengthOf(layer, _rows[0]);
-        _cache.Append(layer, _rows, key, value);
+        if (Problem.Options.QueryDepths is { } depths)
+        {
+            RequireNodes(key);
+            _cache.AppendNodes(layer, _rows, key, value, depths);
+        }
+        else
+        {
+            _cache.Append(layer, _rows, key, value);
+        }
+
         int tokens = _cache.LengthOf(layer, _rows[0]) - before;
         Attend(layer, query, tokens, output, lse);
     }
@@ -128,7 +137,7 @@ public sealed class DecodeStep : IDisposable
         {
             (int batch, int query) = Math.DivRem(i, queries);
             int first = _cache.LeftPaddingOf(_rows[batch]) + _view.KeyLengths[batch] - tokens;
-            _positions[i] = first + (isAligned ? query : 0);
+            _positions[i] = first + (options.QueryDepths?[i] ?? (isAligned ? query : 0));
         }
 
         _angles.Take(_positions);
@@ -145,6 +154,16 @@ public sealed class DecodeStep : IDisposable
         _device.Copy(state.Region, _onHost.Region);
         _device.Synchronize();
         return _onHost;
+    }
+
+    private void RequireNodes(ReadOnlySpan<float> key)
+    {
+        long expected = (long)_rows.Length * Problem.Shape.QueryLength * _cache.Options.KeyFloats;
+        if (key.Length != expected)
+        {
+            throw new ShapeMismatchException(
+                $"A step over token trees appends a key for each of its {Problem.Shape.QueryLength} queries: {expected} key elements, not {key.Length}.");
+        }
     }
 
     private void RequireQueries(ReadOnlySpan<float> query)

@@ -118,6 +118,25 @@ public sealed class ShardedKvCache : IDisposable
         Measure(Options.ValuesInKeys ? key : value);
     }
 
+    /// <summary>Appends the nodes of token trees: each is rotated at its depth, and all are stored in their order.</summary>
+    /// <param name="layer">The layer.</param>
+    /// <param name="rows">Different rows.</param>
+    /// <param name="key">[rows given, nodes, kv_heads, head_dim], not rotated.</param>
+    /// <param name="value">[rows given, nodes, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="depths">[rows given, nodes]</param>
+    internal void AppendNodes(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, int[] depths)
+    {
+        _writer.Depths = depths;
+        try
+        {
+            Append(layer, rows, key, value);
+        }
+        finally
+        {
+            _writer.Depths = null;
+        }
+    }
+
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})"/>
     public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value)
