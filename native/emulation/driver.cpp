@@ -1,7 +1,8 @@
 // The emulated CUDA driver: initialisation, devices, contexts, memory. Device memory is host memory
 // filled with 0xFF (NaN in every format) and followed by guard bytes that are checked when it is
 // freed. TREEATTN_EMULATION_SEED draws the order of streams, blocks, warps and lanes,
-// TREEATTN_EMULATION_DEVICES the number of devices; both are read by cuInit.
+// TREEATTN_EMULATION_DEVICES the number of devices, TREEATTN_EMULATION_FAULT plants an error of one
+// (device:operation:code); all are read by cuInit.
 #include "driver.hpp"
 
 #include <cstdio>
@@ -34,6 +35,14 @@ bool is_intact(CUdeviceptr p, std::size_t bytes) {
     if (end[i] != 0xff) return false;
   }
   return true;
+}
+
+// The device's operation after so many others fails.
+CUresult plant_fault(int device, int operation, int code) {
+  REQUIRE(device >= 0 && std::size_t(device) < the_driver.devices.size(), invalid_device);
+  the_driver.devices[device].planted = code;
+  the_driver.devices[device].planted_after = operation;
+  return success;
 }
 
 void release(CUdeviceptr p) {
@@ -69,7 +78,18 @@ CUDA_API cuInit(unsigned) {
   while (long(the_driver.devices.size()) < setting("TREEATTN_EMULATION_DEVICES", 8)) {
     the_driver.devices.push_back({int(the_driver.devices.size())});
   }
+  int device = 0, operation = 0, code = 0;
+  if (std::sscanf(setting_text("TREEATTN_EMULATION_FAULT").c_str(), "%d:%d:%d", &device, &operation,
+                  &code) == 3) {
+    return plant_fault(device, operation, code);
+  }
   return success;
+}
+
+// Not of the driver: the same for tests inside a process.
+CUDA_API emulation_plant_fault(int device, int operation, int code) {
+  std::lock_guard lock(the_driver.mutex);
+  return plant_fault(device, operation, code);
 }
 
 CUDA_API cuDriverGetVersion(int* version) {
@@ -162,6 +182,7 @@ CUDA_API cuDevicePrimaryCtxReset_v2(int device) {
   });
   home->used = 0;
   home->broken = success;
+  home->planted = success;
   the_driver.message.clear();
   return success;
 }
@@ -189,6 +210,7 @@ CUDA_API cuCtxGetCurrent(context** c) {
 
 CUDA_API cuCtxSynchronize() {
   std::unique_lock lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   context* const home = current_context;
   REQUIRE(home, invalid_context);
   return the_driver.progress(lock, home, [=] {
@@ -218,6 +240,7 @@ CUDA_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
 
 CUDA_API cuMemAlloc_v2(CUdeviceptr* p, std::size_t bytes) {
   std::lock_guard lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   REQUIRE(current_context, invalid_context);
   REQUIRE(!current_context->broken, current_context->broken);
   REQUIRE(bytes, invalid_value);
@@ -233,6 +256,7 @@ CUDA_API cuMemAlloc_v2(CUdeviceptr* p, std::size_t bytes) {
 
 CUDA_API cuMemFree_v2(CUdeviceptr p) {
   std::unique_lock lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   auto found = the_driver.memory.find(p);
   REQUIRE(found != the_driver.memory.end(), invalid_value);
   const allocation a = found->second;
@@ -254,6 +278,8 @@ CUDA_API cuMemFree_v2(CUdeviceptr p) {
 }
 
 CUDA_API cuMemHostAlloc(void** p, std::size_t bytes, unsigned) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   *p = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   return *p ? success : out_of_memory;
 }
@@ -307,8 +333,17 @@ CUDA_API cuGetErrorName(CUresult r, const char** text) {
       {invalid_handle, "CUDA_ERROR_INVALID_HANDLE"},
       {not_found, "CUDA_ERROR_NOT_FOUND"},
       {not_ready, "CUDA_ERROR_NOT_READY"},
+      {illegal_address, "CUDA_ERROR_ILLEGAL_ADDRESS"},
       {launch_timeout, "CUDA_ERROR_LAUNCH_TIMEOUT"},
       {launch_failed, "CUDA_ERROR_LAUNCH_FAILED"},
+      {capture_unsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+      {capture_invalidated, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
+      {capture_unmatched, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED"},
+      {capture_unjoined, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
+      {capture_isolation, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"},
+      {capture_implicit, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"},
+      {captured_event, "CUDA_ERROR_CAPTURED_EVENT"},
+      {capture_wrong_thread, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD"},
   };
   auto found = names.find(r);
   *text = found == names.end() ? nullptr : found->second;

@@ -3,6 +3,7 @@
 // while a kernel or a copy runs.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -12,6 +13,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "emulation.hpp"
@@ -33,8 +35,17 @@ enum : CUresult {
   invalid_handle = 400,
   not_found = 500,
   not_ready = 600,
+  illegal_address = 700,
   launch_timeout = 702,
   launch_failed = 719,
+  capture_unsupported = 900,
+  capture_invalidated = 901,
+  capture_unmatched = 903,
+  capture_unjoined = 904,
+  capture_isolation = 905,
+  capture_implicit = 906,
+  captured_event = 907,
+  capture_wrong_thread = 908,
 };
 
 constexpr std::size_t device_bytes = std::size_t(4) << 30, shared_limit = 227 << 10;
@@ -44,23 +55,51 @@ struct context {
   int device;
   int uses = 0;
   std::size_t used = 0;
-  CUresult broken = success;  // once a kernel has failed nothing works any more, as on the device
+  CUresult broken = success;   // once a kernel has failed nothing works any more, as on the device
+  CUresult planted = success;  // the error of an operation to come,
+  long planted_after = 0;      //   and how many operations come before it
 };
+
+struct stream;
+struct capture;
 
 struct event {
   unsigned recorded = 0, reached = 0;  // how often put on a stream, and how often passed
+  std::chrono::steady_clock::time_point passed;
+  // Last recorded on a stream that records: where, and after how many of its operations.
+  std::shared_ptr<capture> captured;
+  stream* captured_on = nullptr;
+  std::size_t captured_after = 0;
 };
 
 struct operation {
-  std::function<bool()> is_ready;             // none: always; called with the mutex held
-  std::function<CUresult(std::string&)> run;  // called without; on failure it says why
-  bool awaits_others = false;                 // other ranks make it ready, maybe other processes
+  std::function<bool()> is_ready;              // none: always; called with the mutex held
+  std::function<CUresult(std::string&)> run;   // called without; on failure it says why
+  bool awaits_others = false;                  // other ranks make it ready, maybe other processes
+  std::function<operation()> renew = nullptr;  // of what a graph cannot do twice: makes it anew
+};
+
+// What the streams of a capture would have done, in the order in which they were told: an order
+// that keeps all of theirs.
+struct capture {
+  stream* origin;
+  int mode;
+  std::thread::id thread;
+  bool is_invalid = false;
+  std::vector<operation> work;
+  // Of each stream: how many operations it has, and how many of them the origin waits for.
+  std::map<stream*, std::pair<std::size_t, std::size_t>> streams;
+};
+
+struct graph {
+  std::vector<operation> work;
 };
 
 struct stream {
   context* home;
   std::deque<operation> queue;  // the front stays until it is done
   bool is_running = false;
+  std::shared_ptr<capture> recording = nullptr;  // then nothing is queued
 };
 
 struct allocation {
@@ -98,10 +137,18 @@ struct driver {
                     const std::function<bool()>& done, stream* favourite = nullptr);
 
   CUresult put(stream* on, operation what);
+
+  // What a call answers that may not be made while this thread, or any in the global mode,
+  // captures: the capture is lost.
+  CUresult refuse_while_capturing();
 };
 
 extern driver& the_driver;  // never destroyed: threads may outlive the statics
 extern thread_local context* current_context;
+
+// An event recorded on, or awaited by, a stream that records.
+CUresult capture_event(event* e, stream* s);
+CUresult join_capture(stream* s, event* e);
 
 long setting(const char* name, long otherwise);
 std::string setting_text(const char* name);

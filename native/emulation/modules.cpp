@@ -148,6 +148,7 @@ using namespace emulation;
 
 CUDA_API cuModuleLoadData(module** m, const void* image) {
   std::lock_guard lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   REQUIRE(current_context, invalid_context);
   const std::size_t tag = build_tag().size();
   REQUIRE(!std::strncmp(static_cast<const char*>(image), build_tag().c_str(), tag), invalid_image);

@@ -121,13 +121,24 @@ bool advance(membership& m, work& w) {
   return false;
 }
 
-CUresult submit(const std::shared_ptr<membership>& m, stream* on, const std::shared_ptr<work>& w) {
+namespace {
+
+operation enqueued(const std::shared_ptr<membership>& m, const std::shared_ptr<work>& w) {
   w->turn = m->queued++;
   operation what;
   what.is_ready = [=] { return advance(*m, *w); };
   what.run = [](std::string&) { return success; };
   what.awaits_others = true;
-  return the_driver.put(on, std::move(what));
+  return what;
+}
+
+}  // namespace
+
+CUresult submit(const std::shared_ptr<membership>& m, stream* on, const std::shared_ptr<work>& w) {
+  if (!on->recording) return the_driver.put(on, enqueued(m, w));
+  operation recorded;
+  recorded.renew = [=] { return enqueued(m, std::make_shared<work>(*w)); };
+  return the_driver.put(on, std::move(recorded));
 }
 
 ncclResult refuse(ncclResult error, const std::string& why) {

@@ -10,8 +10,15 @@ namespace emulation {
 
 CUresult driver::put(stream* on, operation what) {
   // The null stream has no handle here either: the host code never uses it.
+  if (!on && refuse_while_capturing() != success) return capture_implicit;
   if (!streams.contains(on)) return invalid_handle;
   if (on->home->broken) return on->home->broken;
+  if (on->recording) {
+    if (on->recording->is_invalid) return capture_invalidated;
+    ++on->recording->streams[on].first;
+    on->recording->work.push_back(std::move(what));
+    return success;
+  }
   on->queue.push_back(std::move(what));
   return success;
 }
@@ -49,8 +56,12 @@ CUresult driver::progress(std::unique_lock<std::mutex>& lock, const context* hom
     s->is_running = true;
     std::string why;
     lock.unlock();
-    const CUresult result = s->queue.front().run(why);
+    CUresult result = s->queue.front().run(why);
     lock.lock();
+    if (result == success && s->home->planted && s->home->planted_after-- == 0) {
+      result = std::exchange(s->home->planted, success);
+      why = "planted";
+    }
     s->is_running = false;
     s->queue.pop_front();
     if (result) {
@@ -66,6 +77,16 @@ CUresult driver::progress(std::unique_lock<std::mutex>& lock, const context* hom
 
 using namespace emulation;
 
+namespace {
+
+// A stream that records cannot be waited for; trying to loses what it has recorded.
+bool loses_capture(stream* s) {
+  if (s->recording) s->recording->is_invalid = true;
+  return s->recording != nullptr;
+}
+
+}  // namespace
+
 CUDA_API cuStreamCreate(stream** s, unsigned) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(current_context, invalid_context);
@@ -76,6 +97,7 @@ CUDA_API cuStreamCreate(stream** s, unsigned) {
 CUDA_API cuStreamDestroy_v2(stream* s) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  if (const auto lost = s->recording) lost->is_invalid = true;
   const CUresult result = the_driver.progress(lock, s->home, [=] { return s->queue.empty(); });
   the_driver.changed.wait(lock, [=] { return !s->is_running; });
   the_driver.streams.erase(s);
@@ -86,6 +108,7 @@ CUDA_API cuStreamDestroy_v2(stream* s) {
 CUDA_API cuStreamSynchronize(stream* s) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  REQUIRE(!loses_capture(s), capture_unsupported);
   return the_driver.progress(
       lock, s->home, [=] { return s->queue.empty(); }, s);
 }
@@ -94,6 +117,7 @@ CUDA_API cuStreamSynchronize(stream* s) {
 CUDA_API cuStreamQuery(stream* s) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  REQUIRE(!loses_capture(s), capture_unsupported);
   bool is_asked = false;
   const CUresult result = the_driver.progress(
       lock, s->home, [&] { return s->queue.empty() || std::exchange(is_asked, true); }, s);
@@ -103,6 +127,7 @@ CUDA_API cuStreamQuery(stream* s) {
 CUDA_API cuStreamWaitEvent(stream* s, event* e, unsigned) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
+  if (e->captured || (the_driver.streams.contains(s) && s->recording)) return join_capture(s, e);
   const unsigned turn = e->recorded;
   return the_driver.put(s,
                         {[=] { return e->reached >= turn; }, [](std::string&) { return success; }});
@@ -126,23 +151,11 @@ CUDA_API cuEventDestroy_v2(event* e) {
   return result;
 }
 
-CUDA_API cuEventRecord(event* e, stream* s) {
-  std::lock_guard lock(the_driver.mutex);
-  REQUIRE(the_driver.events.contains(e), invalid_handle);
-  const unsigned turn = e->recorded + 1;
-  const CUresult result = the_driver.put(s, {nullptr, [=](std::string&) {
-                                               std::lock_guard inner(the_driver.mutex);
-                                               e->reached = turn;
-                                               return success;
-                                             }});
-  if (result == success) e->recorded = turn;
-  return result;
-}
-
 CUDA_API cuEventSynchronize(event* e) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
   REQUIRE(current_context, invalid_context);
+  REQUIRE(!e->captured, captured_event);
   const unsigned turn = e->recorded;
   return the_driver.progress(lock, current_context, [=] { return e->reached >= turn; });
 }
@@ -150,10 +163,15 @@ CUDA_API cuEventSynchronize(event* e) {
 CUDA_API cuEventQuery(event* e) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
+  REQUIRE(!e->captured, captured_event);
   return e->reached == e->recorded ? success : not_ready;
 }
 
-CUDA_API cuEventElapsedTime(float* milliseconds, event*, event*) {
-  *milliseconds = 0.001f;  // time means nothing here
+CUDA_API cuEventElapsedTime(float* milliseconds, event* from, event* to) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(the_driver.events.contains(from) && the_driver.events.contains(to), invalid_handle);
+  REQUIRE(from->recorded > 0 && to->recorded > 0, invalid_handle);
+  REQUIRE(from->reached == from->recorded && to->reached == to->recorded, not_ready);
+  *milliseconds = std::chrono::duration<float, std::milli>(to->passed - from->passed).count();
   return success;
 }

@@ -4,7 +4,7 @@ using TreeAttention.Runtime;
 
 namespace TreeAttention.Cli;
 
-/// <summary>The options that say which ranks work: <c>--ranks --transport --device --threads --nodes --stall-timeout</c>.</summary>
+/// <summary>The options that say which ranks work: <c>--ranks --transport --device --oversubscribe-gpus --threads --nodes --stall-timeout</c>.</summary>
 internal sealed class GroupArguments
 {
     private readonly Option<int?> _ranks = new("--ranks")
@@ -20,6 +20,11 @@ internal sealed class GroupArguments
     private readonly Option<DeviceKind> _device = ArgumentText.Choice(
         "--device", "What computes.", DeviceKind.Auto,
         ("auto", DeviceKind.Auto), ("cpu", DeviceKind.Cpu), ("cuda", DeviceKind.Cuda));
+
+    private readonly Option<bool> _oversubscribeGpus = new("--oversubscribe-gpus")
+    {
+        Description = "With --device cuda: several ranks of a node may share a GPU.",
+    };
 
     private readonly Option<int?> _threads = new("--threads")
     {
@@ -46,6 +51,7 @@ internal sealed class GroupArguments
         command.Add(_ranks);
         command.Add(_transport);
         command.Add(_device);
+        command.Add(_oversubscribeGpus);
         command.Add(_threads);
         command.Add(_nodes);
         command.Add(_stallTimeout);
@@ -57,6 +63,7 @@ internal sealed class GroupArguments
         Ranks = parsed.GetValue(_ranks),
         Transport = parsed.GetValue(_transport),
         Device = parsed.GetValue(_device),
+        OversubscribeGpus = parsed.GetValue(_oversubscribeGpus),
         Threads = parsed.GetValue(_threads),
         Nodes = ArgumentText.Given(parsed, _nodes),
         StallTimeout = TimeSpan.FromSeconds(parsed.GetValue(_stallTimeout)),

@@ -19,10 +19,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         group.Agree(Settings(inputs, options));
         using OutputFiles outputs = group.Together(() => new OutputFiles(
             group.IsRoot ? request.Output : null, group.IsRoot ? request.Lse : null, request.Force));
-        using var call = new ShardedCall(
-            group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
-            plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
-            indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite));
+        using ShardedCall call = LayOut(problem, inputs);
         using AttentionStep step = group.Together(() => call.CreateStep(request.Plan.Plan));
         var recorder = new StepRecorder(group, step, call.Queries, call.Shard);
         for (int run = 0; run < request.Warmup; run++)
@@ -49,10 +46,17 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         return wrong == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
     }
 
+    private ShardedCall LayOut(AttentionProblem problem, InputTensors inputs) => new(
+        group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
+        plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
+        indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite),
+        inputs.Scales);
+
     private VerificationReport? Verify(AttentionProblem problem, InputTensors inputs, AttentionResult? result) =>
         request.Verify && result is not null
             ? Verification.Check(
-                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, VerificationSeed)
+                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, VerificationSeed,
+                inputs.Scales)
             : null;
 
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
@@ -61,6 +65,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         .. inputs.Settings,
         new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
         new("--dtype", inputs.StorageType.ShortName()),
+        .. Settlement.Of(inputs.Scales),
         new("--nan", request.Tensors.NonFinite.ToString()),
         .. Settlement.Of(request.Plan),
         .. Settlement.Of(options),

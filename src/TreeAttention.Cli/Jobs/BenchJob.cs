@@ -54,7 +54,8 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
     {
         using IBenchInputs inputs = group.Together<IBenchInputs>(() => request.Tensors is { } files
             ? new FileBenchInputs(files)
-            : new SyntheticBenchInputs(request.ShapeOf(context), request.StorageType, request.ValueFromKey is not null));
+            : new SyntheticBenchInputs(
+                request.ShapeOf(context), request.StorageType, request.Scales.Read(request.StorageType, request.KvHeads), request.ValueFromKey is not null));
         group.Agree([.. group.Together(() => inputs.Settings), new("--dtype", inputs.StorageType.ShortName())]);
         using var bench = new AttentionBench(request, group, inputs);
         return bench.Run();
@@ -88,6 +89,7 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
         new("-n -w -c", $"{request.Iterations} {request.Warmup} {request.Check}"),
         new("sizes", request.ShapeOf(request.Begin).ToString()),
         new("--dtype", request.StorageType.ShortName()),
+        new("--key-scale --value-scale", $"{request.Scales.Key} {request.Scales.Value}"),
         .. Settlement.Of(request.Plan),
         .. Settlement.Of(request.Semantics.Flags()),
         new("--ceiling --combine", $"{request.Ceiling} {request.Combine}"),

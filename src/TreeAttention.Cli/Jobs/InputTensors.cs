@@ -33,7 +33,9 @@ internal sealed class InputTensors : IDisposable
             Value = _value is not null ? Arranged(_value, request) : InsideKey(Key, request.ValueFromKey!.Value);
             Shape = ShapeOf(Query, Key, Value);
             StorageType = request.StorageType ?? (Key.Type == ElementType.Float64 ? ElementType.Float32 : Key.Type);
-            RequireStorable(StorageType, request.HasScales);
+            Scales = request.Scales.Read(StorageType, Shape.KvHeads);
+            Key = Scaled(Key, Scales?.Key);
+            Value = Scaled(Value, Scales?.Value);
         }
         catch
         {
@@ -60,6 +62,9 @@ internal sealed class InputTensors : IDisposable
     /// <summary>Storage of keys and values on the device.</summary>
     public ElementType StorageType { get; }
 
+    /// <summary>Scales of f8e4m3 storage; null: 1.</summary>
+    public KeyValueScales? Scales { get; }
+
     /// <summary>Types, shapes and contents, which ranks compare before work.</summary>
     public IEnumerable<KeyValuePair<string, string>> Settings =>
     [
@@ -76,20 +81,9 @@ internal sealed class InputTensors : IDisposable
         _value?.Dispose();
     }
 
-    private static void RequireStorable(ElementType type, bool hasScales)
-    {
-        if (hasScales && type != ElementType.Float8E4M3)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine, $"--key-scale and --value-scale belong to f8e4m3 storage, but keys and values are stored as {type.ShortName()}.");
-        }
-
-        if (type is not (ElementType.Float32 or ElementType.Float16 or ElementType.BFloat16))
-        {
-            throw new FaultException(
-                FaultCode.Unavailable, $"Storage of keys and values as {type.ShortName()} is not a part of this version. Give --dtype f16, bf16 or f32.");
-        }
-    }
+    // A file of f8e4m3 holds stored elements already: they are multiplied by the scales, not divided.
+    private static TensorView Scaled(TensorView view, float[]? scales) =>
+        scales is not null && view.Type == ElementType.Float8E4M3 ? view.WithHeadScales(scales) : view;
 
     private TensorView Arranged(TensorFile file, TensorRequest request)
     {

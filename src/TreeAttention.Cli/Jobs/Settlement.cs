@@ -43,6 +43,10 @@ internal static class Settlement
         new("--tail-bias", Digest<float>(options.TailBias)),
     ];
 
+    /// <summary>The scales of f8e4m3 storage, by a digest.</summary>
+    public static IEnumerable<KeyValuePair<string, string>> Of(KeyValueScales? scales) =>
+        [new("--key-scale", Digest<float>(scales?.Key)), new("--value-scale", Digest<float>(scales?.Value))];
+
     private static string Digest<T>(T[]? values)
         where T : unmanaged =>
         values is null ? "none" : Convert.ToHexStringLower(SHA256.HashData(MemoryMarshal.AsBytes<T>(values)).AsSpan(0, 8));

@@ -68,6 +68,9 @@ public sealed class CudaDevice : IStreamDevice
         set => _context.WhileWaiting = value;
     }
 
+    /// <summary>Kernels that the host enqueued one by one.</summary>
+    internal long Launches => _kernels.Launches;
+
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
 
@@ -91,6 +94,7 @@ public sealed class CudaDevice : IStreamDevice
     public Region AllocatePinned(long bytes, ElementType type)
     {
         _context.Enter();
+        _context.RefuseWhileCapturing("An allocation");
         return _pinned.Allocate(bytes, type);
     }
 
@@ -108,6 +112,16 @@ public sealed class CudaDevice : IStreamDevice
         _context.Enter();
         return _context.Stream;
     }
+
+    /// <inheritdoc/>
+    public IReplay Capture(Action work)
+    {
+        _context.Enter();
+        return new CudaReplay(_context, _pool, work);
+    }
+
+    /// <inheritdoc/>
+    public IStreamTimer CreateTimer() => new CudaTimer(_context);
 
     /// <inheritdoc/>
     public void Copy(Region from, Region to)

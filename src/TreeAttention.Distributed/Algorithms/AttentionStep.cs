@@ -1,6 +1,5 @@
 using System;
 using System.Collections.Generic;
-using System.Diagnostics;
 
 namespace TreeAttention.Distributed;
 
@@ -9,9 +8,8 @@ namespace TreeAttention.Distributed;
 public abstract class AttentionStep : IDisposable
 {
     private readonly List<Region> _memory = [];
-    private long _compute;
-    private long _communication;
-    private long _since;
+    private readonly StepClock _clock;
+    private readonly StepReplay? _replay;
 
     private protected AttentionStep(RankContext context, AttentionProblem problem, ShardMap shards, int queryCount)
     {
@@ -19,10 +17,12 @@ public abstract class AttentionStep : IDisposable
         Problem = problem;
         Shards = shards;
         QueryCount = queryCount;
+        _clock = StepClock.For(context.Device);
+        _replay = context.Device is IStreamDevice device ? new StepReplay(device, context.Transport.Traffic, RunDirectly) : null;
     }
 
     /// <summary>Where the time of the last run went.</summary>
-    public StepTimes Times => new(_compute, _communication);
+    public StepTimes Times { get; private set; }
 
     /// <summary>The reduction that folds the states; <see cref="ReductionKind.Auto"/> where the algorithm has none (single, rings, gather).</summary>
     public virtual ReductionKind Reduction => ReductionKind.Auto;
@@ -32,6 +32,9 @@ public abstract class AttentionStep : IDisposable
     private protected AttentionProblem Problem { get; }
 
     private protected ShardMap Shards { get; }
+
+    /// <summary>A run can be captured: nothing in it waits or talks to the host.</summary>
+    private protected virtual bool IsCapturable => Transport.Size == 1 || Transport.IsCapturable;
 
     private protected int QueryCount { get; }
 
@@ -87,9 +90,9 @@ public abstract class AttentionStep : IDisposable
                 + $"elements was given {queries.Count} queries and {shard.Plan.Elements} elements.");
         }
 
-        (_compute, _communication) = (0, 0);
-        PartialAttention result = RunStep(queries, shard);
+        PartialAttention result = _replay is not null && IsCapturable ? _replay.Run(queries, shard) : RunDirectly(queries, shard);
         AwaitEnd();
+        Times = _clock.Read();
         return result;
     }
 
@@ -103,6 +106,8 @@ public abstract class AttentionStep : IDisposable
     /// <summary>Frees what the step allocated.</summary>
     protected virtual void Dispose(bool disposing)
     {
+        _replay?.Dispose();
+        _clock.Dispose();
         foreach (Region region in _memory)
         {
             Device.Free(region);
@@ -131,32 +136,24 @@ public abstract class AttentionStep : IDisposable
 
     private protected void BeginCompute() => Begin("compute");
 
-    private protected void EndCompute()
-    {
-        if (Device is IStagingDevice && !Transport.IsStreamOrdered)
-        {
-            // A staged transport waits for the device before it moves anything: waiting here says whose time it was.
-            Device.Synchronize();
-        }
-
-        _compute += ElapsedTicks();
-        Context.Control.Leave();
-    }
+    private protected void EndCompute() => End(isCompute: true);
 
     private protected void BeginCommunication(string operation) => Begin(operation);
 
-    private protected void EndCommunication()
-    {
-        _communication += ElapsedTicks();
-        Context.Control.Leave();
-    }
+    private protected void EndCommunication() => End(isCompute: false);
 
     /// <summary>Folds by a reduction, which tells the control plane itself.</summary>
     private protected void Fold(Reduction reduction, PartialAttention state)
     {
-        _since = Stopwatch.GetTimestamp();
+        _clock.Begin();
         reduction.Reduce(state);
-        _communication += ElapsedTicks();
+        _clock.End(isCompute: false);
+    }
+
+    private PartialAttention RunDirectly(QueryBlock queries, KeyValueShard shard)
+    {
+        _clock.Restart();
+        return RunStep(queries, shard);
     }
 
     // What is in stream order was only enqueued: here the ranks wait for each other, and whoever watches must know.
@@ -164,9 +161,9 @@ public abstract class AttentionStep : IDisposable
     {
         if (Transport.IsStreamOrdered)
         {
-            BeginCommunication("end of the step");
+            Context.Control.Enter("end of the step");
             Device.Synchronize();
-            EndCommunication();
+            Context.Control.Leave();
         }
         else
         {
@@ -177,8 +174,12 @@ public abstract class AttentionStep : IDisposable
     private void Begin(string operation)
     {
         Context.Control.Enter(operation);
-        _since = Stopwatch.GetTimestamp();
+        _clock.Begin();
     }
 
-    private long ElapsedTicks() => Stopwatch.GetTimestamp() - _since;
+    private void End(bool isCompute)
+    {
+        _clock.End(isCompute);
+        Context.Control.Leave();
+    }
 }

@@ -20,8 +20,10 @@ public sealed class ShardMap
     /// <param name="ranks">Ranks that share the keys.</param>
     /// <param name="type">Storage type of keys and values.</param>
     /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
-    /// <exception cref="ShapeMismatchException">The layout does not fit the key length or the ranks.</exception>
-    public ShardMap(AttentionShape shape, ShardLayout layout, int ranks, ElementType type, bool valuesInKeys)
+    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <exception cref="ShapeMismatchException">The layout does not fit the key length or the ranks, or the scales do not fit.</exception>
+    public ShardMap(
+        AttentionShape shape, ShardLayout layout, int ranks, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
     {
         Shape = shape;
         Layout = layout;
@@ -30,7 +32,7 @@ public sealed class ShardMap
         _limits = new PageLimits[ranks][];
         for (int rank = 0; rank < ranks; rank++)
         {
-            _plans[rank] = new ShardPlan(shape, layout.PagesOf(rank, ranks, shape.KeyLength), type, valuesInKeys);
+            _plans[rank] = new ShardPlan(shape, layout.PagesOf(rank, ranks, shape.KeyLength), type, valuesInKeys, scales);
             _limits[rank] = new PageLimits[_plans[rank].Pages.Count * shape.KvHeads];
             Array.Fill(_limits[rank], new PageLimits(float.NaN, float.NaN));
         }

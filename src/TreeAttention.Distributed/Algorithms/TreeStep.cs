@@ -17,6 +17,8 @@ internal sealed class TreeStep : AttentionStep
     /// <inheritdoc/>
     public override ReductionKind Reduction => _reduction.Kind;
 
+    private protected override bool IsCapturable => _reduction.IsCapturable;
+
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {

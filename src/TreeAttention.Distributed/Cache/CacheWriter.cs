@@ -110,7 +110,7 @@ internal sealed class CacheWriter : IDisposable
     private void RequireStorable(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<float> numbers, string name, int dim, double growth)
     {
         double largest = growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
-        if (numbers.Length == 0 || (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type)))
+        if (numbers.Length == 0 || (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type, 1f)))
         {
             return;
         }

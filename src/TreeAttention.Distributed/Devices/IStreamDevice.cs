@@ -14,4 +14,13 @@ public interface IStreamDevice : IStagingDevice
     /// <summary>Makes the GPU the calling thread's.</summary>
     /// <returns>The driver's handle of the stream of all the device's work.</returns>
     nint EnterStream();
+
+    /// <summary>Records what <paramref name="work"/> enqueues on the stream, instead of doing it.</summary>
+    /// <remarks>The work has been done once before, so that it allocates nothing, compiles nothing and waits for nothing; its regions lie on the device.</remarks>
+    /// <exception cref="InvalidOperationException">The work asks for what no capture can hold: an allocation, a wait, a copy to or from ordinary host memory.</exception>
+    /// <exception cref="FaultException">The device failed (202).</exception>
+    IReplay Capture(Action work);
+
+    /// <summary>Makes a timer of the stream.</summary>
+    IStreamTimer CreateTimer();
 }

@@ -19,6 +19,8 @@ internal sealed class ButterflyReduction : Reduction
 
     public override ReductionKind Kind => ReductionKind.Butterfly;
 
+    public override bool IsCapturable => Transport.Size == 1 || base.IsCapturable;
+
     private protected override string Operation => "butterfly exchange";
 
     private protected override void FoldAll(PartialAttention state) => _exchange?.Fold(state);

@@ -45,6 +45,10 @@ internal sealed class OneShotReduction : Reduction
 
     public override ReductionKind Kind => ReductionKind.OneShot;
 
+    /// <inheritdoc/>
+    /// <remarks>Every round the host tells the others which slots are next.</remarks>
+    public override bool IsCapturable => false;
+
     private protected override string Operation => "one-shot exchange";
 
     /// <summary>Slots for the states of all ranks; null where the ranks share no memory.</summary>

@@ -21,6 +21,9 @@ public abstract class Reduction : IDisposable
     /// <summary>What a weight of 1 counts in sums of numerators: a power of two, the same on every rank.</summary>
     internal float Unit { get; set; } = 1f;
 
+    /// <summary>A fold can be a part of captured work.</summary>
+    public virtual bool IsCapturable => Transport.IsCapturable;
+
     private protected RankContext Context { get; }
 
     private protected int Rows { get; }

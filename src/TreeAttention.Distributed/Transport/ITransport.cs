@@ -40,6 +40,9 @@ public interface ITransport : IDisposable
     /// <summary>Operations on device regions only take their place in the order of the device's stream: the host does not wait for them.</summary>
     bool IsStreamOrdered => false;
 
+    /// <summary>Operations on device regions can be a part of captured work (<see cref="IStreamDevice.Capture"/>).</summary>
+    bool IsCapturable => false;
+
     /// <summary>Sends a region to a rank; matches one <see cref="Receive"/> of the same length there, in order.</summary>
     void Send(Region region, int to);
 

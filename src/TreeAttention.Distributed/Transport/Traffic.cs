@@ -46,6 +46,17 @@ public sealed class Traffic
     /// <summary>Counts bytes of the control plane.</summary>
     public void CountControl(long bytes) => Interlocked.Add(ref _controlBytes, bytes);
 
+    /// <summary>The counts but the control bytes.</summary>
+    public TrafficCount Count => new(BytesSent, Messages, Collectives);
+
+    /// <summary>Counts once more what was counted before: a captured step is done again.</summary>
+    public void CountAgain(TrafficCount sent)
+    {
+        Interlocked.Add(ref _bytesSent, sent.Bytes);
+        Interlocked.Add(ref _messages, sent.Messages);
+        Interlocked.Add(ref _collectives, sent.Collectives);
+    }
+
     /// <summary>Sets every count but the control bytes to zero.</summary>
     public void Reset()
     {

@@ -22,6 +22,7 @@ internal enum CUresult : uint
     CUDA_ERROR_NOT_READY = 600,
     CUDA_ERROR_ILLEGAL_ADDRESS = 700,
     CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701,
+    CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED = 704,
     CUDA_ERROR_LAUNCH_FAILED = 719,
 }
 
@@ -33,9 +34,26 @@ internal enum CUdevice_attribute : uint
     CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
 }
 
+internal enum CUstreamCaptureMode : uint
+{
+    CU_STREAM_CAPTURE_MODE_GLOBAL = 0,
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1,
+    CU_STREAM_CAPTURE_MODE_RELAXED = 2,
+}
+
 internal enum CUfunction_attribute : uint
 {
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+}
+
+internal unsafe struct CUipcMemHandle
+{
+    public fixed sbyte reserved[64];
+}
+
+internal unsafe struct CUipcEventHandle
+{
+    public fixed sbyte reserved[64];
 }
 
 internal static unsafe partial class CudaDriver
@@ -135,6 +153,48 @@ internal static unsafe partial class CudaDriver
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuEventDestroy_v2(nint hEvent);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuStreamBeginCapture_v2(nint hStream, CUstreamCaptureMode mode);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuStreamEndCapture(nint hStream, nint* phGraph);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuGraphInstantiateWithFlags(nint* phGraphExec, nint hGraph, ulong flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuGraphLaunch(nint hGraphExec, nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuGraphExecDestroy(nint hGraphExec);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuGraphDestroy(nint hGraph);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventRecordWithFlags(nint hEvent, nint hStream, uint flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventElapsedTime(float* pMilliseconds, nint hStart, nint hEnd);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuCtxEnablePeerAccess(nint peerContext, uint Flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcGetMemHandle(CUipcMemHandle* pHandle, ulong dptr);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcOpenMemHandle_v2(ulong* pdptr, CUipcMemHandle handle, uint Flags);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcCloseMemHandle(ulong dptr);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcGetEventHandle(CUipcEventHandle* pHandle, nint @event);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuIpcOpenEventHandle(nint* phEvent, CUipcEventHandle handle);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuFuncSetAttribute(nint hfunc, CUfunction_attribute attrib, int value);

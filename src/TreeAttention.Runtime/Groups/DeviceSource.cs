@@ -19,9 +19,32 @@ internal sealed class DeviceSource
     private DeviceSource(CudaPlatform? platform) => _platform = platform;
 
     /// <summary>Finds what the devices need.</summary>
-    /// <exception cref="FaultException">A GPU is asked for and the driver, the compiler or the GPU is missing (69); the environment contradicts itself (2).</exception>
-    internal static DeviceSource Open(GroupOptions options, ProcessEnvironment environment) => new(
-        options.Device == DeviceKind.Cuda ? CudaPlatform.Open(OptionsOf(environment)) : null);
+    /// <param name="options">The group's.</param>
+    /// <param name="environment">The process's.</param>
+    /// <param name="ranksOfNode">Ranks of this machine: each wants a GPU of its own.</param>
+    /// <exception cref="FaultException">
+    /// A GPU is asked for and the driver, the compiler or the GPU is missing, or there are fewer GPUs than ranks (69); the environment
+    /// contradicts itself (2).
+    /// </exception>
+    internal static DeviceSource Open(GroupOptions options, ProcessEnvironment environment, int ranksOfNode)
+    {
+        if (options.Device != DeviceKind.Cuda)
+        {
+            return new DeviceSource(null);
+        }
+
+        var platform = CudaPlatform.Open(OptionsOf(environment));
+        if (ranksOfNode > platform.DeviceCount && !options.OversubscribeGpus)
+        {
+            string gpus = platform.DeviceCount == 1 ? "1 GPU" : $"{platform.DeviceCount} GPUs";
+            throw new FaultException(
+                FaultCode.Unavailable,
+                $"This machine has {gpus} for {ranksOfNode} ranks, and each rank takes one. Start at most {platform.DeviceCount} here, or let "
+                + "ranks share a GPU with --oversubscribe-gpus.");
+        }
+
+        return new DeviceSource(platform);
+    }
 
     /// <summary>What users should know of a choice that was left to <see cref="DeviceKind.Auto"/>; null for nothing.</summary>
     internal static string? HintOf(GroupOptions options) =>

@@ -49,7 +49,7 @@ public static class GroupLauncher
     {
         int ranks = options.Ranks ?? 1;
         var results = new FaultCode[ranks];
-        var devices = DeviceSource.Open(options, environment);
+        var devices = DeviceSource.Open(options, environment, ranks);
         string? nccl = options.Transport == TransportKind.Nccl ? NcclSource.Open(environment) : null;
         string description = (ranks == 1 ? "1 rank in this process" : $"{ranks} in-process ranks") + (nccl is null ? "" : $", {nccl}");
         using var group = InProcessGroup.Create(ranks, options.Nodes);

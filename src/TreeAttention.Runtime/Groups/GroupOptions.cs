@@ -44,6 +44,9 @@ public sealed record GroupOptions
     /// <summary>What computes.</summary>
     public DeviceKind Device { get; init; }
 
+    /// <summary>Ranks of a node may share GPUs when there are more of them than GPUs; they take the GPUs in turn.</summary>
+    public bool OversubscribeGpus { get; init; }
+
     /// <summary>Threads of each rank; null is max(1, cores / ranks of the node).</summary>
     public int? Threads { get; init; }
 

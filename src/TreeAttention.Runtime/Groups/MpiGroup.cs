@@ -76,9 +76,10 @@ internal static class MpiGroup
         MpiWorld world, MpiTransport transport, TcpControlPlane control, GroupOptions options, ProcessEnvironment environment,
         Func<AttentionGroup, FaultCode> work)
     {
-        int threads = GroupLauncher.ThreadsOf(options, world.Nodes.Count(node => node == world.Nodes[world.Rank]));
+        int ranksOfNode = world.Nodes.Count(node => node == world.Nodes[world.Rank]);
+        int threads = GroupLauncher.ThreadsOf(options, ranksOfNode);
         int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
-        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment).Create(threads, rankOfNode));
+        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment, ranksOfNode).Create(threads, rankOfNode));
         string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
         using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(device, control, transport, environment, () => { });
         using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(transport, device) : null;

@@ -157,6 +157,34 @@ public sealed class CudaDeviceTests
         Assert.Contains("--device cpu", first.Message, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(700, "CUDA_ERROR_ILLEGAL_ADDRESS")]
+    [InlineData(719, "CUDA_ERROR_LAUNCH_FAILED")]
+    public void A_fault_is_named_with_its_kernel_when_work_is_awaited_and_sticks_to_launches_copies_and_graphs(int code, string name)
+    {
+        using CudaDevice device = EmulatedCuda.CreateDevice(EmulatedCuda.Breakable);
+        using var host = new HostMemory(256, ElementType.Float32);
+        var state = new PartialAttention(device.Allocate(6 * 11 * sizeof(float), ElementType.Float32), 6, 9);
+        device.Clear(state);
+        using IReplay replay = device.Capture(() => device.Clear(state));
+        device.Synchronize();
+        EmulatedCuda.PlantFault(EmulatedCuda.Breakable, code);
+        device.Clear(state);
+
+        FaultException[] faults =
+        [
+            Assert.Throws<FaultException>(device.Synchronize),
+            Assert.Throws<FaultException>(() => device.Clear(state)),
+            Assert.Throws<FaultException>(() => device.Copy(host.Region, state.Region.Slice(0, 64))),
+            Assert.Throws<FaultException>(replay.Launch),
+        ];
+
+        Assert.All(faults, fault => Assert.Equal(FaultCode.DeviceFault, fault.Code));
+        Assert.All(faults, fault => Assert.Contains($"{name} ({code})", fault.Message, StringComparison.Ordinal));
+        Assert.All(faults, fault => Assert.Contains("clear_state", fault.Message, StringComparison.Ordinal));
+        Assert.All(faults, fault => Assert.Contains("--device cpu", fault.Message, StringComparison.Ordinal));
+    }
+
     private static PartialAttention Upload(CudaDevice device, PartialAttention state)
     {
         Region region = device.Allocate(state.Region.Bytes, ElementType.Float32);

@@ -28,6 +28,46 @@ public sealed class CudaProgramTests
     }
 
     [Fact]
+    public void More_ranks_than_gpus_end_with_69_and_the_flag_that_lets_them_share()
+    {
+        EmulatedCuda.RequireLibrary();
+        (string Name, string Value)[] oneGpu =
+        [
+            ("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder),
+            ("TREEATTN_EMULATION_DEVICES", "1"),
+        ];
+
+        (int refused, string output, string errors) = Run(["verify", "--device", "cuda", "--cases", "1", "--ranks", "2"], oneGpu);
+        (int shared, string sharedOutput, _) = Run(["verify", "--device", "cuda", "--cases", "1", "--ranks", "2", "--oversubscribe-gpus"], oneGpu);
+
+        Assert.Equal(69, refused);
+        Assert.Empty(output);
+        string line = Assert.Single(errors.Split('\n', StringSplitOptions.RemoveEmptyEntries));
+        Assert.Contains("1 GPU for 2 ranks", line, StringComparison.Ordinal);
+        Assert.Contains("--oversubscribe-gpus", line, StringComparison.Ordinal);
+        Assert.True(shared == 0, sharedOutput);
+        Assert.Contains(" 0 failed", sharedOutput, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(700, "CUDA_ERROR_ILLEGAL_ADDRESS")]
+    [InlineData(719, "CUDA_ERROR_LAUNCH_FAILED")]
+    public void A_gpu_that_fails_ends_the_program_with_202_the_drivers_words_and_the_kernel(int code, string name)
+    {
+        EmulatedCuda.RequireLibrary();
+
+        (int ended, _, string errors) = Run(
+            ["verify", "--device", "cuda", "--cases", "1", "--ranks", "1"],
+            ("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder),
+            ("TREEATTN_EMULATION_FAULT", $"0:40:{code}"));
+
+        Assert.Equal(202, ended);
+        Assert.Contains($"{name} ({code})", errors, StringComparison.Ordinal);
+        Assert.Matches("(of|after) (attend_|merge_states|clear_state|weigh|unweigh|fold_states)", errors);
+        Assert.Contains("--device cpu", errors, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void A_missing_driver_ends_with_69_and_the_way_out()
     {
         (int code, string output, string errors) = Run(

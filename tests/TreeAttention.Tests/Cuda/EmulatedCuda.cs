@@ -1,6 +1,7 @@
 using System;
 using System.Diagnostics;
 using System.IO;
+using System.Runtime.InteropServices;
 using System.Threading;
 using TreeAttention.Devices;
 using Xunit;
@@ -50,6 +51,13 @@ internal static class EmulatedCuda
     /// <summary>A device on the emulated GPU.</summary>
     internal static CudaDevice CreateDevice(int ordinal = 0) => new(Platform, ordinal);
 
+    /// <summary>Lets the next operation of an emulated device fail with an error of the driver; its context is to be broken by this test alone.</summary>
+    internal static void PlantFault(int device, int code)
+    {
+        nint export = NativeLibrary.GetExport(NativeLibrary.Load(Library), "emulation_plant_fault");
+        Assert.Equal(0, Marshal.GetDelegateForFunctionPointer<Planter>(export)(device, 0, code));
+    }
+
     /// <summary>Builds the library where it is missing; skips the test where it cannot be.</summary>
     internal static void RequireLibrary()
     {
@@ -64,6 +72,9 @@ internal static class EmulatedCuda
             }
         }
     }
+
+    [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
+    private delegate int Planter(int device, int operation, int code);
 
     private static string FindRoot()
     {

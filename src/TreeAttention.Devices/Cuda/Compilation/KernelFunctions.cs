@@ -14,6 +14,9 @@ internal sealed unsafe class KernelFunctions(CudaContext context, KernelCache ca
     private readonly List<nint> _modules = [];
     private readonly Dictionary<nint, int> _sharedBytes = [];
 
+    /// <summary>Kernels that the host enqueued one by one.</summary>
+    internal long Launches { get; private set; }
+
     /// <summary>A kernel of a program, allowed so much dynamic shared memory.</summary>
     /// <param name="program">The same object each time.</param>
     /// <param name="index">Which of its expressions.</param>
@@ -49,6 +52,7 @@ internal sealed unsafe class KernelFunctions(CudaContext context, KernelCache ca
     internal void Launch<T>(nint function, (int X, int Y, int Z) grid, int threads, int sharedBytes, in T arguments, string name)
         where T : unmanaged
     {
+        Launches++;
         T copy = arguments;
         void* parameter = &copy;
         CUresult result = CudaDriver.cuLaunchKernel(
@@ -57,6 +61,8 @@ internal sealed unsafe class KernelFunctions(CudaContext context, KernelCache ca
         {
             throw CudaFaults.Of(result, $"a launch of {name}");
         }
+
+        context.LastLaunch = name;
     }
 
     public void Dispose()
@@ -72,6 +78,7 @@ internal sealed unsafe class KernelFunctions(CudaContext context, KernelCache ca
 
     private nint[] Load(KernelProgram program)
     {
+        context.RefuseWhileCapturing("Loading a kernel");
         CompiledProgram compiled = cache.Get(program);
         nint module;
         CUresult result = LoadImage(compiled, &module);

@@ -63,6 +63,33 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>The stream, after <see cref="Enter"/>.</summary>
     internal nint Stream => _stream;
 
+    /// <summary>The stream records what is enqueued on it.</summary>
+    internal bool IsCapturing { get; set; }
+
+    /// <summary>What was launched last; an error that comes later may be its.</summary>
+    internal string? LastLaunch { get; set; }
+
+    /// <summary>Throws unless the driver succeeded, and names the kernel before.</summary>
+    /// <exception cref="FaultException">The device failed (202).</exception>
+    internal void Check(CUresult result, string action)
+    {
+        if (result != CUresult.CUDA_SUCCESS)
+        {
+            throw CudaFaults.Of(result, LastLaunch is null ? action : $"{action} after {LastLaunch}");
+        }
+    }
+
+    /// <summary>Throws where something is asked for that no capture can hold.</summary>
+    /// <param name="what">In words: <c>An allocation</c>.</param>
+    /// <exception cref="InvalidOperationException">The stream is being captured.</exception>
+    internal void RefuseWhileCapturing(string what)
+    {
+        if (IsCapturing)
+        {
+            throw new InvalidOperationException($"{what} cannot be captured. Do the work once before it is captured, over memory of the device alone.");
+        }
+    }
+
     /// <summary>Makes the context the calling thread's; every public operation of the device begins with it.</summary>
     internal void Enter() => CudaFaults.Check(CudaDriver.cuCtxSetCurrent(_context), "entering a context");
 
@@ -70,13 +97,14 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <exception cref="FaultException">Something that was enqueued failed (202).</exception>
     internal void Synchronize()
     {
+        RefuseWhileCapturing("A wait for the enqueued work");
         if (WhileWaiting is { } look)
         {
             Poll(look);
         }
         else
         {
-            CudaFaults.Check(CudaDriver.cuStreamSynchronize(_stream), Waiting);
+            Check(CudaDriver.cuStreamSynchronize(_stream), Waiting);
         }
     }
 
@@ -132,7 +160,7 @@ internal sealed unsafe class CudaContext : IDisposable
             wait.SpinOnce(sleep1Threshold: -1);
         }
 
-        CudaFaults.Check(result, Waiting);
+        Check(result, Waiting);
         look();
     }
 

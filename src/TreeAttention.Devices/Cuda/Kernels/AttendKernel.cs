@@ -26,7 +26,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     /// <param name="rows">Query rows of a KV head.</param>
     /// <param name="sharedLimit">Most shared memory of a block on this device.</param>
     internal static AttendKernel For(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit) =>
-        (type == ElementType.Float32 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
+        (type is ElementType.Float32 or ElementType.Float8E4M3 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
 
     /// <summary>What kernels call a storage type.</summary>
     /// <exception cref="FaultException">They have no such type (69).</exception>

@@ -38,7 +38,7 @@ internal sealed unsafe class DeviceCopies : IDisposable
         switch (from.Place, to.Place)
         {
             case (MemoryPlace.Device, MemoryPlace.Device):
-                CudaFaults.Check(
+                _context.Check(
                     CudaDriver.cuMemcpyDtoDAsync_v2((ulong)to.Address, (ulong)from.Address, (nuint)to.Bytes, _context.Stream), "a copy");
                 break;
             case (MemoryPlace.Pinned, MemoryPlace.Device):
@@ -84,20 +84,21 @@ internal sealed unsafe class DeviceCopies : IDisposable
     {
         if (bytes > 0)
         {
-            CudaFaults.Check(CudaDriver.cuMemsetD8Async((ulong)address, value, (nuint)bytes, _context.Stream), "a fill");
+            _context.Check(CudaDriver.cuMemsetD8Async((ulong)address, value, (nuint)bytes, _context.Stream), "a fill");
         }
     }
 
     public void Dispose() => _staging.Dispose();
 
     private void Upload(byte* from, nint to, long bytes) =>
-        CudaFaults.Check(CudaDriver.cuMemcpyHtoDAsync_v2((ulong)to, from, (nuint)bytes, _context.Stream), "an upload");
+        _context.Check(CudaDriver.cuMemcpyHtoDAsync_v2((ulong)to, from, (nuint)bytes, _context.Stream), "an upload");
 
     private void Download(nint from, byte* to, long bytes) =>
-        CudaFaults.Check(CudaDriver.cuMemcpyDtoHAsync_v2(to, (ulong)from, (nuint)bytes, _context.Stream), "a download");
+        _context.Check(CudaDriver.cuMemcpyDtoHAsync_v2(to, (ulong)from, (nuint)bytes, _context.Stream), "a download");
 
     private void UploadStaged(byte* from, nint to, long bytes)
     {
+        _context.RefuseWhileCapturing("A copy from ordinary host memory");
         for (long done = 0; done < bytes;)
         {
             if (_staged == StagingBytes)

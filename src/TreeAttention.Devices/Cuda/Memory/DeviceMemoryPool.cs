@@ -9,7 +9,7 @@ namespace TreeAttention.Devices;
 /// <remarks>
 /// Asking the driver waits for the whole device, so it must not happen inside a step. A freed block may still be in use by
 /// enqueued work; whoever gets it next uses it on the same stream, so later. When the driver has no more, what is free
-/// goes back to it first.
+/// goes back to it first. Blocks that captured graphs may work on stay aside until the graphs are gone.
 /// </remarks>
 internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount account) : IDisposable
 {
@@ -17,7 +17,10 @@ internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount
     private const long LargeStep = 2 << 20;
     private readonly Dictionary<long, Stack<nint>> _free = [];
     private readonly Dictionary<nint, Block> _blocks = [];
+    private readonly List<MemoryHold> _holds = [];
+    private readonly List<(nint Address, Block Block)> _held = [];
     private long _reserved;
+    private long _taken;
 
     /// <summary>Bytes taken from the driver.</summary>
     internal long ReservedBytes => _reserved;
@@ -29,7 +32,7 @@ internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount
         ArgumentOutOfRangeException.ThrowIfNegative(bytes);
         long size = SizeOf(bytes);
         nint address = _free.TryGetValue(size, out Stack<nint>? stack) && stack.TryPop(out nint kept) ? kept : AllocateBlock(size);
-        _blocks[address] = new Block(size, bytes);
+        _blocks[address] = new Block(size, bytes, ++_taken);
         account.Take(bytes);
         return address;
     }
@@ -44,12 +47,30 @@ internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount
         }
 
         account.Return(block.Bytes);
-        if (!_free.TryGetValue(block.Size, out Stack<nint>? stack))
-        {
-            _free.Add(block.Size, stack = new Stack<nint>());
-        }
+        Keep(address, block);
+    }
 
-        stack.Push(address);
+    /// <summary>Begins a capture: no block that is taken now or until <see cref="EndOfTaking"/> is given out a second time before <see cref="Release"/>.</summary>
+    internal MemoryHold Hold()
+    {
+        var hold = new MemoryHold();
+        _holds.Add(hold);
+        return hold;
+    }
+
+    /// <summary>Ends a capture: blocks that are taken from now on are none of its.</summary>
+    internal void EndOfTaking(MemoryHold hold) => hold.LastTaken = _taken;
+
+    /// <summary>The graph is gone.</summary>
+    internal void Release(MemoryHold hold)
+    {
+        _holds.Remove(hold);
+        (nint Address, Block Block)[] held = [.. _held];
+        _held.Clear();
+        foreach ((nint address, Block block) in held)
+        {
+            Keep(address, block);
+        }
     }
 
     public void Dispose()
@@ -60,7 +81,13 @@ internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount
             _ = CudaDriver.cuMemFree_v2((ulong)address);
         }
 
+        foreach ((nint address, _) in _held)
+        {
+            _ = CudaDriver.cuMemFree_v2((ulong)address);
+        }
+
         _blocks.Clear();
+        _held.Clear();
     }
 
     private static long SizeOf(long bytes)
@@ -69,8 +96,25 @@ internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount
         return Math.Max(step, (bytes + step - 1) / step * step);
     }
 
+    private void Keep(nint address, Block block)
+    {
+        if (_holds.Exists(hold => block.Number <= hold.LastTaken))
+        {
+            _held.Add((address, block));
+            return;
+        }
+
+        if (!_free.TryGetValue(block.Size, out Stack<nint>? stack))
+        {
+            _free.Add(block.Size, stack = new Stack<nint>());
+        }
+
+        stack.Push(address);
+    }
+
     private nint AllocateBlock(long size)
     {
+        context.RefuseWhileCapturing("An allocation");
         ulong address;
         CUresult result = CudaDriver.cuMemAlloc_v2(&address, (nuint)size);
         if (result == CUresult.CUDA_ERROR_OUT_OF_MEMORY && _free.Count > 0)
@@ -107,6 +151,6 @@ internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount
         _free.Clear();
     }
 
-    // Size: what the driver gave; Bytes: what was asked for.
-    private readonly record struct Block(long Size, long Bytes);
+    // Size: what the driver gave; Bytes: what was asked for; Number: counts what was taken.
+    private readonly record struct Block(long Size, long Bytes, long Number);
 }
