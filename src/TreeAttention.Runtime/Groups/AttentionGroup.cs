@@ -119,6 +119,14 @@ public sealed class AttentionGroup : IDisposable
     /// <exception cref="FaultException">The options contradict the cache or themselves (2, 65), or memory is short (71).</exception>
     public DecodeStep CreateStep(ShardedKvCache cache, DecodeOptions options) => Together(() => new DecodeStep(Context, cache, options));
 
+    /// <summary>Prepares the verification of token trees over a cache. It belongs to the caller.</summary>
+    /// <param name="cache">A cache of this group; it must outlive the step.</param>
+    /// <param name="options">As for <see cref="CreateStep"/>.</param>
+    /// <param name="trees">One tree for all batch rows, or one for each, of the same number of nodes.</param>
+    /// <exception cref="FaultException">The options contradict the cache, the trees or themselves (2, 65), or memory is short (71).</exception>
+    public SpeculativeStep CreateSpeculativeStep(ShardedKvCache cache, DecodeOptions options, params IReadOnlyList<TokenTree> trees) =>
+        Together(() => new SpeculativeStep(Context, cache, options, trees));
+
     /// <summary>One decode step: appends new tokens to a layer, attends to all that it then holds, and has the exact result on every rank.</summary>
     /// <param name="step">From <see cref="CreateStep"/>.</param>
     /// <param name="layer">The layer.</param>

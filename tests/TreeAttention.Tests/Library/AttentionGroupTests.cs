@@ -36,6 +36,48 @@ public sealed class AttentionGroupTests
     }
 
     [Fact]
+    public void A_prompt_prefilled_in_chunks_is_causal_attention_and_decoding_goes_on_over_it()
+    {
+        var decode = new DecodeCase("chunks of prefill") { Before = [600], Padding = [0], Options = new AttentionOptions { Causal = true } };
+        var prompt = new AttentionProblem(decode.Shape with { QueryLength = 600, KeyLength = 600 }, decode.Options);
+        using var query = HostTensor.Normal("query", ElementType.Float32, [1, 600, decode.QueryHeads, decode.HeadDim], 3);
+        float[] queries = [.. query.Values.Select(value => (float)value)];
+        int width = decode.QueryHeads * decode.HeadDim;
+
+        RunAll(AttentionGroup.JoinInProcess(3, _options), group =>
+        {
+            using ShardedKvCache cache = group.CreateCache(decode.CacheOptions);
+            float[] output = new float[600 * decode.QueryHeads * decode.ValueDim];
+            float[] lse = new float[600 * decode.QueryHeads];
+            using (DecodeStep chunk = group.CreateStep(cache, decode.DecodeOptions() with { QueryLength = 200 }))
+            {
+                for (int first = 0; first < 600; first += 200)
+                {
+                    float[] lines = new float[200 * decode.QueryHeads];
+                    group.Decode(
+                        chunk, 0, queries.AsSpan(first * width, 200 * width), decode.Keys(0, first, 200), decode.Values(0, first, 200),
+                        output.AsSpan(first * decode.QueryHeads * decode.ValueDim, 200 * decode.QueryHeads * decode.ValueDim), lines,
+                        CancellationToken.None);
+                    for (int i = 0; i < lines.Length; i++)
+                    {
+                        lse[(i / 200 * 600) + first + (i % 200)] = lines[i];
+                    }
+                }
+            }
+
+            using DecodeStep step = group.CreateStep(cache, decode.DecodeOptions());
+            (float[] last, float[] lastLse) = decode.RunLast(step);
+
+            using var key = new HostTensor("key", ElementType.Float32, [1, 600, 2, 16], [.. decode.Keys(0, 0, 600).ToArray().Select(x => (double)x)]);
+            using var value = new HostTensor("value", ElementType.Float32, [1, 600, 2, 16], [.. decode.Values(0, 0, 600).ToArray().Select(x => (double)x)]);
+            VerificationReport prefill = Verification.Check(prompt, query.View, key.View, value.View, ElementType.Float32, output, lse, 7);
+            Assert.True(prefill.Wrong == 0, prefill.WorstRow);
+            VerificationReport report = decode.Check(last, lastLse);
+            Assert.True(report.Wrong == 0, report.WorstRow);
+        });
+    }
+
+    [Fact]
     public void A_process_that_nobody_launched_joins_alone()
     {
         using var group = AttentionGroup.Join(_options);
