@@ -1,6 +1,5 @@
 using System;
 using System.IO;
-using System.Linq;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 using Xunit;
