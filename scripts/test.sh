@@ -39,5 +39,8 @@ else
   echo "cmake or g++ is missing: the kernels' own tests did not run." >&2
   skipped=$((skipped + 1))
 fi
+
+# The library as its users get it: packed, and used by a project of its own.
+if scripts/sample.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$status" -eq 0 ] && [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

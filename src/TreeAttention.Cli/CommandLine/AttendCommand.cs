@@ -13,7 +13,7 @@ internal sealed class AttendCommand
     private readonly GroupArguments _group = new();
 
     private readonly Option<string> _output = new("--output") { Description = "Output, float32 .npy, in the order of --layout.", Required = true, HelpName = "FILE" };
-    private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp [batch, query_heads, query_len], float32 .npy.", HelpName = "FILE" };
+    private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp [batch, query_heads, query_len], packed [query_heads, total_q], float32 .npy.", HelpName = "FILE" };
     private readonly Option<bool> _force = new("--force") { Description = "Overwrite existing outputs." };
 
     private readonly Option<int?> _repeat = new("--repeat", "-n")

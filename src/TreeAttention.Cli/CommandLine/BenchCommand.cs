@@ -105,6 +105,7 @@ internal sealed class BenchCommand
         {
             Tensors = tensors.Key is null ? null : tensors,
             StorageType = tensors.StorageType ?? ElementType.Float32,
+            Scales = tensors.Scales,
             Semantics = _semantics.Read(parsed, SemanticsFiles.None),
             Plan = _plan.Read(parsed),
             Begin = begin,

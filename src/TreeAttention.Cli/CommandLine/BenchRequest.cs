@@ -10,6 +10,9 @@ internal sealed record BenchRequest
 
     public ElementType StorageType { get; init; }
 
+    /// <summary>Scales of f8e4m3 storage.</summary>
+    public required ScalesRequest Scales { get; init; }
+
     public required SemanticsRequest Semantics { get; init; }
 
     public required PlanRequest Plan { get; init; }

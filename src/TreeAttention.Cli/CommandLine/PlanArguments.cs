@@ -11,7 +11,7 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
 {
     private readonly Option<AttentionAlgorithm> _algorithm = new("--algorithm")
     {
-        Description = "tree, ring, ring-no-overlap, ring-query or single.",
+        Description = "tree, ring, ring-no-overlap, ring-query, gather or single.",
         DefaultValueFactory = _ => AttentionAlgorithm.Tree,
         CustomParser = result => ArgumentText.Parsed(result, AttentionAlgorithms.Parse),
     };
@@ -38,7 +38,7 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
 
     private readonly Option<QueryPlacement> _queryPlacement = new("--query-placement")
     {
-        Description = "replicated: every rank has every query and output. sharded: queries are sharded as the keys are (ring algorithms).",
+        Description = "replicated: every rank has every query and output. sharded: queries are sharded as the keys are (ring algorithms, gather).",
         DefaultValueFactory = _ => QueryPlacement.Replicated,
         CustomParser = result => ArgumentText.Parsed(result, QueryPlacements.Parse),
     };
@@ -95,7 +95,7 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
             || (comparesAll && command.GetResult(_algorithm) is null && command.GetResult(_reduction) is null);
         if (command.GetValue(_queryPlacement) == QueryPlacement.Sharded && !ringsRun)
         {
-            command.AddError("--query-placement sharded belongs to the ring algorithms: tree and single need every query on every rank.");
+            command.AddError("--query-placement sharded belongs to the ring algorithms and gather: tree and single need every query on every rank.");
         }
 
         if (algorithm != AttentionAlgorithm.Tree && command.GetValue(_reduction) != ReductionKind.Auto)

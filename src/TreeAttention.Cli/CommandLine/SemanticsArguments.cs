@@ -37,6 +37,10 @@ internal sealed class SemanticsArguments
     private readonly Option<string?> _sinks = FileOption("--sinks", "One more logit per head in the denominator [query_heads].");
     private readonly Option<string?> _keyLengths = FileOption("--key-lengths", "Keys of each batch row [batch].");
     private readonly Option<string?> _queryLengths = FileOption("--query-lengths", "Queries of each batch row [batch].");
+    private readonly Option<string?> _leftpad = FileOption("--leftpad", "Keys of each batch row that are padding before its first [batch].");
+    private readonly Option<string?> _packedQueries = FileOption("--cu-seqlens-q", "Packed sequences: where each one's queries begin, and their end [sequences + 1].");
+    private readonly Option<string?> _packedKeys = FileOption("--cu-seqlens-k", "Packed sequences: where each one's keys begin, and their end [sequences + 1].");
+    private readonly Option<string?> _treeParents = FileOption("--tree-parents", "Queries are nodes of a token tree: each one's parent, -1 for the root [query_len] or [batch, query_len].");
     private readonly Option<string?> _dfsStart = FileOption("--dfs-start", "Depth-first order of the queries [batch, query_len].");
     private readonly Option<string?> _dfsEnd = FileOption("--dfs-end", "Depth-first end of the keys [batch, key_len].");
     private readonly Option<string?> _tailMask = FileOption("--tail-mask", "Boolean mask over the last keys [batch, query_len, tail].");
@@ -53,6 +57,8 @@ internal sealed class SemanticsArguments
         {
             command.Add(option);
         }
+
+        ArgumentText.AddRule(command, Validate);
     }
 
     /// <summary>What the command line asks for; files are named, not yet read.</summary>
@@ -71,6 +77,10 @@ internal sealed class SemanticsArguments
             Sinks = File(_sinks),
             KeyLengths = File(_keyLengths),
             QueryLengths = File(_queryLengths),
+            Leftpad = File(_leftpad),
+            PackedQueries = File(_packedQueries),
+            PackedKeys = File(_packedKeys),
+            TreeParents = File(_treeParents),
             DfsStart = File(_dfsStart),
             DfsEnd = File(_dfsEnd),
             TailMask = File(_tailMask),
@@ -80,10 +90,40 @@ internal sealed class SemanticsArguments
 
     private Option<string?>[] FileOptions(SemanticsFiles files) => files switch
     {
-        SemanticsFiles.All => [_alibi, _sinks, _keyLengths, _queryLengths, _dfsStart, _dfsEnd, _tailMask, _tailBias],
+        SemanticsFiles.All =>
+        [
+            _alibi, _sinks, _keyLengths, _queryLengths, _leftpad, _packedQueries, _packedKeys, _treeParents, _dfsStart, _dfsEnd, _tailMask, _tailBias,
+        ],
         SemanticsFiles.PerHead => [_alibi, _sinks],
         _ => [],
     };
+
+    private void Validate(CommandResult command)
+    {
+        bool packed = IsGiven(command, _packedQueries);
+        if (packed != IsGiven(command, _packedKeys))
+        {
+            command.AddError("--cu-seqlens-q and --cu-seqlens-k belong together.");
+        }
+
+        Refuse(
+            command, _packedQueries, "packed sequences have their lengths from it, and their trees from --dfs-start and --dfs-end",
+            _keyLengths, _queryLengths, _leftpad, _treeParents);
+        Refuse(command, _treeParents, "it is itself a mask over the last keys", _dfsStart, _dfsEnd, _tailMask, _tailBias);
+    }
+
+    private static void Refuse(CommandResult command, Option option, string reason, params Option[] others)
+    {
+        foreach (Option other in others)
+        {
+            if (IsGiven(command, option) && IsGiven(command, other))
+            {
+                command.AddError($"{other.Name} does not go with {option.Name}: {reason}.");
+            }
+        }
+    }
+
+    private static bool IsGiven(CommandResult command, Option option) => command.GetResult(option) is not null;
 
     private static Option<string?> FileOption(string name, string description) => new(name) { Description = description, HelpName = "FILE" };
 
@@ -138,6 +178,14 @@ internal sealed record SemanticsRequest
 
     public string? QueryLengths { get; init; }
 
+    public string? Leftpad { get; init; }
+
+    public string? PackedQueries { get; init; }
+
+    public string? PackedKeys { get; init; }
+
+    public string? TreeParents { get; init; }
+
     public string? DfsStart { get; init; }
 
     public string? DfsEnd { get; init; }
@@ -145,6 +193,9 @@ internal sealed record SemanticsRequest
     public string? TailMask { get; init; }
 
     public string? TailBias { get; init; }
+
+    /// <summary>The tensors hold packed sequences.</summary>
+    public bool IsPacked => PackedQueries is not null;
 
     /// <summary>The options that need no file.</summary>
     public AttentionOptions Flags() => new()

@@ -18,16 +18,18 @@ internal sealed class TensorArguments
         "--dtype", "Storage of keys and values; default that of the key file.", null,
         ("f32", ElementType.Float32), ("f16", ElementType.Float16), ("bf16", ElementType.BFloat16), ("f8e4m3", ElementType.Float8E4M3));
 
-    private readonly Option<double?> _keyScale = new("--key-scale")
+    private readonly Option<ScaleRequest?> _keyScale = new("--key-scale")
     {
-        Description = "What a stored f8e4m3 key is multiplied by.",
-        CustomParser = result => ArgumentText.Number(result, value => value > 0, "a number above 0"),
+        Description = "What a stored f8e4m3 key is multiplied by: a number, or a file [kv_heads]; default 1.",
+        HelpName = "NUMBER|FILE",
+        CustomParser = ScaleRequest.Parse,
     };
 
-    private readonly Option<double?> _valueScale = new("--value-scale")
+    private readonly Option<ScaleRequest?> _valueScale = new("--value-scale")
     {
-        Description = "What a stored f8e4m3 value is multiplied by.",
-        CustomParser = result => ArgumentText.Number(result, value => value > 0, "a number above 0"),
+        Description = "What a stored f8e4m3 value is multiplied by: a number, or a file [kv_heads]; default 1.",
+        HelpName = "NUMBER|FILE",
+        CustomParser = ScaleRequest.Parse,
     };
 
     private readonly Option<int?> _valueFromKey = new("--value-from-key")
@@ -66,7 +68,7 @@ internal sealed class TensorArguments
     public TensorRequest Read(ParseResult parsed) => new(
         parsed.GetValue(_query), parsed.GetValue(_key), parsed.GetValue(_value), parsed.GetValue(_layout) == AxisOrder.Bhsd, parsed.GetValue(_dtype),
         parsed.GetValue(_valueFromKey), parsed.GetValue(_nan),
-        parsed.GetValue(_keyScale) is not null || parsed.GetValue(_valueScale) is not null);
+        new ScalesRequest(parsed.GetValue(_keyScale), parsed.GetValue(_valueScale), parsed.GetValue(_valueFromKey) is not null));
 
     /// <summary>What <c>--value-from-key</c> says of tensors that a benchmark makes itself; null without it, or with files.</summary>
     public int? SyntheticValueFromKey(CommandResult command) => command.GetResult(_key) is null ? command.GetValue(_valueFromKey) : null;
@@ -93,9 +95,15 @@ internal sealed class TensorArguments
         }
 
         bool scales = command.GetResult(_keyScale) is not null || command.GetResult(_valueScale) is not null;
-        if (scales && command.GetValue(_dtype) is not (null or ElementType.Float8E4M3))
+        ElementType? type = command.GetValue(_dtype);
+        if (scales && type != ElementType.Float8E4M3 && (type is not null || !key))
         {
             command.AddError("--key-scale and --value-scale belong to --dtype f8e4m3.");
+        }
+
+        if (valueFromKey && command.GetResult(_valueScale) is not null)
+        {
+            command.AddError("With --value-from-key values are a part of the keys and have --key-scale: leave --value-scale out.");
         }
     }
 }
@@ -108,7 +116,7 @@ internal sealed class TensorArguments
 /// <param name="StorageType">Storage of keys and values; null: that of the key file.</param>
 /// <param name="ValueFromKey">Values are the first so many elements of the keys.</param>
 /// <param name="NonFinite">What NaN and infinities do.</param>
-/// <param name="HasScales">Scales of f8e4m3 storage are given.</param>
+/// <param name="Scales">Scales of f8e4m3 storage.</param>
 internal sealed record TensorRequest(
     string? Query, string? Key, string? Value, bool HeadMajor, ElementType? StorageType, int? ValueFromKey, NonFinitePolicy NonFinite,
-    bool HasScales);
+    ScalesRequest Scales);

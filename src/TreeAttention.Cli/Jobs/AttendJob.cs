@@ -12,17 +12,15 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
-        using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors));
+        Begin();
+        using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors, request.Semantics.IsPacked));
         AttentionOptions options = group.Together(() =>
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
         group.Agree(Settings(inputs, options));
         using OutputFiles outputs = group.Together(() => new OutputFiles(
             group.IsRoot ? request.Output : null, group.IsRoot ? request.Lse : null, request.Force));
-        using var call = new ShardedCall(
-            group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
-            plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
-            indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite));
+        using ShardedCall call = LayOut(problem, inputs);
         using AttentionStep step = group.Together(() => call.CreateStep(request.Plan.Plan));
         var recorder = new StepRecorder(group, step, call.Queries, call.Shard);
         for (int run = 0; run < request.Warmup; run++)
@@ -39,7 +37,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         StepMeasurement cost = recorder.Summarise();
         AttentionResult? result = group.Together(() => ResultGatherer.Gather(group, call, state));
         VerificationReport? verification = group.Together(() => Verify(problem, inputs, result));
-        group.Together(() => outputs.Write(problem.Shape, result, request.Tensors.HeadMajor));
+        group.Together(() => outputs.Write(problem.Shape, result, request.Tensors.HeadMajor, inputs.HasBatchAxis, request.Semantics.IsPacked));
         long wrong = group.Gather(verification?.Wrong ?? 0)[0][0];
         if (group.IsRoot)
         {
@@ -49,18 +47,31 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         return wrong == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
     }
 
+    private void Begin()
+    {
+        Settlement.Begin(group, "attend");
+        group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
+    }
+
+    private ShardedCall LayOut(AttentionProblem problem, InputTensors inputs) => new(
+        group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
+        plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
+        indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite),
+        inputs.Scales);
+
     private VerificationReport? Verify(AttentionProblem problem, InputTensors inputs, AttentionResult? result) =>
         request.Verify && result is not null
             ? Verification.Check(
-                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, VerificationSeed)
+                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, VerificationSeed,
+                inputs.Scales)
             : null;
 
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
     [
-        new("version", ProductVersion.Text),
         .. inputs.Settings,
         new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
         new("--dtype", inputs.StorageType.ShortName()),
+        .. Settlement.Of(inputs.Scales),
         new("--nan", request.Tensors.NonFinite.ToString()),
         .. Settlement.Of(request.Plan),
         .. Settlement.Of(options),

@@ -28,7 +28,7 @@ internal sealed class AttentionBench : IDisposable
         IDevice device = group.Context.Device;
         _call = new ShardedCall(
             group, _problem, request.Plan, inputs.StorageType, inputs.ValuesInKeys,
-            plan => inputs.LoadShard(device, plan), indices => inputs.LoadQueries(device, indices));
+            plan => inputs.LoadShard(device, plan), indices => inputs.LoadQueries(device, indices), inputs.Scales);
         foreach (AttentionPlan plan in Plans())
         {
             long before = device.Memory.Bytes;

@@ -11,6 +11,7 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
+        Settlement.Begin(group, "bench");
         group.Agree(Settings());
         using ResultsFile? results = group.Together(() => group.IsRoot && request.Out is { } directory ? new ResultsFile(directory) : null);
         if (group.IsRoot && !request.Json)
@@ -54,7 +55,8 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
     {
         using IBenchInputs inputs = group.Together<IBenchInputs>(() => request.Tensors is { } files
             ? new FileBenchInputs(files)
-            : new SyntheticBenchInputs(request.ShapeOf(context), request.StorageType, request.ValueFromKey is not null));
+            : new SyntheticBenchInputs(
+                request.ShapeOf(context), request.StorageType, request.Scales.Read(request.StorageType, request.KvHeads), request.ValueFromKey is not null));
         group.Agree([.. group.Together(() => inputs.Settings), new("--dtype", inputs.StorageType.ShortName())]);
         using var bench = new AttentionBench(request, group, inputs);
         return bench.Run();
@@ -83,11 +85,11 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
 
     private List<KeyValuePair<string, string>> Settings() =>
     [
-        new("version", ProductVersion.Text),
         new("-b -e -f", $"{request.Begin} {request.End} {request.Factor}"),
         new("-n -w -c", $"{request.Iterations} {request.Warmup} {request.Check}"),
         new("sizes", request.ShapeOf(request.Begin).ToString()),
         new("--dtype", request.StorageType.ShortName()),
+        new("--key-scale --value-scale", $"{request.Scales.Key} {request.Scales.Value}"),
         .. Settlement.Of(request.Plan),
         .. Settlement.Of(request.Semantics.Flags()),
         new("--ceiling --combine", $"{request.Ceiling} {request.Combine}"),

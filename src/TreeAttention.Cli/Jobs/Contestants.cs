@@ -13,7 +13,8 @@ internal static class Contestants
         ReductionKind.Butterfly, ReductionKind.TwoLevel, ReductionKind.AllToAll, ReductionKind.OneShot,
     ];
 
-    private static readonly AttentionAlgorithm[] _rings = [AttentionAlgorithm.Ring, AttentionAlgorithm.RingNoOverlap, AttentionAlgorithm.RingQuery];
+    private static readonly AttentionAlgorithm[] _others =
+        [AttentionAlgorithm.Ring, AttentionAlgorithm.RingNoOverlap, AttentionAlgorithm.RingQuery, AttentionAlgorithm.Gather];
 
     /// <summary>The reductions that this group's transport can do.</summary>
     public static IEnumerable<ReductionKind> Reductions(AttentionGroup group)
@@ -34,7 +35,7 @@ internal static class Contestants
         }
     }
 
-    /// <summary>Every plan that fits the placement of the queries: tree with each reduction, and each ring.</summary>
+    /// <summary>Every plan that fits the placement of the queries: tree with each reduction, each ring, and gather.</summary>
     public static IEnumerable<AttentionPlan> Plans(AttentionGroup group, QueryPlacement placement)
     {
         if (placement == QueryPlacement.Replicated)
@@ -45,9 +46,9 @@ internal static class Contestants
             }
         }
 
-        foreach (AttentionAlgorithm ring in _rings)
+        foreach (AttentionAlgorithm other in _others)
         {
-            yield return new AttentionPlan(ring, ReductionKind.Auto, placement);
+            yield return new AttentionPlan(other, ReductionKind.Auto, placement);
         }
     }
 

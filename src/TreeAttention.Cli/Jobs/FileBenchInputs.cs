@@ -14,6 +14,8 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 
     public ElementType StorageType => _tensors.StorageType;
 
+    public KeyValueScales? Scales => _tensors.Scales;
+
     public bool ValuesInKeys => request.ValueFromKey is not null;
 
     public IEnumerable<KeyValuePair<string, string>> Settings => _tensors.Settings;
@@ -26,7 +28,7 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 
     public Func<AttentionResult, VerificationReport> PrepareCheck(AttentionProblem problem)
     {
-        var rows = VerificationRows.Compute(problem, _tensors.Query, _tensors.Key, _tensors.Value, StorageType, Seed);
+        var rows = VerificationRows.Compute(problem, _tensors.Query, _tensors.Key, _tensors.Value, StorageType, Seed, Scales);
         return result => rows.Check(result.Output, result.Lse);
     }
 

@@ -13,21 +13,29 @@ internal sealed class InputTensors : IDisposable
     private readonly TensorFile _key;
     private readonly TensorFile? _value;
 
+    private readonly bool _isPacked;
+
     /// <summary>Maps the files and derives the sizes.</summary>
+    /// <param name="request">The files.</param>
+    /// <param name="isPacked">The tensors hold packed sequences: the batch axis, of one row, may be missing.</param>
     /// <exception cref="FaultException">A file is missing (66), or bad or of the wrong shape (65).</exception>
-    public InputTensors(TensorRequest request)
+    public InputTensors(TensorRequest request, bool isPacked = false)
     {
+        _isPacked = isPacked;
         _query = TensorFile.Open(request.Query!, "query");
         try
         {
             _key = TensorFile.Open(request.Key!, "key");
             _value = request.Value is null ? null : TensorFile.Open(request.Value, "value");
+            HasBatchAxis = _query.View.Rank == 4;
             Query = Arranged(_query, request);
             Key = Arranged(_key, request);
             Value = _value is not null ? Arranged(_value, request) : InsideKey(Key, request.ValueFromKey!.Value);
             Shape = ShapeOf(Query, Key, Value);
             StorageType = request.StorageType ?? (Key.Type == ElementType.Float64 ? ElementType.Float32 : Key.Type);
-            RequireStorable(StorageType, request.HasScales);
+            Scales = request.Scales.Read(StorageType, Shape.KvHeads);
+            Key = Scaled(Key, Scales?.Key);
+            Value = Scaled(Value, Scales?.Value);
         }
         catch
         {
@@ -35,6 +43,9 @@ internal sealed class InputTensors : IDisposable
             throw;
         }
     }
+
+    /// <summary>The queries came with a batch axis, and the output leaves with one.</summary>
+    public bool HasBatchAxis { get; }
 
     /// <summary>[batch, query_len, query_heads, head_dim]</summary>
     public TensorView Query { get; }
@@ -50,6 +61,9 @@ internal sealed class InputTensors : IDisposable
 
     /// <summary>Storage of keys and values on the device.</summary>
     public ElementType StorageType { get; }
+
+    /// <summary>Scales of f8e4m3 storage; null: 1.</summary>
+    public KeyValueScales? Scales { get; }
 
     /// <summary>Types, shapes and contents, which ranks compare before work.</summary>
     public IEnumerable<KeyValuePair<string, string>> Settings =>
@@ -67,22 +81,11 @@ internal sealed class InputTensors : IDisposable
         _value?.Dispose();
     }
 
-    private static void RequireStorable(ElementType type, bool hasScales)
-    {
-        if (hasScales && type != ElementType.Float8E4M3)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine, $"--key-scale and --value-scale belong to f8e4m3 storage, but keys and values are stored as {type.ShortName()}.");
-        }
+    // A file of f8e4m3 holds stored elements already: they are multiplied by the scales, not divided.
+    private static TensorView Scaled(TensorView view, float[]? scales) =>
+        scales is not null && view.Type == ElementType.Float8E4M3 ? view.WithHeadScales(scales) : view;
 
-        if (type is not (ElementType.Float32 or ElementType.Float16 or ElementType.BFloat16))
-        {
-            throw new FaultException(
-                FaultCode.Unavailable, $"Storage of keys and values as {type.ShortName()} is not a part of this version. Give --dtype f16, bf16 or f32.");
-        }
-    }
-
-    private static TensorView Arranged(TensorFile file, TensorRequest request)
+    private TensorView Arranged(TensorFile file, TensorRequest request)
     {
         TensorView view = file.View;
         if (!view.Type.IsFloatingPoint())
@@ -91,12 +94,18 @@ internal sealed class InputTensors : IDisposable
                 FaultCode.BadInput, $"{view.Name} holds {view.Type.ShortName()} elements, but attention needs f16, bf16, f32, f64 or f8e4m3.");
         }
 
+        if (_isPacked && view.Rank == 3)
+        {
+            view = view.AddFirstAxis();
+        }
+
         if (view.Rank != 4)
         {
             throw new FaultException(
                 FaultCode.BadInput,
                 $"{view.Name} has shape {view.ShapeText}, but attention needs four axes: "
-                + (request.HeadMajor ? "[batch, heads, length, dim] (--layout bhsd)." : "[batch, length, heads, dim] (--layout bshd)."));
+                + (request.HeadMajor ? "[batch, heads, length, dim] (--layout bhsd)." : "[batch, length, heads, dim] (--layout bshd).")
+                + (_isPacked ? " Packed sequences may leave batch out." : ""));
         }
 
         return request.HeadMajor ? view.SwapAxes(1, 2) : view;

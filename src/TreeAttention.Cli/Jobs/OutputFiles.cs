@@ -22,25 +22,30 @@ internal sealed class OutputFiles : IDisposable
     /// <param name="shape">Sizes of the call.</param>
     /// <param name="result">The result; null on ranks that have none.</param>
     /// <param name="headMajor">Write the output as [batch, heads, query_len, value_dim].</param>
-    public void Write(AttentionShape shape, AttentionResult? result, bool headMajor)
+    /// <param name="hasBatchAxis">The output has the batch axis that the queries had.</param>
+    /// <param name="isPacked">The log-sum-exp is [heads, total_q], as flash-attn's of packed sequences.</param>
+    public void Write(AttentionShape shape, AttentionResult? result, bool headMajor, bool hasBatchAxis = true, bool isPacked = false)
     {
         if (result is null || _output is null)
         {
             return;
         }
 
+        ReadOnlySpan<long> axes = headMajor
+            ? [shape.Batch, shape.QueryHeads, shape.QueryLength, shape.ValueDim]
+            : [shape.Batch, shape.QueryLength, shape.QueryHeads, shape.ValueDim];
+        _output.Begin(hasBatchAxis ? axes : axes[1..]);
         if (headMajor)
         {
-            _output.Begin(shape.Batch, shape.QueryHeads, shape.QueryLength, shape.ValueDim);
             WriteHeadMajor(shape, result.Output);
         }
         else
         {
-            _output.Begin(shape.Batch, shape.QueryLength, shape.QueryHeads, shape.ValueDim);
             _output.Write(result.Output);
         }
 
-        _lse?.Begin(shape.Batch, shape.QueryHeads, shape.QueryLength);
+        ReadOnlySpan<long> lines = [shape.Batch, shape.QueryHeads, shape.QueryLength];
+        _lse?.Begin(isPacked ? lines[1..] : lines);
         _lse?.Write(result.Lse);
         _output.Complete();
         _lse?.Complete();

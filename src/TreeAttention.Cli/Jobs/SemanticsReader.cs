@@ -8,6 +8,10 @@ namespace TreeAttention.Cli;
 /// <summary>Reads the masks and biases that the command line names as files.</summary>
 internal static class SemanticsReader
 {
+    // Stand for lengths that the files themselves say.
+    private const long Tail = -1;
+    private const long Bounds = -2;
+
     /// <summary>The options of the call.</summary>
     /// <param name="request">The options as the command line names them.</param>
     /// <param name="shape">Sizes of the tensors.</param>
@@ -19,22 +23,27 @@ internal static class SemanticsReader
         (bool[] Values, long[] Shape)? tailMask = request.TailMask is { } mask ? OptionTensor.Booleans(mask, "--tail-mask") : null;
         if (tailMask is { } givenMask)
         {
-            RequireShape("--tail-mask", givenMask.Shape, [shape.Batch, shape.QueryLength, -1]);
+            RequireShape("--tail-mask", givenMask.Shape, [shape.Batch, shape.QueryLength, Tail]);
         }
 
         if (tailBias is { } givenBias)
         {
-            RequireShape("--tail-bias", givenBias.Shape, [1, shape.QueryLength, -1], [shape.Batch, shape.QueryLength, -1]);
+            RequireShape("--tail-bias", givenBias.Shape, [1, shape.QueryLength, Tail], [shape.Batch, shape.QueryLength, Tail]);
         }
 
+        int[]? packedQueries = Integers(request.PackedQueries, "--cu-seqlens-q", [Bounds]);
+        int rows = packedQueries is null ? shape.Batch : packedQueries.Length - 1;
         AttentionOptions options = request.Flags() with
         {
-            AlibiSlopes = Floats(request.Alibi, "--alibi", [shape.QueryHeads], [shape.Batch, shape.QueryHeads], [1, shape.QueryHeads]),
+            AlibiSlopes = Floats(request.Alibi, "--alibi", [shape.QueryHeads], [rows, shape.QueryHeads], [1, shape.QueryHeads]),
             Sinks = Floats(request.Sinks, "--sinks", [shape.QueryHeads]),
             KeyLengths = Integers(request.KeyLengths, "--key-lengths", [shape.Batch]),
             QueryLengths = Integers(request.QueryLengths, "--query-lengths", [shape.Batch]),
-            DfsStart = Integers(request.DfsStart, "--dfs-start", [shape.Batch, shape.QueryLength]),
-            DfsEnd = Integers(request.DfsEnd, "--dfs-end", [shape.Batch, shape.KeyLength]),
+            KeyStarts = Integers(request.Leftpad, "--leftpad", [shape.Batch]),
+            PackedQueries = packedQueries,
+            PackedKeys = Integers(request.PackedKeys, "--cu-seqlens-k", [Bounds]),
+            DfsStart = Integers(request.DfsStart, "--dfs-start", OfTokens(request, shape.Batch, shape.QueryLength)),
+            DfsEnd = Integers(request.DfsEnd, "--dfs-end", OfTokens(request, shape.Batch, shape.KeyLength)),
             TailMask = tailMask?.Values,
             TailMaskLength = (int)(tailMask?.Shape[2] ?? 0),
             TailBias = tailBias?.Values,
@@ -47,7 +56,21 @@ internal static class SemanticsReader
             RequireNumbers("--tail-bias", options.TailBias, least: float.NegativeInfinity);
         }
 
-        return options;
+        return request.TreeParents is { } file ? WithTrees(options, file, shape) : options;
+    }
+
+    // Packed sequences may come without their batch axis, as flash-attn has them.
+    private static long[][] OfTokens(SemanticsRequest request, int batch, int length) =>
+        request.IsPacked ? [[batch, length], [length]] : [[batch, length]];
+
+    private static AttentionOptions WithTrees(AttentionOptions options, string file, AttentionShape shape)
+    {
+        int[] parents = Integers(file, "--tree-parents", [shape.QueryLength], [shape.Batch, shape.QueryLength])!;
+        int most = shape.QueryLength;
+        int rows = Math.Max(1, parents.Length / Math.Max(1, most));
+        TokenTree[] trees = [.. Enumerable.Range(0, shape.Batch).Select(row => TokenTree.FromParents(
+            parents.AsSpan(row % rows * most, Math.Clamp(options.QueryLengths?[row] ?? most, 0, most))))];
+        return TokenTreeMask.Apply(options, shape.Batch, most, trees);
     }
 
     private static float[]? Floats(string? file, string option, params long[][] allowed)
@@ -86,7 +109,6 @@ internal static class SemanticsReader
         }
     }
 
-    // -1 stands for any length.
     private static void RequireShape(string option, long[] shape, params long[][] allowed)
     {
         bool fits = allowed.Any(candidate => candidate.Length == shape.Length
@@ -94,7 +116,7 @@ internal static class SemanticsReader
         if (!fits)
         {
             string rule = string.Join(" or ", allowed.Select(candidate =>
-                $"[{string.Join(", ", candidate.Select(length => length < 0 ? "tail" : $"{length}"))}]").Distinct());
+                $"[{string.Join(", ", candidate.Select(length => length switch { Tail => "tail", Bounds => "sequences + 1", _ => $"{length}" }))}]").Distinct());
             throw new FaultException(FaultCode.BadInput, $"{option} has shape [{string.Join(", ", shape)}], but the tensors ask for {rule}.");
         }
     }

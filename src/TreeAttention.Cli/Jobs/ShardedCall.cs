@@ -12,15 +12,15 @@ internal sealed class ShardedCall : IDisposable
     /// <summary>Lays out the keys and loads this rank's part; all ranks call it, and all fail if one does.</summary>
     public ShardedCall(
         AttentionGroup group, AttentionProblem problem, PlanRequest request, ElementType storageType, bool valuesInKeys,
-        Func<ShardPlan, KeyValueShard> loadShard, Func<int[], QueryBlock> loadQueries)
+        Func<ShardPlan, KeyValueShard> loadShard, Func<int[], QueryBlock> loadQueries, KeyValueScales? scales = null)
     {
         _group = group;
         Problem = problem;
         Request = request;
         Single = request.Plan.Algorithm == AttentionAlgorithm.Single;
         Shards = group.Together(() => Single
-            ? new ShardMap(problem.Shape, ShardLayout.Contiguous, 1, storageType, valuesInKeys)
-            : new ShardMap(problem.Shape, request.Layout, group.Size, storageType, valuesInKeys));
+            ? new ShardMap(problem.Shape, ShardLayout.Contiguous, 1, storageType, valuesInKeys, scales)
+            : new ShardMap(problem.Shape, request.Layout, group.Size, storageType, valuesInKeys, scales));
         Indices = group.Together(() =>
             QueryLayout.IndicesOf(request.Plan.Placement, request.Layout, problem.Shape, group.Rank, group.Size));
         Shard = group.Together(() => loadShard(Shards.PlanOf(Single ? 0 : group.Rank)));

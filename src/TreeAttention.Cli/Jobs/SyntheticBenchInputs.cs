@@ -6,13 +6,16 @@ using TreeAttention.Runtime;
 namespace TreeAttention.Cli;
 
 /// <summary>A benchmark over numbers that every rank makes for itself; the check remakes one KV head.</summary>
-internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType storageType, bool valuesInKeys) : IBenchInputs
+internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType storageType, KeyValueScales? scales, bool valuesInKeys)
+    : IBenchInputs
 {
     private const int Seed = 20261121;
 
     public AttentionShape Shape => shape;
 
     public ElementType StorageType => storageType;
+
+    public KeyValueScales? Scales => scales;
 
     public bool ValuesInKeys => valuesInKeys;
 
@@ -37,7 +40,8 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
         using var head = SyntheticTensors.OneHead(shape, Seed, kvHead);
         var alone = new AttentionProblem(
             shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale });
-        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seed);
+        KeyValueScales? scalesOfHead = scales is null ? null : new KeyValueScales([scales.Key[kvHead]], [scales.Value[kvHead]]);
+        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seed, scalesOfHead);
         return result =>
         {
             AttentionResult part = HeadsOf(result, kvHead * shape.GroupSize, shape.GroupSize);

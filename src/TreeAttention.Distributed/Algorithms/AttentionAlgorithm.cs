@@ -20,6 +20,9 @@ public enum AttentionAlgorithm
 
     /// <summary>Keys stay; partials (queries replicated) or queries with their partials (queries sharded) travel.</summary>
     RingQuery,
+
+    /// <summary>Every rank gathers all keys and values, then attends to them alone: the plain way to prefill.</summary>
+    Gather,
 }
 
 /// <summary>The names of <see cref="AttentionAlgorithm"/>.</summary>
@@ -33,6 +36,7 @@ public static class AttentionAlgorithms
         AttentionAlgorithm.Ring => "ring",
         AttentionAlgorithm.RingNoOverlap => "ring-no-overlap",
         AttentionAlgorithm.RingQuery => "ring-query",
+        AttentionAlgorithm.Gather => "gather",
         _ => throw new ArgumentOutOfRangeException(nameof(algorithm), algorithm, "No such algorithm."),
     };
 

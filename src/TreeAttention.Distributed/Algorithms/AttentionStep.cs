@@ -24,7 +24,7 @@ public abstract class AttentionStep : IDisposable
     /// <summary>Where the time of the last run went.</summary>
     public StepTimes Times { get; private set; }
 
-    /// <summary>The reduction that folds the states; <see cref="ReductionKind.Auto"/> where the algorithm has none (single, rings).</summary>
+    /// <summary>The reduction that folds the states; <see cref="ReductionKind.Auto"/> where the algorithm has none (single, rings, gather).</summary>
     public virtual ReductionKind Reduction => ReductionKind.Auto;
 
     private protected RankContext Context { get; }
@@ -68,6 +68,8 @@ public abstract class AttentionStep : IDisposable
                 return new RingPartialStep(context, problem, shards, queryCount);
             case AttentionAlgorithm.RingQuery:
                 return new RingQueryStep(context, problem, shards, queryCount);
+            case AttentionAlgorithm.Gather:
+                return new GatherStep(context, problem, shards, queryCount);
             default:
                 return new RingStep(context, problem, shards, queryCount, overlap: plan.Algorithm == AttentionAlgorithm.Ring);
         }

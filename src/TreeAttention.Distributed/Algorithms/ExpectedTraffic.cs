@@ -29,6 +29,7 @@ public static class ExpectedTraffic
             AttentionAlgorithm.RingQuery when plan.Placement == QueryPlacement.Replicated => OfHops(shards.Ranks, _ => state, _ => 0),
             AttentionAlgorithm.RingQuery => OfHops(
                 shards.Ranks, origin => QueryBlockBytes(shards, origin), origin => StateBytes(shape, QueriesOf(shards, origin))),
+            AttentionAlgorithm.Gather => new(shards.LargestElements * shards.PlanOf(0).Type.SizeInBytes(), 0, GatherStep.CollectivesOf(shards)),
             _ => OfHops(shards.Ranks, origin => shards.PlanOf(origin).Bytes, _ => 0),
         };
     }
@@ -85,6 +86,7 @@ public static class ExpectedTraffic
             AttentionAlgorithm.Tree => state + PeakScratchBytes(plan.Reduction, rows, shape.ValueDim, ranks),
             AttentionAlgorithm.RingQuery when sharded => state + (2 * RingQueryStep.BlockFloats(shape, rows) * sizeof(float)),
             AttentionAlgorithm.RingQuery => ranks * state,
+            AttentionAlgorithm.Gather => state + (ranks == 1 ? 0 : Enumerable.Range(0, ranks).Sum(rank => shards.PlanOf(rank).Bytes)),
             _ => (2 * state) + (RingStep.BufferCount(ranks) * shards.LargestElements * shards.PlanOf(0).Type.SizeInBytes()),
         };
     }

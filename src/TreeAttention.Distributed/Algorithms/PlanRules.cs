@@ -8,16 +8,16 @@ internal static class PlanRules
     /// <exception cref="ShapeMismatchException">The shards or the queries are of other sizes.</exception>
     public static void Check(ITransport transport, AttentionShape shape, ShardMap shards, AttentionPlan plan, int queryCount)
     {
-        bool ring = plan.Algorithm is not (AttentionAlgorithm.Single or AttentionAlgorithm.Tree);
-        if (plan.Placement == QueryPlacement.Sharded && !ring)
+        bool movesKeysOrQueries = plan.Algorithm is not (AttentionAlgorithm.Single or AttentionAlgorithm.Tree);
+        if (plan.Placement == QueryPlacement.Sharded && !movesKeysOrQueries)
         {
             throw new FaultException(
                 FaultCode.CommandLine,
-                $"--query-placement sharded belongs to ring algorithms, not to {plan.Algorithm.Name()}. Use --algorithm ring or "
-                + "ring-query, or --query-placement replicated.");
+                $"--query-placement sharded belongs to ring algorithms and gather, not to {plan.Algorithm.Name()}. Use --algorithm ring, "
+                + "ring-query or gather, or --query-placement replicated.");
         }
 
-        if (plan.Reduction == ReductionKind.Lanes && (ring || shards.Layout != ShardLayout.Lanes))
+        if (plan.Reduction == ReductionKind.Lanes && (movesKeysOrQueries || shards.Layout != ShardLayout.Lanes))
         {
             throw new FaultException(
                 FaultCode.CommandLine,

@@ -8,7 +8,7 @@ public enum QueryPlacement
     /// <summary>Every rank has all queries and gets the whole result.</summary>
     Replicated,
 
-    /// <summary>Each rank has its share of the queries and gets its share of the result (ring algorithms).</summary>
+    /// <summary>Each rank has its share of the queries and gets its share of the result (ring algorithms, gather).</summary>
     Sharded,
 }
 

@@ -20,8 +20,10 @@ public sealed class ShardMap
     /// <param name="ranks">Ranks that share the keys.</param>
     /// <param name="type">Storage type of keys and values.</param>
     /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
-    /// <exception cref="ShapeMismatchException">The layout does not fit the key length or the ranks.</exception>
-    public ShardMap(AttentionShape shape, ShardLayout layout, int ranks, ElementType type, bool valuesInKeys)
+    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <exception cref="ShapeMismatchException">The layout does not fit the key length or the ranks, or the scales do not fit.</exception>
+    public ShardMap(
+        AttentionShape shape, ShardLayout layout, int ranks, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
     {
         Shape = shape;
         Layout = layout;
@@ -30,7 +32,7 @@ public sealed class ShardMap
         _limits = new PageLimits[ranks][];
         for (int rank = 0; rank < ranks; rank++)
         {
-            _plans[rank] = new ShardPlan(shape, layout.PagesOf(rank, ranks, shape.KeyLength), type, valuesInKeys);
+            _plans[rank] = new ShardPlan(shape, layout.PagesOf(rank, ranks, shape.KeyLength), type, valuesInKeys, scales);
             _limits[rank] = new PageLimits[_plans[rank].Pages.Count * shape.KvHeads];
             Array.Fill(_limits[rank], new PageLimits(float.NaN, float.NaN));
         }
@@ -92,6 +94,32 @@ public sealed class ShardMap
                 pieces[rank].CopyTo(Piece(_limits[rank], first));
             }
         }
+    }
+
+    /// <summary>One plan over the contents of all ranks, one after the other: pages in the order of their positions, and their limits as known now.</summary>
+    internal (ShardPlan Plan, PageLimits[] Limits) Join()
+    {
+        (int Rank, int Page)[] pages = [.. _plans
+            .SelectMany((plan, rank) => Enumerable.Range(0, plan.PagesPerBatch).Select(page => (Rank: rank, Page: page)))
+            .OrderBy(page => _plans[page.Rank].Pages[page.Page].Span.FirstPosition)];
+        var whole = new ShardPlan(Shape, _plans[0].Type, _plans[0].ValuesInKeys, _plans.Sum(plan => plan.Elements), pages.Length);
+        whole.Grow(pages.Length);
+        var limits = new PageLimits[Shape.Batch * pages.Length * Shape.KvHeads];
+        for (int batch = 0; batch < Shape.Batch; batch++)
+        {
+            for (int i = 0; i < pages.Length; i++)
+            {
+                (int rank, int page) = pages[i];
+                ShardPlan plan = _plans[rank];
+                long first = _plans.Take(rank).Sum(before => before.Elements);
+                KeyPage entry = plan.Pages[(batch * plan.PagesPerBatch) + page];
+                int slot = (batch * pages.Length) + i;
+                whole.Fill(i, entry with { KeyOffset = first + entry.KeyOffset, ValueOffset = first + entry.ValueOffset, Slot = slot });
+                _limits[rank].AsSpan(entry.Slot * Shape.KvHeads, Shape.KvHeads).CopyTo(limits.AsSpan(slot * Shape.KvHeads));
+            }
+        }
+
+        return (whole, limits);
     }
 
     private static Span<byte> Piece(PageLimits[] limits, int first)

@@ -43,7 +43,7 @@ public sealed class TensorTokens : ITokenSource
         {
             Span<float> numbers = into.Slice(head * rows.Dim, rows.Dim);
             ElementConversion.ToFloat(rows.Bytes(row, position, head), rows.Type, numbers);
-            if (double.IsFinite(RowStorage.SumOfSquares(numbers)) && !StorageRange.Overflows(RowStorage.LargestMagnitude(numbers), _storage))
+            if (double.IsFinite(RowStorage.SumOfSquares(numbers)) && !StorageRange.Overflows(RowStorage.LargestMagnitude(numbers), _storage, 1f))
             {
                 continue;
             }

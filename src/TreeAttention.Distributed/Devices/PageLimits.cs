@@ -2,7 +2,7 @@ using System;
 
 namespace TreeAttention.Distributed;
 
-/// <summary>How large the numbers of one page and KV head are: decides whether fast fp32 arithmetic is exact enough.</summary>
+/// <summary>How large the numbers of one page and KV head are, scales included: decides whether fast fp32 arithmetic is exact enough.</summary>
 /// <param name="LargestKeyNorm">Largest Euclidean norm of a key; NaN or ∞ when an element is not finite.</param>
 /// <param name="LargestValue">Largest magnitude of a value element; NaN or ∞ when one is not finite.</param>
 public readonly record struct PageLimits(float LargestKeyNorm, float LargestValue)
@@ -10,9 +10,9 @@ public readonly record struct PageLimits(float LargestKeyNorm, float LargestValu
     /// <summary>Limits that also hold for a key as it is stored.</summary>
     public PageLimits WithKey(ReadOnlySpan<float> key) => WithNorm(RowStorage.SumOfSquares(key));
 
-    /// <summary>Limits that also hold for a value as it is stored.</summary>
-    public PageLimits WithValue(ReadOnlySpan<float> value) =>
-        this with { LargestValue = MathF.Max(LargestValue, RowStorage.LargestMagnitude(value)) };
+    /// <summary>Limits that also hold for a value as it is stored, times <paramref name="scale"/>.</summary>
+    public PageLimits WithValue(ReadOnlySpan<float> value, float scale = 1f) =>
+        this with { LargestValue = MathF.Max(LargestValue, RowStorage.LargestMagnitude(value) * scale) };
 
     /// <summary>Limits that also hold for a key of this sum of squares.</summary>
     internal PageLimits WithNorm(double squares)

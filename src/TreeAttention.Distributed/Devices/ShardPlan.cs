@@ -15,8 +15,18 @@ public sealed class ShardPlan
     /// <param name="spans">The rank's pages, in storage order; every batch row has the same.</param>
     /// <param name="type">Storage type of keys and values.</param>
     /// <param name="valuesInKeys">Values are the first value_dim elements of the keys (MLA) and are not stored again.</param>
-    public ShardPlan(AttentionShape shape, IReadOnlyList<PageSpan> spans, ElementType type, bool valuesInKeys)
+    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <exception cref="ShapeMismatchException">There is not one scale for each KV head, or the storage type has none.</exception>
+    public ShardPlan(
+        AttentionShape shape, IReadOnlyList<PageSpan> spans, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
     {
+        if (scales is not null && (type != ElementType.Float8E4M3 || scales.Key.Length != shape.KvHeads))
+        {
+            throw new ShapeMismatchException(
+                $"Scales of {scales.Key.Length} KV heads do not fit {shape.KvHeads} KV heads stored as {type.ShortName()}: only f8e4m3 has scales, one for each KV head.");
+        }
+
+        Scales = scales;
         Shape = shape;
         Type = type;
         ValuesInKeys = valuesInKeys;
@@ -63,6 +73,9 @@ public sealed class ShardPlan
     /// <summary>Values are the first value_dim elements of the keys.</summary>
     public bool ValuesInKeys { get; }
 
+    /// <summary>What stored elements are multiplied by; null: 1.</summary>
+    public KeyValueScales? Scales { get; }
+
     /// <summary>Elements from one value to the next.</summary>
     public int ValueStride => ValuesInKeys ? Shape.HeadDim : Shape.ValueDim;
 
@@ -80,6 +93,12 @@ public sealed class ShardPlan
 
     /// <summary>Bytes of the contents.</summary>
     public long Bytes => Elements * Type.SizeInBytes();
+
+    /// <summary>What a stored key element of a KV head is multiplied by.</summary>
+    public float KeyScaleOf(int kvHead) => Scales?.Key[kvHead] ?? 1f;
+
+    /// <summary>What a stored value element of a KV head is multiplied by.</summary>
+    public float ValueScaleOf(int kvHead) => (ValuesInKeys ? Scales?.Key : Scales?.Value)?[kvHead] ?? 1f;
 
     /// <summary>Says how many pages each batch row has; their entries are filled afterwards.</summary>
     internal void Grow(int pagesPerBatch)

@@ -11,23 +11,26 @@ public static class KeyValueLoader
 {
     /// <summary>Loads a shard.</summary>
     /// <param name="device">Allocates the contents; whoever gets the shard frees them.</param>
-    /// <param name="plan">Pages and storage type (f32, f16 or bf16).</param>
-    /// <param name="key">[batch, key_len, kv_heads, head_dim], the whole tensor, any strides, any floating-point type.</param>
+    /// <param name="plan">Pages, storage type (f32, f16, bf16 or f8e4m3) and scales.</param>
+    /// <param name="key">
+    /// [batch, key_len, kv_heads, head_dim], the whole tensor, any strides, any floating-point type. A tensor of f8e4m3 with
+    /// scales of its own has those of the plan.
+    /// </param>
     /// <param name="value">[batch, key_len, kv_heads, value_dim]; not looked at when the values lie in the keys.</param>
     /// <param name="policy">What happens to NaN and infinities. A finite element too large for the storage type is always a fault.</param>
     /// <exception cref="ShapeMismatchException">A tensor does not have the shape of the plan.</exception>
     /// <exception cref="FaultException">An element that must not be stored (65), out of memory (71), no such storage type (69).</exception>
     public static KeyValueShard Load(IDevice device, ShardPlan plan, TensorView key, TensorView value, NonFinitePolicy policy)
     {
-        if (plan.Type is not (ElementType.Float32 or ElementType.Float16 or ElementType.BFloat16))
+        if (plan.Type is not (ElementType.Float32 or ElementType.Float16 or ElementType.BFloat16 or ElementType.Float8E4M3))
         {
             throw new FaultException(
-                FaultCode.Unavailable, $"Keys and values cannot be stored as {plan.Type.ShortName()}. Use --dtype f32, f16 or bf16.");
+                FaultCode.Unavailable, $"Keys and values cannot be stored as {plan.Type.ShortName()}. Use --dtype f32, f16, bf16 or f8e4m3.");
         }
 
         AttentionShape shape = plan.Shape;
-        var keys = new PageWriter(key, plan, shape.HeadDim, policy);
-        PageWriter? values = plan.ValuesInKeys ? null : new PageWriter(value, plan, shape.ValueDim, policy);
+        var keys = new PageWriter(key, plan, shape.HeadDim, policy, plan.KeyScaleOf);
+        PageWriter? values = plan.ValuesInKeys ? null : new PageWriter(value, plan, shape.ValueDim, policy, plan.ValueScaleOf);
         Region contents = device.Allocate(plan.Bytes, plan.Type);
         try
         {

@@ -11,10 +11,11 @@ internal sealed class PageWriter
     private readonly ShardPlan _plan;
     private readonly NonFinitePolicy _policy;
     private readonly RowStorage _storage;
+    private readonly Func<int, float> _scaleOf;
 
-    /// <summary>A writer of the tensor's rows.</summary>
+    /// <summary>A writer of the tensor's rows; <paramref name="scaleOf"/> gives the scale of a KV head.</summary>
     /// <exception cref="ShapeMismatchException">The tensor is not [batch, key_len, kv_heads, <paramref name="dim"/>].</exception>
-    public PageWriter(TensorView tensor, ShardPlan plan, int dim, NonFinitePolicy policy)
+    public PageWriter(TensorView tensor, ShardPlan plan, int dim, NonFinitePolicy policy, Func<int, float> scaleOf)
     {
         AttentionShape shape = plan.Shape;
         _rows = new TensorRows(tensor);
@@ -28,6 +29,7 @@ internal sealed class PageWriter
         _name = tensor.Name;
         _plan = plan;
         _policy = policy;
+        _scaleOf = scaleOf;
         _storage = new RowStorage(tensor.Type, plan.Type, dim);
     }
 
@@ -52,14 +54,15 @@ internal sealed class PageWriter
             (int index, int head) = _rows.HeadsLieTogether ? (row / heads, row % heads) : (row % count, row / count);
             int position = page.Span.PositionAt(index);
             Span<byte> target = into.Slice(((head * count) + index) * rowBytes, rowBytes);
-            ReadOnlySpan<float> stored = _storage.Store(_rows.Bytes(page.Batch, position, head), target);
+            ReadOnlySpan<float> stored = _storage.Store(_rows.Bytes(page.Batch, position, head), target, _scaleOf(head));
             double squares = RowStorage.SumOfSquares(stored);
             if (!double.IsFinite(squares) && (_policy == NonFinitePolicy.Error || HasFault(page.Batch, position, head)))
             {
                 throw FirstFault();
             }
 
-            limits[head] = limits[head].WithNorm(squares).WithValue(stored[..measuredDims]);
+            double scale = _scaleOf(head);
+            limits[head] = limits[head].WithNorm(squares * scale * scale).WithValue(stored[..measuredDims], (float)scale);
         }
     }
 
@@ -77,7 +80,7 @@ internal sealed class PageWriter
         for (int dim = 0; dim < _rows.Dim; dim++)
         {
             double element = _rows.Element(batch, position, head, dim);
-            if (StorageRange.FaultOf(_name, batch, position, head, dim, element, _plan.Type, _policy) is { } fault)
+            if (StorageRange.FaultOf(_name, batch, position, head, dim, element, _plan.Type, _policy, _scaleOf(head)) is { } fault)
             {
                 return fault;
             }

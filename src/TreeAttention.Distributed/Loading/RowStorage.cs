@@ -6,13 +6,19 @@ using System.Runtime.InteropServices;
 namespace TreeAttention.Distributed;
 
 /// <summary>Turns a row of one element type into a row of the storage type, and says how large its numbers are.</summary>
-/// <remarks>Every element is rounded once, to nearest, ties to even, float64 to a 16-bit type included.</remarks>
+/// <remarks>
+/// Every element is rounded once, to nearest, ties to even, float64 to a 16-bit type and quotients by a scale included. What
+/// f8e4m3 cannot hold, an infinity or a number that would round above 448, is stored as NaN: whoever stores looks for it.
+/// </remarks>
 internal sealed class RowStorage(ElementType source, ElementType storage, int dim)
 {
     private readonly float[] _single = new float[dim];
 
-    /// <summary>Stores the row and returns its numbers as they were stored; valid until the next call.</summary>
-    public ReadOnlySpan<float> Store(ReadOnlySpan<byte> row, Span<byte> into)
+    /// <summary>Stores the row and returns its numbers as they were stored, not multiplied by the scale; valid until the next call.</summary>
+    /// <param name="row">Elements of the source type. f8e4m3 elements that stay f8e4m3 are taken as they are.</param>
+    /// <param name="into">Receives elements of the storage type.</param>
+    /// <param name="scale">What the stored elements of f8e4m3 are to be multiplied by.</param>
+    public ReadOnlySpan<float> Store(ReadOnlySpan<byte> row, Span<byte> into, float scale = 1f)
     {
         if (storage == ElementType.Float32)
         {
@@ -26,7 +32,7 @@ internal sealed class RowStorage(ElementType source, ElementType storage, int di
         }
         else
         {
-            Widen(row);
+            Widen(row, scale);
             ElementConversion.FromFloat(_single, storage, into);
         }
 
@@ -60,25 +66,43 @@ internal sealed class RowStorage(ElementType source, ElementType storage, int di
     /// <summary>Largest magnitude; NaN when there is one.</summary>
     public static float LargestMagnitude(ReadOnlySpan<float> row) => MathF.Abs(TensorPrimitives.MaxMagnitude(row));
 
-    // Rounding to single to nearest and then again to 16 bits could err by more than half a unit. Rounding to odd first keeps
+    // Rounding to single to nearest and then again to fewer bits could err by more than half a unit. Rounding to odd first keeps
     // what the second rounding has to know: whether anything was dropped, and on which side of a tie.
-    private void Widen(ReadOnlySpan<byte> row)
+    private void Widen(ReadOnlySpan<byte> row, float scale)
     {
-        ElementConversion.ToFloat(row, source, _single);
-        if (source != ElementType.Float64)
+        if (source == ElementType.Float64)
         {
-            return;
-        }
-
-        ReadOnlySpan<double> exact = MemoryMarshal.Cast<byte, double>(row);
-        for (int i = 0; i < exact.Length; i++)
-        {
-            if (_single[i] != exact[i] && float.IsFinite(_single[i]))
+            ReadOnlySpan<double> exact = MemoryMarshal.Cast<byte, double>(row);
+            for (int i = 0; i < exact.Length; i++)
             {
-                uint bits = BitConverter.SingleToUInt32Bits(_single[i]);
-                bits -= Math.Abs((double)_single[i]) > Math.Abs(exact[i]) ? 1u : 0u;
-                _single[i] = BitConverter.UInt32BitsToSingle(bits | 1);
+                _single[i] = RoundToOdd(exact[i] / scale);
             }
         }
+        else
+        {
+            ElementConversion.ToFloat(row, source, _single);
+            for (int i = 0; i < _single.Length && scale != 1f; i++)
+            {
+                _single[i] = RoundToOdd((double)_single[i] / scale);
+            }
+        }
+
+        for (int i = 0; i < _single.Length && storage == ElementType.Float8E4M3; i++)
+        {
+            _single[i] = MathF.Abs(_single[i]) > StorageRange.LargestRoundedToE4M3 ? float.NaN : _single[i];
+        }
+    }
+
+    private static float RoundToOdd(double exact)
+    {
+        float nearest = (float)exact;
+        if (nearest == exact || !float.IsFinite(nearest))
+        {
+            return nearest;
+        }
+
+        uint bits = BitConverter.SingleToUInt32Bits(nearest);
+        bits -= Math.Abs((double)nearest) > Math.Abs(exact) ? 1u : 0u;
+        return BitConverter.UInt32BitsToSingle(bits | 1);
     }
 }

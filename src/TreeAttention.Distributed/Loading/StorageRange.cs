@@ -1,10 +1,16 @@
 using System;
+using System.Globalization;
 
 namespace TreeAttention.Distributed;
 
 /// <summary>Which numbers a storage type can hold, and the faults of those that it cannot.</summary>
 internal static class StorageRange
 {
+    /// <summary>The largest number that rounds to 448, the largest of f8e4m3: halfway to 480, which its NaN stands for.</summary>
+    public const float LargestRoundedToE4M3 = 464;
+
+    private static readonly CultureInfo _invariant = CultureInfo.InvariantCulture;
+
     /// <summary>The fault of storing this element, or null when it may be stored.</summary>
     /// <param name="tensor">What messages call the tensor.</param>
     /// <param name="batch">Batch row.</param>
@@ -13,30 +19,45 @@ internal static class StorageRange
     /// <param name="dim">Dimension.</param>
     /// <param name="element">The element, exactly.</param>
     /// <param name="storage">What it shall be stored as.</param>
-    /// <param name="policy">Whether NaN and infinities may be stored.</param>
+    /// <param name="policy">Whether NaN and infinities may be stored. f8e4m3 has no infinity, so none may there.</param>
+    /// <param name="scale">What the stored element is to be multiplied by.</param>
     public static FaultException? FaultOf(
-        string tensor, int batch, int position, int head, int dim, double element, ElementType storage, NonFinitePolicy policy)
+        string tensor, int batch, int position, int head, int dim, double element, ElementType storage, NonFinitePolicy policy,
+        float scale = 1f)
     {
         string place = FormattableString.Invariant($"{tensor}[batch {batch}, position {position}, head {head}, dim {dim}]");
         if (!double.IsFinite(element))
         {
             string what = double.IsNaN(element) ? "NaN" : element > 0 ? "+inf" : "-inf";
-            return policy == NonFinitePolicy.Propagate ? null : new FaultException(
+            bool hasNone = storage == ElementType.Float8E4M3 && double.IsInfinity(element);
+            return policy == NonFinitePolicy.Propagate && !hasNone ? null : new FaultException(
                 FaultCode.BadInput,
-                $"{place} is {what}: attention over it is not a number. Repair the input, or let it through with --nan propagate.");
+                policy == NonFinitePolicy.Error
+                    ? $"{place} is {what}: attention over it is not a number. Repair the input, or let it through with --nan propagate."
+                    : $"{place} is {what}, and f8e4m3 has no infinity. Repair the input, or store keys and values with --dtype bf16.");
         }
 
-        return !Overflows(element, storage) ? null : new FaultException(
-            FaultCode.BadInput,
-            FormattableString.Invariant($"{place} is {element:G9}, too large for {storage.ShortName()}, which ends at {Largest(storage):G9}. ")
-            + (Overflows(element, ElementType.Float32)
-                ? "Scale the tensor down: f32 is the widest storage type."
-                : "Store keys and values with --dtype f32."));
+        return !Overflows(element, storage, scale) ? null : new FaultException(
+            FaultCode.BadInput, $"{place} {WhyTooLarge(element, storage, scale, $"--{tensor}-scale")}");
     }
 
-    /// <summary>The element is finite but rounds to infinity in the storage type.</summary>
-    public static bool Overflows(double element, ElementType storage) =>
-        double.IsFinite(element) && Math.Abs(element) >= RoundsToInfinityFrom(storage);
+    // Elements of f8e4m3 are compared as they are stored, by the division that stores them.
+    internal static bool Overflows(double element, ElementType storage, float scale) => double.IsFinite(element) && storage switch
+    {
+        ElementType.Float8E4M3 => Math.Abs(element) / scale > LargestRoundedToE4M3,
+        _ => Math.Abs(element) >= RoundsToInfinityFrom(storage),
+    };
+
+    private static string WhyTooLarge(double element, ElementType storage, float scale, string scaleOption)
+    {
+        string limit = storage == ElementType.Float8E4M3
+            ? string.Create(_invariant, $"is {element:G9}, too large for f8e4m3 with a scale of {scale:G9}, which ends at {Float8E4M3.Largest * (double)scale:G9}. ")
+            : string.Create(_invariant, $"is {element:G9}, too large for {storage.ShortName()}, which ends at {Largest(storage):G9}. ");
+        string wayOut = Overflows(element, ElementType.Float32, 1f) ? "Scale the tensor down: f32 is the widest storage type."
+            : storage == ElementType.Float8E4M3 ? $"Give a larger {scaleOption}, or store keys and values with --dtype bf16."
+            : "Store keys and values with --dtype f32.";
+        return limit + wayOut;
+    }
 
     private static double Largest(ElementType storage) => storage switch
     {

@@ -47,7 +47,7 @@ internal sealed unsafe class TensorRows
     /// <summary>Neighbouring heads lie closer together than neighbouring positions.</summary>
     public bool HeadsLieTogether => Math.Abs(_view.Strides[2]) < Math.Abs(_view.Strides[1]);
 
-    /// <summary>The bytes of a row; valid until the next call.</summary>
+    /// <summary>The bytes of a row, as they were stored; valid until the next call.</summary>
     public ReadOnlySpan<byte> Bytes(int batch, int position, int head)
     {
         byte* first = Address(batch, position, head);
@@ -68,7 +68,7 @@ internal sealed unsafe class TensorRows
         return _gathered;
     }
 
-    /// <summary>A row in double precision, exactly.</summary>
+    /// <summary>A row in double precision, exactly, scales of heads included.</summary>
     public void Read(int batch, int position, int head, Span<double> row)
     {
         ReadOnlySpan<byte> bytes = Bytes(batch, position, head);
@@ -80,10 +80,14 @@ internal sealed unsafe class TensorRows
 
         ElementConversion.ToFloat(bytes, Type, _single);
         TensorPrimitives.ConvertChecked<float, double>(_single, row);
+        if (_view.HeadScales is { } scales)
+        {
+            TensorPrimitives.Multiply(row, scales[head], row);
+        }
     }
 
-    /// <summary>One element, exactly.</summary>
-    public double Element(int batch, int position, int head, int dim) => ElementConversion.ToDouble(
+    /// <summary>One element, exactly, its head's scale included.</summary>
+    public double Element(int batch, int position, int head, int dim) => (_view.HeadScales?[head] ?? 1.0) * ElementConversion.ToDouble(
         new ReadOnlySpan<byte>(Address(batch, position, head) + (dim * _view.Strides[3] * _size), _size), Type);
 
     private byte* Address(int batch, int position, int head) =>

@@ -6,7 +6,8 @@ namespace TreeAttention.Distributed;
 /// <summary>The same row as the reference, computed plainly in a storage type: the baseline of flash-attn's rule of twice its error.</summary>
 /// <remarks>
 /// Inputs, scores, weights and output are each rounded to the type; dot products, the softmax and the weighted sum work in
-/// single precision in between. With f32 everything is plain single precision.
+/// single precision in between. With f32 everything is plain single precision. With f8e4m3 keys and values alone are rounded
+/// to it, by their scales; all else to f16, in which such keys are computed with.
 /// </remarks>
 public static class NaiveAttention
 {
@@ -19,10 +20,13 @@ public static class NaiveAttention
     /// <param name="row">Which row.</param>
     /// <param name="output">[value_dim]</param>
     /// <param name="lse">Natural logarithm, in single precision.</param>
+    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
     public static void Row(
         AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, AttentionRow row,
-        Span<float> output, out float lse)
+        Span<float> output, out float lse, KeyValueScales? scales = null)
     {
+        ElementType arithmetic = storage == ElementType.Float8E4M3 ? ElementType.Float16 : storage;
+        int kvHead = row.Head / problem.Shape.GroupSize;
         output.Clear();
         lse = float.NegativeInfinity;
         if (row.Query >= problem.Mask.QueryLength(row.Batch))
@@ -30,7 +34,8 @@ public static class NaiveAttention
             return;
         }
 
-        float[] scores = Scores(problem, query, key, storage, row);
+        float[] scores = Scores(
+            problem, new StoredRows(query, arithmetic, 1f), new StoredRows(key, storage, scales?.Key[kvHead] ?? 1f), arithmetic, row);
         float sink = problem.Options.Sinks?[row.Head] ?? float.NegativeInfinity;
         float top = scores.Length == 0 ? sink : MathF.Max(sink, TensorPrimitives.Max<float>(scores));
         if (float.IsNegativeInfinity(top))
@@ -46,27 +51,26 @@ public static class NaiveAttention
         }
 
         TensorPrimitives.Divide(scores, whole, scores);
-        Round(scores, storage);
-        var values = new StoredRows(value, storage);
+        Round(scores, arithmetic);
+        var values = new StoredRows(value, storage, scales?.Value[kvHead] ?? 1f);
         for (int j = 0; j < scores.Length; j++)
         {
             if (scores[j] != 0)
             {
-                TensorPrimitives.MultiplyAdd(values.Read(row.Batch, j, row.Head / problem.Shape.GroupSize), scores[j], output, output);
+                TensorPrimitives.MultiplyAdd(values.Read(row.Batch, j, kvHead), scores[j], output, output);
             }
         }
 
-        Round(output, storage);
+        Round(output, arithmetic);
         lse = top + MathF.Log(whole);
     }
 
-    private static float[] Scores(AttentionProblem problem, TensorView query, TensorView key, ElementType storage, AttentionRow row)
+    private static float[] Scores(AttentionProblem problem, StoredRows queries, StoredRows keys, ElementType arithmetic, AttentionRow row)
     {
         KeyInterval visible = problem.Mask.Visible(row.Batch, row.Query);
         float[] scores = new float[visible.End];
         Array.Fill(scores, float.NegativeInfinity);
-        float[] queryRow = new StoredRows(query, storage).Read(row.Batch, row.Query, row.Head).ToArray();
-        var keys = new StoredRows(key, storage);
+        float[] queryRow = queries.Read(row.Batch, row.Query, row.Head).ToArray();
         float softcap = problem.Options.Softcap;
         Span<float> score = stackalloc float[1];
         for (int j = visible.First; j < visible.End; j++)
@@ -77,15 +81,15 @@ public static class NaiveAttention
             }
 
             score[0] = (float)problem.Scale * TensorPrimitives.Dot(queryRow, keys.Read(row.Batch, j, row.Head / problem.Shape.GroupSize));
-            Round(score, storage);
+            Round(score, arithmetic);
             if (softcap > 0)
             {
                 score[0] = softcap * MathF.Tanh(score[0] / softcap);
-                Round(score, storage);
+                Round(score, arithmetic);
             }
 
             score[0] += (float)problem.Mask.Bias(row.Batch, row.Head, row.Query, j);
-            Round(score, storage);
+            Round(score, arithmetic);
             scores[j] = score[0];
         }
 
@@ -102,13 +106,18 @@ public static class NaiveAttention
         }
     }
 
-    private sealed class StoredRows(TensorView view, ElementType storage)
+    private sealed class StoredRows(TensorView view, ElementType storage, float scale)
     {
         private readonly TensorRows _rows = new(view);
         private readonly RowStorage _storage = new(view.Type, storage, (int)view.Shape[3]);
         private readonly byte[] _stored = new byte[view.Shape[3] * storage.SizeInBytes()];
 
-        public ReadOnlySpan<float> Read(int batch, int position, int head) =>
-            _storage.Store(_rows.Bytes(batch, position, head), _stored);
+        private readonly float[] _numbers = new float[view.Shape[3]];
+
+        public ReadOnlySpan<float> Read(int batch, int position, int head)
+        {
+            TensorPrimitives.Multiply(_storage.Store(_rows.Bytes(batch, position, head), _stored, scale), scale, _numbers);
+            return _numbers;
+        }
     }
 }

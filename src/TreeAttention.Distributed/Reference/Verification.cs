@@ -22,10 +22,11 @@ public static class Verification
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
     /// <param name="lse">[batch, query_heads, query_len]</param>
     /// <param name="seed">Of the sampled rows.</param>
+    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
     public static VerificationReport Check(
         AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage,
-        ReadOnlySpan<float> output, ReadOnlySpan<float> lse, int seed) =>
-        VerificationRows.Compute(problem, query, key, value, storage, seed).Check(output, lse);
+        ReadOnlySpan<float> output, ReadOnlySpan<float> lse, int seed, KeyValueScales? scales = null) =>
+        VerificationRows.Compute(problem, query, key, value, storage, seed, scales).Check(output, lse);
 
     /// <summary>The rows that are compared: all when that is little work, else 64 seeded ones with first and last queries among them.</summary>
     public static IReadOnlyList<AttentionRow> SampleRows(AttentionProblem problem, int seed)

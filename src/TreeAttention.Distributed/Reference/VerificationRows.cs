@@ -9,7 +9,7 @@ namespace TreeAttention.Distributed;
 /// f32: each number of a row lies within 1e-5 of the row's largest reference value. Where values cancel so far that this is
 /// below what single precision can do, 2^-22 of the weighted mean of |value| counts instead. The log-sum-exp lies within
 /// 1e-5 · max(1, |lse|).
-/// f16, bf16: within twice the largest error of the naive computation in that type over the compared rows, plus 1e-5, and
+/// f16, bf16, f8e4m3: within twice the largest error of the naive computation in that type over the compared rows, plus 1e-5, and
 /// never further than 1e-2 of the row's own largest value; the log-sum-exp likewise, relative to max(1, |lse|). Where wider
 /// keys or values are rounded for storage, no computation on what was stored can promise the 1e-2: there it gives way to
 /// the naive computation's own share: twice the largest naive error relative to its row, and two units of roundoff of the
@@ -19,7 +19,7 @@ namespace TreeAttention.Distributed;
 public sealed class VerificationRows
 {
     private const double Relative = 1e-5;
-    private const double LimitOf16Bits = 1e-2;
+    private const double LimitOfNarrow = 1e-2;
 
     private readonly AttentionShape _shape;
     private readonly RowMeasure[] _rows;
@@ -45,11 +45,13 @@ public sealed class VerificationRows
     /// <param name="value">[batch, key_len, kv_heads, value_dim]</param>
     /// <param name="storage">What keys and values were stored as.</param>
     /// <param name="seed">Of the sampled rows.</param>
+    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
     public static VerificationRows Compute(
-        AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, int seed) =>
+        AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, int seed,
+        KeyValueScales? scales = null) =>
         new(
             problem.Shape,
-            [.. Verification.SampleRows(problem, seed).Select(row => Measure(problem, query, key, value, storage, row))],
+            [.. Verification.SampleRows(problem, seed).Select(row => Measure(problem, query, key, value, storage, scales, row))],
             storage, key.Type != storage || value.Type != storage);
 
     /// <summary>Compares a whole result.</summary>
@@ -86,7 +88,7 @@ public sealed class VerificationRows
 
     private static RowMeasure Measure(
         AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage,
-        AttentionRow row)
+        KeyValueScales? scales, AttentionRow row)
     {
         double[] expected = new double[problem.Shape.ValueDim];
         double[] magnitude = new double[problem.Shape.ValueDim];
@@ -96,7 +98,7 @@ public sealed class VerificationRows
         if (storage != ElementType.Float32)
         {
             float[] naive = new float[expected.Length];
-            NaiveAttention.Row(problem, query, key, value, storage, row, naive, out float naiveLse);
+            NaiveAttention.Row(problem, query, key, value, storage, row, naive, out float naiveLse, scales);
             naiveError = Deviation.Of(naive, expected).Error;
             naiveLseError = Deviation.OfLogSumExp(naiveLse, expectedLse).Error / Unit(expectedLse);
         }
@@ -118,11 +120,11 @@ public sealed class VerificationRows
             return Math.Max(Relative * measure.Largest, floor);
         }
 
-        double roundoff = storage == ElementType.Float16 ? Math.ScaleB(1, -11) : Math.ScaleB(1, -8);
-        double limit = LimitOf16Bits * measure.Largest;
+        double roundoff = Math.ScaleB(1, storage switch { ElementType.Float16 => -11, ElementType.BFloat16 => -8, _ => -4 });
+        double limit = LimitOfNarrow * measure.Largest;
         if (rounded)
         {
-            limit = (Math.Max(LimitOf16Bits, 2 * naive.Relative) * measure.Largest) + (2 * roundoff * measure.Magnitude);
+            limit = (Math.Max(LimitOfNarrow, 2 * naive.Relative) * measure.Largest) + (2 * roundoff * measure.Magnitude);
         }
 
         return Math.Max(floor, Math.Min((2 * Math.Max(naive.Absolute, measure.NaiveOutputError)) + Relative, limit));
@@ -130,7 +132,7 @@ public sealed class VerificationRows
 
     private static double LogSumExpBound(RowMeasure measure, ElementType storage, bool rounded, double naiveError)
     {
-        double limit = Math.Max(LimitOf16Bits, rounded ? (2 * naiveError) + Relative : 0);
+        double limit = Math.Max(LimitOfNarrow, rounded ? (2 * naiveError) + Relative : 0);
         double relative = storage == ElementType.Float32
             ? Relative
             : Math.Min((2 * Math.Max(naiveError, measure.NaiveLseError)) + Relative, limit);

@@ -5,9 +5,12 @@ namespace TreeAttention.Distributed;
 /// <summary>The 8-bit float of OCP's E4M3: sign, 4 bits of exponent (bias 7), 3 of fraction; ±448 at most, no infinity.</summary>
 internal static class Float8E4M3
 {
+    /// <summary>The largest number.</summary>
+    public const float Largest = 448;
+
     private const byte SignBit = 0x80;
     private const byte NaN = 0x7F;
-    private const byte Largest = 0x7E;
+    private const byte LargestEncoding = 0x7E;
     private const float SmallestNormal = 1f / 64;
     private const float SmallestSubnormal = 1f / 512;
     private const int DroppedBits = 20;
@@ -37,7 +40,7 @@ internal static class Float8E4M3
 
         uint kept = BitConverter.SingleToUInt32Bits(magnitude);
         uint rounded = (kept + 0x7FFFF + ((kept >> DroppedBits) & 1)) >> DroppedBits;
-        return (byte)(sign | (byte)Math.Min(rounded - ExponentShift, Largest));
+        return (byte)(sign | (byte)Math.Min(rounded - ExponentShift, LargestEncoding));
     }
 
     private static float[] AllValues()

@@ -37,6 +37,10 @@ public sealed class TensorView
     /// <summary>Elements from one index of an axis to the next.</summary>
     public long[] Strides { get; }
 
+    /// <summary>[heads] what the elements of each head, the third of four axes, are to be multiplied by; null: by 1.</summary>
+    /// <remarks>Only a tensor of f8e4m3 has any: its elements are numbers that were divided by these.</remarks>
+    public float[]? HeadScales { get; private init; }
+
     /// <summary>Number of axes.</summary>
     public int Rank => Shape.Length;
 
@@ -46,7 +50,20 @@ public sealed class TensorView
     /// <summary>The shape as text: <c>[1, 16, 4, 64]</c>.</summary>
     public string ShapeText => $"[{string.Join(", ", Shape)}]";
 
-    /// <summary>The same memory with two axes exchanged.</summary>
+    /// <summary>The same memory, each head's elements multiplied by its scale.</summary>
+    /// <exception cref="ShapeMismatchException">There are not four axes, or not as many scales as the third is long.</exception>
+    public TensorView WithHeadScales(float[] scales)
+    {
+        if (Type != ElementType.Float8E4M3 || Rank != 4 || Shape[2] != scales.Length)
+        {
+            throw new ShapeMismatchException(
+                $"{scales.Length} scales do not fit {Name} {ShapeText} of {Type.ShortName()}: f8e4m3 has one for each head, the third of four axes.");
+        }
+
+        return new TensorView(Name, Address, Type, Shape, Strides) { HeadScales = scales };
+    }
+
+    /// <summary>The same memory with two axes exchanged. Scales of heads must come after it.</summary>
     public TensorView SwapAxes(int first, int second)
     {
         long[] shape = [.. Shape];
@@ -56,13 +73,16 @@ public sealed class TensorView
         return new TensorView(Name, Address, Type, shape, strides);
     }
 
+    /// <summary>The same memory with one more axis, of length 1, before all others.</summary>
+    public TensorView AddFirstAxis() => new(Name, Address, Type, [1, .. Shape], [Count, .. Strides]);
+
     /// <summary>The first <paramref name="length"/> indices of the last axis: MLA's values inside its keys.</summary>
     public TensorView TruncateLastAxis(string name, int length)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(length, Shape[^1]);
         long[] shape = [.. Shape];
         shape[^1] = length;
-        return new TensorView(name, Address, Type, shape, Strides);
+        return new TensorView(name, Address, Type, shape, Strides) { HeadScales = HeadScales };
     }
 
     /// <summary>Elements from the first to the element at these indices.</summary>

@@ -3,13 +3,25 @@ using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.Linq;
 using System.Text.Json;
+using System.Threading;
+using TreeAttention.Communication;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Runtime;
 
 /// <summary>One rank's place in a group of ranks that attend together: its transport, its device, and how all agree.</summary>
-public sealed class AttentionGroup
+/// <remarks>
+/// Every rank makes the same calls in the same order, from one thread at a time. A fault that all ranks share
+/// (<see cref="FaultException.IsAgreed"/>) leaves the group as it was; any other ends it: dispose of the group, which tells the
+/// other ranks, and under MPI ends the job.
+/// </remarks>
+public sealed class AttentionGroup : IDisposable
 {
+    private readonly List<IDisposable> _owned = [];
+    private GroupMembership? _membership;
+    private GroupSeat? _seat;
+    private Exception? _fault;
+
     internal AttentionGroup(RankContext context, int threads, string description)
     {
         Context = context;
@@ -37,6 +49,133 @@ public sealed class AttentionGroup
 
     /// <summary>This rank speaks for the group: it alone writes results.</summary>
     public bool IsRoot => Rank == 0;
+
+    /// <summary>Joins as one rank: of the MPI job when a launcher (mpiexec, srun) started this process, else alone.</summary>
+    /// <param name="options">Device, threads, transport; <see cref="GroupOptions.Ranks"/> is the size of the job, or null.</param>
+    /// <exception cref="FaultException">
+    /// The group cannot be formed: no MPI, no GPU (69), ranks disagree (78), or several in-process ranks are asked for (2), which
+    /// <see cref="JoinInProcess"/> gives.
+    /// </exception>
+    public static AttentionGroup Join(GroupOptions? options = null)
+    {
+        options ??= new GroupOptions();
+        var environment = ProcessEnvironment.Read();
+        bool isLaunched = options.Transport is TransportKind.Mpi || (options.Transport != TransportKind.InProcess && environment.IsLaunched);
+        if (!isLaunched && options.Ranks is > 1)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine,
+                $"{options.Ranks} ranks are asked for, but no launcher started this process, which is then one rank. Start it with mpiexec -n {options.Ranks}, "
+                + "or take in-process ranks from AttentionGroup.JoinInProcess.");
+        }
+
+        return GroupMembership.Join(options, environment, 1)[0];
+    }
+
+    /// <summary>Makes a group whose ranks all live in this process, and joins as each of them: a thread of the caller's for each.</summary>
+    /// <param name="ranks">At least 1.</param>
+    /// <param name="options">Device and threads of each rank; a GPU each, in turn, where they are GPUs.</param>
+    /// <returns>[ranks] each rank's place; a wait of one ends when another leaves with a fault.</returns>
+    /// <exception cref="FaultException">The group cannot be formed.</exception>
+    public static IReadOnlyList<AttentionGroup> JoinInProcess(int ranks, GroupOptions? options = null)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(ranks, 1);
+        options = (options ?? new GroupOptions()) with { Ranks = ranks };
+        options = options.Transport == TransportKind.Auto ? options with { Transport = TransportKind.InProcess } : options;
+
+        // Whoever launched this process, its ranks are threads.
+        return GroupMembership.Join(options, ProcessEnvironment.Read() with { Launcher = LauncherEnvironment.None }, ranks);
+    }
+
+    /// <summary>Makes a group of the ranks that give the same color: the ranks of one tensor-parallel slice, each with a share of the sequence.</summary>
+    /// <remarks>
+    /// With tensor-parallel heads t and sequence shards s, rank r = t·shards + s calls Split(color: t, key: s): its heads' keys are
+    /// then sharded over the ranks of its color alone. Every rank of this group calls it. The device is shared with this group,
+    /// which must outlive the part.
+    /// </remarks>
+    /// <param name="color">Which part, at least 0.</param>
+    /// <param name="key">Orders the ranks of a part.</param>
+    public AttentionGroup Split(int color, int key)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(color);
+        long[][] choices = Gather(color, key);
+        int[] members = [.. Enumerable.Range(0, Size).Where(rank => choices[rank][0] == color).OrderBy(rank => choices[rank][1]).ThenBy(rank => rank)];
+        ITransport transport = Context.Transport.Split(color, key);
+#pragma warning disable CA2000 // the part owns its control plane, and gives it up in Dispose
+        var part = new AttentionGroup(
+            new RankContext(transport, Context.Device, new PartControlPlane(Context.Control, members)), Threads, $"{members.Length} of {Description}");
+#pragma warning restore CA2000
+        part._owned.AddRange([transport, part.Context.Control]);
+        return part;
+    }
+
+    /// <summary>Makes an empty KV cache whose keys are sharded over the ranks. Every rank calls it with the same options; it belongs to the caller.</summary>
+    /// <exception cref="FaultException">The options describe no cache (65), or it does not fit in some rank's memory (71).</exception>
+    public ShardedKvCache CreateCache(CacheOptions options) => Together(() => new ShardedKvCache(Context, options));
+
+    /// <summary>Prepares decode steps over a cache: everything is allocated here, nothing in a step. It belongs to the caller.</summary>
+    /// <param name="cache">A cache of this group; it must outlive the step.</param>
+    /// <param name="options">Sizes of the queries, meaning of attention, how the ranks meet.</param>
+    /// <exception cref="FaultException">The options contradict the cache or themselves (2, 65), or memory is short (71).</exception>
+    public DecodeStep CreateStep(ShardedKvCache cache, DecodeOptions options) => Together(() => new DecodeStep(Context, cache, options));
+
+    /// <summary>Prepares the verification of token trees over a cache. It belongs to the caller.</summary>
+    /// <param name="cache">A cache of this group; it must outlive the step.</param>
+    /// <param name="options">As for <see cref="CreateStep"/>.</param>
+    /// <param name="trees">One tree for all batch rows, or one for each, of the same number of nodes.</param>
+    /// <exception cref="FaultException">The options contradict the cache, the trees or themselves (2, 65), or memory is short (71).</exception>
+    public SpeculativeStep CreateSpeculativeStep(ShardedKvCache cache, DecodeOptions options, params IReadOnlyList<TokenTree> trees) =>
+        Together(() => new SpeculativeStep(Context, cache, options, trees));
+
+    /// <summary>One decode step: appends new tokens to a layer, attends to all that it then holds, and has the exact result on every rank.</summary>
+    /// <param name="step">From <see cref="CreateStep"/>.</param>
+    /// <param name="layer">The layer.</param>
+    /// <param name="query">[batch, query_len, query_heads, head_dim], not rotated.</param>
+    /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
+    /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
+    /// <param name="lse">[batch, query_heads, query_len], natural logarithm, sinks included.</param>
+    /// <param name="cancellation">
+    /// Before the step it just throws. Within the step, when ranks may already wait for this one, it ends the group: in-process ranks
+    /// throw, an MPI job ends with 130. Cancel all ranks alike, between steps.
+    /// </param>
+    /// <exception cref="ShapeMismatchException">A tensor is of another size.</exception>
+    /// <exception cref="FaultException">The cache is full (71) or a number must not be used (65), on every rank alike; or a rank failed.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public void Decode(
+        DecodeStep step, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse,
+        CancellationToken cancellation = default)
+    {
+        cancellation.ThrowIfCancellationRequested();
+        using CancellationTokenRegistration registration = cancellation.CanBeCanceled
+            ? cancellation.UnsafeRegister(static group => ((AttentionGroup)group!).Context.Control.Abort(FaultCode.Interrupted, "The work was cancelled."), this)
+            : default;
+        try
+        {
+            step.Run(layer, query, key, value, output, lse);
+        }
+        catch (FaultException fault)
+        {
+            Note(fault);
+            cancellation.ThrowIfCancellationRequested();
+            throw;
+        }
+    }
+
+    /// <summary>Leaves the group: in order, or, after a fault that only this rank met, telling the others.</summary>
+    public void Dispose()
+    {
+        _owned.ForEach(part => part.Dispose());
+        _owned.Clear();
+        GroupSeat? seat = Interlocked.Exchange(ref _seat, null);
+        if (seat is not null)
+        {
+            _membership!.Leave(seat, _fault);
+        }
+    }
+
+    /// <summary>The group lasts until this rank leaves.</summary>
+    internal void Sit(GroupMembership membership, GroupSeat seat) => (_membership, _seat) = (membership, seat);
 
     /// <summary>Does a part of the work that can fail on single ranks; when it fails anywhere, every rank throws the same fault.</summary>
     /// <remarks>Every rank calls it. Afterwards either all ranks go on or all leave, with one code.</remarks>
@@ -86,6 +225,9 @@ public sealed class AttentionGroup
 
         return [.. Context.Control.AllGather(bytes).Select(Integers)];
     }
+
+    // What every rank throws leaves the ranks in step.
+    private void Note(FaultException fault) => _fault ??= fault.IsAgreed || fault.Code == FaultCode.BadInput ? null : fault;
 
     private static long[] Integers(byte[] bytes)
     {

@@ -142,6 +142,7 @@ public sealed class AgreementTests
             yield return new AttentionPlan(AttentionAlgorithm.Ring, ReductionKind.Auto, placement);
             yield return new AttentionPlan(AttentionAlgorithm.RingNoOverlap, ReductionKind.Auto, placement);
             yield return new AttentionPlan(AttentionAlgorithm.RingQuery, ReductionKind.Auto, placement);
+            yield return new AttentionPlan(AttentionAlgorithm.Gather, ReductionKind.Auto, placement);
         }
     }
 }

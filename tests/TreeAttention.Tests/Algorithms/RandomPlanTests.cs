@@ -55,7 +55,7 @@ public sealed class RandomPlanTests
 
     private static AttentionPlan RandomPlan(Random random, AttentionShape shape, ShardLayout layout)
     {
-        var algorithm = (AttentionAlgorithm)random.Next(1, 5);
+        var algorithm = (AttentionAlgorithm)random.Next(1, 6);
         var reduction = (ReductionKind)random.Next(0, 9);
         bool canShard = algorithm != AttentionAlgorithm.Tree
             && (shape.QueryLength == shape.KeyLength || !layout.Name.StartsWith("lengths", StringComparison.Ordinal));

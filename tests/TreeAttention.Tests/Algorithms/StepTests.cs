@@ -21,10 +21,13 @@ public sealed class StepTests
                 data.Add(AttentionAlgorithm.Tree, kind, QueryPlacement.Replicated);
             }
 
-            foreach (AttentionAlgorithm ring in new[] { AttentionAlgorithm.Ring, AttentionAlgorithm.RingNoOverlap, AttentionAlgorithm.RingQuery })
+            foreach (AttentionAlgorithm other in new[]
             {
-                data.Add(ring, ReductionKind.Auto, QueryPlacement.Replicated);
-                data.Add(ring, ReductionKind.Auto, QueryPlacement.Sharded);
+                AttentionAlgorithm.Ring, AttentionAlgorithm.RingNoOverlap, AttentionAlgorithm.RingQuery, AttentionAlgorithm.Gather,
+            })
+            {
+                data.Add(other, ReductionKind.Auto, QueryPlacement.Replicated);
+                data.Add(other, ReductionKind.Auto, QueryPlacement.Sharded);
             }
 
             return data;
@@ -65,6 +68,34 @@ public sealed class StepTests
         Assert.Equal(new TrafficForecast((8 + 7 + 7) * keyBytes, 3, 0), ExpectedTraffic.Of(ring, shards, [0, 0, 0, 0]));
         Assert.Equal(new TrafficForecast(2 * stateBytes, 2, 0), ExpectedTraffic.Of(butterfly, shards, [0, 0, 0, 0]));
         Assert.Equal((2 * 8 * keyBytes) + (2 * stateBytes), ExpectedTraffic.StepBytes(ring, shards));
+    }
+
+    [Fact]
+    public void Gathering_sends_each_shard_once_and_holds_all_keys_again()
+    {
+        ShardMap uneven = _attention.ShardsFor(ShardLayout.Contiguous, 4);
+        ShardMap equal = _attention.ShardsFor(ShardLayout.Lengths([29]), 1);
+        long keyBytes = 2 * 2 * (5 + 3) * sizeof(float);
+        long stateBytes = 2 * 4 * 3 * (3 + 2) * sizeof(float);
+        var gather = new AttentionPlan(AttentionAlgorithm.Gather, ReductionKind.Auto, QueryPlacement.Replicated);
+
+        Assert.Equal(new TrafficForecast(8 * keyBytes, 0, 4), ExpectedTraffic.Of(gather, uneven, [0, 0, 0, 0]));
+        Assert.Equal((29 * keyBytes) + stateBytes, ExpectedTraffic.StepBytes(gather, uneven));
+        Assert.Equal(default, ExpectedTraffic.Of(gather, equal, [0]));
+    }
+
+    [Fact]
+    public void Gathering_has_the_bits_of_a_rank_that_holds_all_keys()
+    {
+        var attention = new AttentionCase("gathered", new AttentionShape(1, 6, 2048, 2, 1, 8, 8), new AttentionOptions { Causal = true });
+        var gather = new AttentionPlan(AttentionAlgorithm.Gather, ReductionKind.Auto, QueryPlacement.Replicated);
+        AttentionPlan single = gather with { Algorithm = AttentionAlgorithm.Single };
+
+        float[] whole = RankThreads.Attend(attention, ShardLayout.Contiguous, single, 1)[0].State;
+
+        // Shards of whole pages: the same pages in the same order.
+        Assert.All(RankThreads.Attend(attention, ShardLayout.Contiguous, gather, 4), rank => Assert.True(Bits.Equal(whole, rank.State)));
+        Assert.All(RankThreads.Attend(attention, ShardLayout.Lanes, gather, 3), rank => Assert.True(Bits.Equal(whole, rank.State)));
     }
 
     [Fact]
@@ -118,6 +149,7 @@ public sealed class StepTests
     [InlineData(AttentionAlgorithm.Tree, "compute,butterfly exchange")]
     [InlineData(AttentionAlgorithm.RingNoOverlap, "compute,ring hop,compute")]
     [InlineData(AttentionAlgorithm.Ring, "ring hop,compute,ring hop,compute")]
+    [InlineData(AttentionAlgorithm.Gather, "gather,compute")]
     public void The_control_plane_learns_each_operation(AttentionAlgorithm algorithm, string operations)
     {
         var plan = new AttentionPlan(algorithm, ReductionKind.Butterfly, QueryPlacement.Replicated);

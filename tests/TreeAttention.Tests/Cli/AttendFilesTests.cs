@@ -28,6 +28,14 @@ public sealed class AttendFilesTests
             ["--key-lengths", files.Save("kl.npy", "<i4", [11, 0], 2)], new() { KeyLengths = [11, 0] }),
         ["query lengths"] = files => (
             ["--query-lengths", files.Save("ql.npy", "<i8", [0, 2], 2)], new() { QueryLengths = [0, 2] }),
+        ["left padding"] = files => (
+            ["--leftpad", files.Save("lp.npy", "<i4", [11, 37], 2), "--causal"], new() { KeyStarts = [11, 37], Causal = true }),
+        ["token tree by depth"] = files => (
+            ["--tree-parents", files.Save("tree.npy", "<i4", [-1, 0, 0], 3), "--causal", "--window", "1,0"],
+            TokenTreeMask.Apply(new() { Causal = true, WindowLeft = 1, WindowRight = 0 }, 2, 3, [TokenTree.FromParents([-1, 0, 0])])),
+        ["token trees of ragged rows"] = files => (
+            ["--tree-parents", files.Save("trees.npy", "<i8", [-1, 0, 9, -1, 0, 1], 2, 3), "--query-lengths", files.Save("ql.npy", "<i4", [2, 3], 2)],
+            TokenTreeMask.Apply(new() { QueryLengths = [2, 3] }, 2, 3, [TokenTree.FromParents([-1, 0]), TokenTree.FromParents([-1, 0, 1])])),
         ["depth-first tree"] = DepthFirst,
         ["tail mask"] = files => TailMask(files, 5),
         ["tail mask longer than the keys"] = files => TailMask(files, 40),
@@ -119,6 +127,8 @@ public sealed class AttendFilesTests
     [InlineData("--algorithm ring-no-overlap --shard-lengths 0,0,37")]
     [InlineData("--algorithm ring --query-placement sharded --shard zigzag")]
     [InlineData("--algorithm ring-query --query-placement sharded")]
+    [InlineData("--algorithm gather --query-placement sharded --shard zigzag")]
+    [InlineData("--algorithm gather --shard-lengths 10,0,27")]
     [InlineData("--reduction two-level --nodes 0,1,1")]
     public void Shards_and_plans_change_nothing(string plan)
     {

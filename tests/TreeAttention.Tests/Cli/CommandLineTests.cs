@@ -86,7 +86,6 @@ public sealed class CommandLineTests
     }
 
     [Theory]
-    [InlineData("--dtype f8e4m3", "f8e4m3")]
     [InlineData("--device cuda", "run with --device cpu")]
     [InlineData("--transport nccl", "--transport nccl")]
     public void What_this_version_lacks_ends_with_69_and_says_what_works(string addition, string named)

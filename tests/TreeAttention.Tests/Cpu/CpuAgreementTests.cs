@@ -39,7 +39,7 @@ public sealed class CpuAgreementTests
     public void Every_head_dimension_agrees_with_float64(int bits, int headDim)
     {
         using CpuDevice device = CpuWidths.Create(bits, 2);
-        foreach (ElementType type in new[] { ElementType.Float32, ElementType.Float16, ElementType.BFloat16 })
+        foreach (ElementType type in new[] { ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3 })
         {
             foreach (int queries in new[] { 1, 30 })
             {

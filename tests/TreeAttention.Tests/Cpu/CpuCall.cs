@@ -16,19 +16,23 @@ internal sealed class CpuCall : IDisposable
     private readonly KeyValueShard _shard;
     private readonly Region _region;
 
-    internal CpuCall(CpuCase inputs, CpuDevice device, int rank)
+    internal CpuCall(CpuCase inputs, CpuDevice device, int rank, KeyValueScales? attendedBy = null)
     {
         (_case, _device, _problem) = (inputs, device, inputs.Problem);
         AttentionShape shape = inputs.Shape;
         Region queries = device.Allocate(inputs.Query.Length * sizeof(float), ElementType.Float32);
         inputs.Query.CopyTo(queries.AsSpan<float>());
         _queries = new QueryBlock(queries, [.. Enumerable.Range(0, shape.QueryLength)]);
-        var plan = new ShardPlan(shape, inputs.Layout.PagesOf(rank, inputs.Ranks, shape.KeyLength), inputs.Type, inputs.ValuesInKeys);
+        ShardPlan plan = inputs.PlanOf(rank);
         _shard = new KeyValueShard(plan, device.Allocate(plan.Bytes, inputs.Type), new PageLimits[plan.Pages.Count * shape.KvHeads]);
         _region = device.Allocate(PartialAttention.FloatsFor(inputs.Rows, shape.ValueDim) * sizeof(float), ElementType.Float32);
         _region.AsSpan<float>().Fill(float.NaN);
         Into = new PartialAttention(_region, inputs.Rows, shape.ValueDim);
         Store();
+        _shard = attendedBy is null ? _shard : _shard with
+        {
+            Plan = new ShardPlan(shape, inputs.Layout.PagesOf(rank, inputs.Ranks, shape.KeyLength), inputs.Type, inputs.ValuesInKeys, attendedBy),
+        };
     }
 
     internal PartialAttention Into { get; }
@@ -71,10 +75,10 @@ internal sealed class CpuCall : IDisposable
                     long at = (head * place.Span.Count) + n;
                     ReadOnlySpan<float> keys = _case.Key.AsSpan(key * shape.HeadDim, shape.HeadDim);
                     ReadOnlySpan<float> values = _case.Value.AsSpan(key * shape.ValueDim, shape.ValueDim);
-                    Write(place.KeyOffset + (at * shape.HeadDim), keys);
+                    Write(place.KeyOffset + (at * shape.HeadDim), keys, _shard.Plan.KeyScaleOf(head));
                     if (!_shard.Plan.ValuesInKeys)
                     {
-                        Write(place.ValueOffset + (at * shape.ValueDim), values);
+                        Write(place.ValueOffset + (at * shape.ValueDim), values, _shard.Plan.ValueScaleOf(head));
                     }
 
                     norm = MathF.Max(norm, (float)Math.Sqrt(keys.ToArray().Sum(x => (double)x * x)));
@@ -87,11 +91,11 @@ internal sealed class CpuCall : IDisposable
         }
     }
 
-    private void Write(long at, ReadOnlySpan<float> values)
+    private void Write(long at, ReadOnlySpan<float> values, float scale)
     {
         for (int e = 0; e < values.Length; e++)
         {
-            StoredValues.Write(_shard.Contents, at + e, values[e]);
+            StoredValues.Write(_shard.Contents, at + e, values[e] / scale);
         }
     }
 }

@@ -14,6 +14,9 @@ internal sealed class CpuCase
 
     internal ElementType Type { get; init; } = ElementType.Float32;
 
+    /// <summary>Scales of f8e4m3 storage.</summary>
+    internal KeyValueScales? Scales { get; init; }
+
     internal bool ValuesInKeys { get; init; }
 
     internal ShardLayout Layout { get; init; } = ShardLayout.Contiguous;
@@ -29,6 +32,9 @@ internal sealed class CpuCase
     /// <summary>[batch, kv_heads, key_len, value_dim]</summary>
     internal float[] Value { get; private set; } = [];
 
+    /// <summary>The shard of a rank as it is stored.</summary>
+    internal ShardPlan PlanOf(int rank) => new(Shape, Layout.PagesOf(rank, Ranks, Shape.KeyLength), Type, ValuesInKeys, Scales);
+
     internal AttentionProblem Problem => new(Shape, Options);
 
     internal int Rows => Shape.Batch * Shape.QueryHeads * Shape.QueryLength;
@@ -37,9 +43,9 @@ internal sealed class CpuCase
     internal CpuCase Fill(int seed = 7, double spread = 1)
     {
         var random = new Random(seed);
-        Query = Normal(random, Rows * Shape.HeadDim, spread, ElementType.Float32);
-        Key = Normal(random, Shape.Batch * Shape.KvHeads * Shape.KeyLength * Shape.HeadDim, spread, Type);
-        Value = Normal(random, Shape.Batch * Shape.KvHeads * Shape.KeyLength * Shape.ValueDim, 1, Type);
+        Query = Normal(random, Rows * Shape.HeadDim, spread);
+        Key = Rounded(Normal(random, Shape.Batch * Shape.KvHeads * Shape.KeyLength * Shape.HeadDim, spread), Shape.HeadDim, Scales?.Key);
+        Value = Rounded(Normal(random, Shape.Batch * Shape.KvHeads * Shape.KeyLength * Shape.ValueDim, 1), Shape.ValueDim, Scales?.Value);
         return Tie();
     }
 
@@ -49,6 +55,17 @@ internal sealed class CpuCase
         change(this);
         return Tie();
     }
+
+    /// <summary>The same call over some of its tokens, of one batch row with as many queries as keys.</summary>
+    internal CpuCase OfTokens(int[] tokens, AttentionOptions options) => new()
+    {
+        Shape = Shape with { QueryLength = tokens.Length, KeyLength = tokens.Length },
+        Options = options,
+        Type = Type,
+        Query = Take(Query, Shape.QueryHeads, Shape.HeadDim, tokens),
+        Key = Take(Key, Shape.KvHeads, Shape.HeadDim, tokens),
+        Value = Take(Value, Shape.KvHeads, Shape.ValueDim, tokens),
+    };
 
     /// <summary>Attention on a device, all ranks one after the other, their partials merged.</summary>
     internal PartialResult Run(CpuDevice device)
@@ -112,13 +129,29 @@ internal sealed class CpuCase
         return result;
     }
 
-    private static float[] Normal(Random random, int count, double spread, ElementType type)
+    private float[] Take(float[] values, int heads, int dim, int[] tokens) =>
+    [
+        .. Enumerable.Range(0, heads).SelectMany(head => tokens.SelectMany(token =>
+            values.AsSpan(((head * Shape.QueryLength) + token) * dim, dim).ToArray())),
+    ];
+
+    private static float[] Normal(Random random, int count, double spread)
     {
         float[] values = new float[count];
         for (int i = 0; i < count; i++)
         {
             double normal = Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble());
-            values[i] = StoredValues.Round((float)(normal * spread), type);
+            values[i] = (float)(normal * spread);
+        }
+
+        return values;
+    }
+
+    private float[] Rounded(float[] values, int dim, float[]? scales)
+    {
+        for (int i = 0; i < values.Length; i++)
+        {
+            values[i] = StoredValues.Round(values[i], Type, scales?[i / (Shape.KeyLength * dim) % Shape.KvHeads] ?? 1f);
         }
 
         return values;

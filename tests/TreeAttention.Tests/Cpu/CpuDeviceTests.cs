@@ -36,22 +36,6 @@ public sealed class CpuDeviceTests
         Assert.Contains("70,368,744,177,664", fault.Message, StringComparison.Ordinal);
     }
 
-    [Fact]
-    public void Storage_in_eight_bits_is_refused_by_name()
-    {
-        using var device = new CpuDevice(1);
-        AttentionShape shape = new(1, 1, 4, 1, 1, 8, 8);
-        var plan = new ShardPlan(shape, ShardLayout.Contiguous.PagesOf(0, 1, 4), ElementType.Float8E4M3, false);
-        var shard = new KeyValueShard(plan, device.Allocate(plan.Bytes, plan.Type), new PageLimits[1]);
-        var queries = new QueryBlock(device.Allocate(32, ElementType.Float32), [0]);
-        var into = new PartialAttention(device.Allocate(40, ElementType.Float32), 1, 8);
-
-        FaultException fault = Assert.Throws<FaultException>(() => device.Attend(new AttentionProblem(shape, new()), queries, shard, into));
-
-        Assert.Equal(FaultCode.Unavailable, fault.Code);
-        Assert.Contains("f8e4m3", fault.Message, StringComparison.Ordinal);
-    }
-
     [Theory, InlineData(1f), InlineData(0.125f)]
     public void Weighing_and_unweighing_by_any_unit_gives_the_state_back(float unit)
     {

@@ -35,6 +35,21 @@ internal sealed class PartialResult(int rows, int valueDim)
         FindLogSum();
     }
 
+    /// <summary>The rows of some queries, in every head; there are so many queries a head.</summary>
+    internal PartialResult OfQueries(int[] queries, int queryLength)
+    {
+        var result = new PartialResult(rows / queryLength * queries.Length, valueDim);
+        for (int row = 0; row < result.LogSum.Length; row++)
+        {
+            int from = (row / queries.Length * queryLength) + queries[row % queries.Length];
+            Row(from).CopyTo(result.Output.AsSpan(row * valueDim));
+            (result.Max[row], result.Sum[row]) = (Max[from], Sum[from]);
+        }
+
+        result.FindLogSum();
+        return result;
+    }
+
     internal ReadOnlySpan<float> Row(int row) => Output.AsSpan(row * valueDim, valueDim);
 
     /// <summary>Largest error of any row, relative to the row's own largest value; log-sum-exps count relative to max(1, |lse|).</summary>

@@ -19,7 +19,7 @@ internal sealed class DeviceCall : IDisposable
         using HostMemory query = Hold(inputs.Query);
         using HostMemory key = Hold(inputs.Key);
         using HostMemory value = Hold(inputs.Value);
-        var plan = new ShardPlan(shape, inputs.Layout.PagesOf(rank, inputs.Ranks, shape.KeyLength), inputs.Type, inputs.ValuesInKeys);
+        ShardPlan plan = inputs.PlanOf(rank);
         Queries = QueryLoader.Load(
             device, shape, HeadMajor("query", query, shape.Batch, shape.QueryHeads, shape.QueryLength, shape.HeadDim),
             [.. Enumerable.Range(0, shape.QueryLength)], NonFinitePolicy.Propagate);

@@ -13,7 +13,7 @@ public sealed class KeyValueLoaderTests
     private static readonly string[] _layouts = ["contiguous", "zigzag", "striped", "cyclic:3", "lanes"];
     private static readonly int[] _ranks = [1, 3];
     private static readonly int[][] _orders = [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [1, 3, 0, 2]];
-    private static readonly ElementType[] _stored = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16];
+    private static readonly ElementType[] _stored = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
 
     public static TheoryData<string, int, int> Layouts => new(
         from layout in _layouts
@@ -53,7 +53,7 @@ public sealed class KeyValueLoaderTests
     [Fact]
     public void Every_source_type_is_rounded_once_to_every_storage_type()
     {
-        foreach (ElementType source in (ElementType[])[ElementType.Float64, .. _stored, ElementType.Float8E4M3])
+        foreach (ElementType source in (ElementType[])[ElementType.Float64, .. _stored])
         {
             using var key = HostTensor.Normal("key", source, [2, Keys, 3, 5], 3);
             using var value = HostTensor.Normal("value", source, [2, Keys, 3, 7], 4);
@@ -200,12 +200,13 @@ public sealed class KeyValueLoaderTests
     {
         ElementType.Float32 => (float)exact,
         ElementType.Float16 => (double)(Half)exact,
-        _ => NearestBFloat16(exact),
+        ElementType.Float8E4M3 => Nearest(exact, -6, 3),
+        _ => Nearest(exact, -126, 7),
     };
 
-    private static double NearestBFloat16(double exact)
+    private static double Nearest(double exact, int leastExponent, int fractionBits)
     {
-        double unit = exact == 0 ? 1 : Math.ScaleB(1, Math.Max(Math.ILogB(exact), -126) - 7);
+        double unit = exact == 0 ? 1 : Math.ScaleB(1, Math.Max(Math.ILogB(exact), leastExponent) - fractionBits);
         return Math.Round(exact / unit, MidpointRounding.ToEven) * unit;
     }
 }

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Devices;
 using TreeAttention.Distributed;
 using Xunit;
 
@@ -49,6 +50,40 @@ public sealed class PackedSequencesTests
             }
 
             call.Dispose();
+        }
+    }
+
+    [Theory, InlineData(1), InlineData(2), InlineData(3)]
+    public void Packed_trees_of_responses_are_causal_attention_over_each_prompt_and_response(int seed)
+    {
+        // As the published tests of tree masks for packed sequences: three prompts with two responses each.
+        var random = new Random(seed);
+        int[][] lengths = [.. Enumerable.Range(0, 3).Select(_ => new[] { random.Next(20, 70), random.Next(20, 70), random.Next(10, 211) })];
+        int[] bounds = [0, .. lengths.Select((_, sequence) => lengths.Take(sequence + 1).Sum(nodes => nodes.Sum()))];
+        AttentionShape shape = new(1, bounds[^1], bounds[^1], 4, 2, 32, 32);
+        CpuCase packed = new CpuCase
+        {
+            Shape = shape,
+            Options = new()
+            {
+                PackedQueries = bounds,
+                PackedKeys = bounds,
+                DfsStart = [.. lengths.SelectMany(nodes => nodes.SelectMany((length, node) => Enumerable.Repeat(node, length)))],
+                DfsEnd = [.. lengths.SelectMany(nodes => nodes.SelectMany((length, node) => Enumerable.Repeat(node == 0 ? 2 : node, length)))],
+            },
+        }.Fill();
+        using CpuDevice device = CpuWidths.Create(256, 2);
+
+        PartialResult actual = packed.Run(device);
+
+        for (int response = 1; response <= 2; response++)
+        {
+            int[] tokens = [.. lengths.SelectMany((nodes, sequence) => Enumerable
+                .Range(bounds[sequence], nodes[0]).Concat(Enumerable.Range(bounds[sequence] + nodes.Take(response).Sum(), nodes[response])))];
+            int[] alone = [0, .. lengths.Select((_, sequence) => lengths.Take(sequence + 1).Sum(nodes => nodes[0] + nodes[response]))];
+            CpuCase duplicated = packed.OfTokens(tokens, new() { PackedQueries = alone, PackedKeys = alone, Causal = true });
+
+            Assert.InRange(actual.OfQueries(tokens, shape.QueryLength).ErrorAgainst(duplicated.Run(device)), 0, 1e-5);
         }
     }
 

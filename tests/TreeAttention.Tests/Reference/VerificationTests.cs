@@ -13,7 +13,7 @@ public sealed class VerificationTests
     private const int Heads = 4;
     private const int Dim = 5;
 
-    public static TheoryData<ElementType> Types => [ElementType.Float32, ElementType.Float16, ElementType.BFloat16];
+    public static TheoryData<ElementType> Types => [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
 
     [Theory, MemberData(nameof(Types))]
     public void The_reference_itself_is_right(ElementType type)
@@ -168,7 +168,7 @@ public sealed class VerificationTests
         Assert.Equal(notZero.Rows, notZero.Wrong);
     }
 
-    [Theory, InlineData(ElementType.Float16), InlineData(ElementType.BFloat16)]
+    [Theory, InlineData(ElementType.Float16), InlineData(ElementType.BFloat16), InlineData(ElementType.Float8E4M3)]
     public void Keys_rounded_for_storage_are_within_the_rule(ElementType storage)
     {
         for (int seed = 0; seed < 200; seed++)
@@ -183,6 +183,44 @@ public sealed class VerificationTests
 
             Assert.True(report.Wrong == 0, $"{problem.Recipe}: {report}");
         }
+    }
+
+    [Fact]
+    public void Scales_of_f8e4m3_must_be_those_that_keys_and_values_were_stored_with()
+    {
+        using RandomProblem problem = Problem(ElementType.Float32);
+        KeyValueScales scales = new([0.5f, 0.25f], [1f, 0.3f]);
+        KeyValueScales swapped = new([0.25f, 0.5f], [0.3f, 1f]);
+        using HostTensor key = Quantised("key", problem.Key, scales.Key);
+        using HostTensor value = Quantised("value", problem.Value, scales.Value);
+        (float[] output, float[] lse) = Reference(
+            problem.Problem, problem.Query, key.View.WithHeadScales(scales.Key), value.View.WithHeadScales(scales.Value));
+        (float[] otherOutput, float[] otherLse) = Reference(
+            problem.Problem, problem.Query, key.View.WithHeadScales(swapped.Key), value.View.WithHeadScales(swapped.Value));
+
+        VerificationReport right = Check(problem, scales, output, lse);
+        VerificationReport wrong = Check(problem, scales, otherOutput, otherLse);
+
+        Assert.Equal(0, right.Wrong);
+        Assert.Equal(wrong.Rows, wrong.Wrong);
+    }
+
+    [Fact]
+    public void Tensors_of_f8e4m3_are_held_against_by_the_rule_of_half()
+    {
+        using RandomProblem problem = Problem(ElementType.Float32);
+        KeyValueScales scales = new([0.5f, 0.25f], [1f, 0.3f]);
+        using HostTensor key = Quantised("key", problem.Key, scales.Key);
+        using HostTensor value = Quantised("value", problem.Value, scales.Value);
+        (TensorView keys, TensorView values) = (key.View.WithHeadScales(scales.Key), value.View.WithHeadScales(scales.Value));
+        (float[] output, float[] lse) = Reference(problem.Problem, problem.Query, keys, values);
+        (float[] rough, float[] roughLse) = Reference(problem.Problem, problem.Query, problem.Key, problem.Value);
+
+        VerificationReport right = Verification.Check(problem.Problem, problem.Query, keys, values, ElementType.Float8E4M3, output, lse, 1, scales);
+        VerificationReport wrong = Verification.Check(problem.Problem, problem.Query, keys, values, ElementType.Float8E4M3, rough, roughLse, 1, scales);
+
+        Assert.Equal(0, right.Wrong);
+        Assert.Equal(wrong.Rows, wrong.Wrong); // what is not rounded is not what was stored
     }
 
     [Fact]
@@ -260,6 +298,21 @@ public sealed class VerificationTests
         }
 
         return values;
+    }
+
+    private static VerificationReport Check(RandomProblem problem, KeyValueScales? scales, float[] output, float[] lse) => Verification.Check(
+        problem.Problem, problem.Query, problem.Key, problem.Value, ElementType.Float8E4M3, output, lse, 1, scales);
+
+    private static HostTensor Quantised(string name, TensorView view, float[] scales)
+    {
+        double[] values = ValuesOf(view);
+        int dim = (int)view.Shape[3];
+        for (int i = 0; i < values.Length; i++)
+        {
+            values[i] /= scales[i / dim % scales.Length];
+        }
+
+        return new HostTensor(name, ElementType.Float8E4M3, view.Shape, values);
     }
 
     private static void SwapFirstHeads(float[] output)

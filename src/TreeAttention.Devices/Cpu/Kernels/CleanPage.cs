@@ -15,8 +15,9 @@ internal sealed unsafe class CleanPage<TElement>(MemoryAccount account) : IDispo
     internal PageLimits Limits { get; private set; }
 
     /// <summary>Finds the keys that are not finite.</summary>
-    internal void Examine(PageView page, AttentionShape shape)
+    internal void Examine(PageView page, RowTile tile)
     {
+        AttentionShape shape = tile.Problem.Shape;
         double norm = 0;
         double largest = 0;
         for (int key = 0; key < page.Span.Count; key++)
@@ -31,7 +32,7 @@ internal sealed unsafe class CleanPage<TElement>(MemoryAccount account) : IDispo
             }
         }
 
-        Limits = new PageLimits((float)Math.Sqrt(norm), (float)largest);
+        Limits = new PageLimits((float)(Math.Sqrt(norm) * tile.KeyScale), (float)(largest * tile.ValueScale));
     }
 
     /// <summary>The row sees a key that is not finite.</summary>

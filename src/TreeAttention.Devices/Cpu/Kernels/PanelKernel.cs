@@ -7,7 +7,7 @@ namespace TreeAttention.Devices;
 /// <remarks>
 /// Both products are then one register tile, (4 keys or value elements) × (3 vectors of rows), over operands that need no
 /// packing: K and V as they are stored, queries transposed once. Softmax, masks and corrections are plain vector operations.
-/// Rows that fill no panel of three vectors go in panels of one. 16-bit blocks are widened once for all panels.
+/// Rows that fill no panel of three vectors go in panels of one. 16- and 8-bit blocks are widened once for all panels.
 /// </remarks>
 internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccount account) : TileKernel
     where TWidth : struct, IVectorWidth<TVector>
@@ -24,6 +24,7 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
     private int _padded;
     private int _headDim;
     private int _valueDim;
+    private double _valueScale;
     private int _outputDim;
     private byte* _nextKeys;
     private byte* _nextValues;
@@ -57,7 +58,8 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
         _ = _weights.Floats(3L * TWidth.Count * (Block + 8));
         float* queries = _queries.Floats((long)_padded * _headDim);
         new Span<float>(queries, _padded * _headDim).Clear();
-        float scale = (float)tile.Problem.Scale;
+        _valueScale = tile.ValueScale;
+        float scale = (float)tile.ScoreScale;
         for (int first = 0; first < _padded;)
         {
             int width = WidthAt(first);
@@ -118,7 +120,7 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
             for (int row = 0; row < Math.Min(width, _rows - first); row++)
             {
                 float* target = output + ((long)(first + row) * _valueDim);
-                double share = sum[first + row] == 0 ? 0 : 1.0 / sum[first + row];
+                double share = sum[first + row] == 0 ? 0 : _valueScale / sum[first + row];
                 for (int i = 0; i < _valueDim; i++)
                 {
                     target[i] = (float)(panel[(i * width) + row] * share);

@@ -84,7 +84,7 @@ internal sealed unsafe class PreciseKernel<TWidth, TVector, TElement>(MemoryAcco
         {
             for (int element = 0; element < valueDim; element++)
             {
-                row[element] = Saturate(outputs[(i * _valueStride) + element] / _sum[i]);
+                row[element] = Saturate(outputs[(i * _valueStride) + element] / _sum[i] * tile.ValueScale);
             }
 
             PartialMerge.Fold(
@@ -151,7 +151,7 @@ internal sealed unsafe class PreciseKernel<TWidth, TVector, TElement>(MemoryAcco
 
     private void Score(RowTile tile, PageView page, int row, int block, int seen)
     {
-        double scale = tile.Problem.Scale;
+        double scale = tile.ScoreScale;
         double cap = tile.Problem.Options.Softcap;
         AttentionMask mask = tile.Problem.Mask;
         PreciseSteps<TWidth, TVector, TElement>.Dots(_queries.Doubles(0) + ((long)row * _keyStride), _keys.Doubles(0), _keyStride, _seen, seen, _scores);

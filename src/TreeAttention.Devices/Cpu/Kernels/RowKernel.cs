@@ -21,6 +21,7 @@ internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount 
     private int _queryStride;
     private int _outputStride;
     private int _valueDim;
+    private float _valueScale;
     private float[] _max = [];
     private float[] _correction = [];
     private double[] _sum = [];
@@ -48,7 +49,8 @@ internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount 
         _outputStride = RoundUp(_valueDim);
         float* queries = _queries.Floats((long)_padded * _queryStride);
         new Span<float>(queries, _padded * _queryStride).Clear();
-        float factor = (float)tile.Problem.Scale;
+        _valueScale = tile.ValueScale;
+        float factor = (float)tile.ScoreScale;
         for (int row = 0; row < _rows; row++)
         {
             for (int i = 0; i < headDim; i++)
@@ -93,7 +95,7 @@ internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount 
         for (int row = 0; row < _rows; row++)
         {
             (max[row], sum[row]) = (_max[row], (float)_sum[row]);
-            float share = _sum[row] == 0 ? 0 : (float)(1 / _sum[row]);
+            float share = _sum[row] == 0 ? 0 : (float)(_valueScale / _sum[row]);
             for (int i = 0; i < _valueDim; i++)
             {
                 output[(row * _valueDim) + i] = outputs[(row * _outputStride) + i] * share;

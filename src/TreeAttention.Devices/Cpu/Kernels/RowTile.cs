@@ -19,6 +19,15 @@ internal sealed unsafe class RowTile
     /// <summary>Rows.</summary>
     internal int Count { get; private set; }
 
+    /// <summary>What the dot product of a query with a stored key is multiplied by: the call's scale and that of the keys.</summary>
+    internal double ScoreScale { get; private set; }
+
+    /// <summary>What a stored key element is multiplied by.</summary>
+    internal float KeyScale { get; private set; }
+
+    /// <summary>What a stored value element is multiplied by.</summary>
+    internal float ValueScale { get; private set; }
+
     /// <summary>[count, head_dim] unscaled.</summary>
     internal float* Queries { get; private set; }
 
@@ -47,10 +56,12 @@ internal sealed unsafe class RowTile
     }
 
     /// <summary>Takes rows <paramref name="first"/> to <paramref name="first"/> + <paramref name="count"/> - 1 of a KV head.</summary>
-    internal void Take(AttentionProblem problem, QueryBlock queries, int batch, int kvHead, int first, int count)
+    internal void Take(AttentionProblem problem, QueryBlock queries, ShardPlan plan, int batch, int kvHead, int first, int count)
     {
         AttentionShape shape = problem.Shape;
         (Problem, Batch, KvHead, Count) = (problem, batch, kvHead, count);
+        (KeyScale, ValueScale) = (plan.KeyScaleOf(kvHead), plan.ValueScaleOf(kvHead));
+        ScoreScale = problem.Scale * KeyScale;
         long head = ((long)batch * shape.QueryHeads) + ((long)kvHead * shape.GroupSize);
         Queries = (float*)queries.Values.Address + (((head * queries.Count) + first) * shape.HeadDim);
         int low = int.MaxValue;

@@ -9,8 +9,8 @@ internal abstract unsafe class TileWorker : IDisposable
     /// <summary>Makes room for tiles of so many rows, so that later calls allocate nothing on the managed heap.</summary>
     internal abstract void Reserve(int rows);
 
-    /// <summary>Takes a tile of query rows.</summary>
-    internal abstract void Load(AttentionProblem problem, QueryBlock queries, int batch, int kvHead, int first, int count);
+    /// <summary>Takes a tile of query rows, for pages of shards with the scales of <paramref name="plan"/>.</summary>
+    internal abstract void Load(AttentionProblem problem, QueryBlock queries, ShardPlan plan, int batch, int kvHead, int first, int count);
 
     /// <summary>Attention of the tile over pages <paramref name="first"/> to <paramref name="end"/> - 1 of the plan, from scratch.</summary>
     /// <param name="shard">The shard.</param>

@@ -34,10 +34,10 @@ internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel ke
         }
     }
 
-    internal override void Load(AttentionProblem problem, QueryBlock queries, int batch, int kvHead, int first, int count)
+    internal override void Load(AttentionProblem problem, QueryBlock queries, ShardPlan plan, int batch, int kvHead, int first, int count)
     {
         Reserve(count);
-        _tile.Take(problem, queries, batch, kvHead, first, count);
+        _tile.Take(problem, queries, plan, batch, kvHead, first, count);
         kernel.Load(_tile);
         _precise.Load();
     }
@@ -111,7 +111,7 @@ internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel ke
         bool isClean = float.IsFinite(limits.LargestKeyNorm) && float.IsFinite(limits.LargestValue);
         if (!isClean)
         {
-            _clean.Examine(_page, _tile.Problem.Shape);
+            _clean.Examine(_page, _tile);
         }
 
         bool anyFast = false;

@@ -55,7 +55,7 @@ internal sealed unsafe class AttendWork(WorkerPool pool, TileWorkers workers, Me
             : MergeWork.Slot(_ranges.Floats(0), PartialAttention.FloatsFor(_grid.RowsPerTile, _into.ValueDim), _rangesPerTile, number, range, slice.Count, _into.ValueDim);
 
         TileWorker tile = workers[_kind, worker];
-        tile.Load(_problem, _queries, slice.Batch, slice.KvHead, slice.First, slice.Count);
+        tile.Load(_problem, _queries, _shard.Plan, slice.Batch, slice.KvHead, slice.First, slice.Count);
         tile.Attend(_shard, (slice.Batch * pages) + first, (slice.Batch * pages) + end, into);
     }
 

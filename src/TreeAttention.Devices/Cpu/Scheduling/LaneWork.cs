@@ -63,7 +63,7 @@ internal sealed unsafe class LaneWork(WorkerPool pool, TileWorkers workers, Memo
         int size = _node.Size / _partsOfNode;
         StateRows into = LaneMerge.Part(_into, _parts.Floats(0), _slot, _partsOfNode, number, part, slice);
         TileWorker tile = workers[_kind, worker];
-        tile.Load(_problem, _queries, slice.Batch, slice.KvHead, slice.First, slice.Count);
+        tile.Load(_problem, _queries, _shard.Plan, slice.Batch, slice.KvHead, slice.First, slice.Count);
         float* levels = _levels.Floats(0) + (worker * (Levels + 1) * _slot);
         Fold(tile, slice, new LaneNode(_node.First + (part * size), size), into, levels);
     }

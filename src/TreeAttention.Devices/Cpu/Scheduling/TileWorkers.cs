@@ -32,9 +32,10 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
             ElementType.Float32 => 0,
             ElementType.Float16 => 1,
             ElementType.BFloat16 => 2,
+            ElementType.Float8E4M3 => 3,
             _ => throw new FaultException(
                 FaultCode.Unavailable,
-                $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has f32, f16 and bf16. Choose one of these with --dtype, or --device cuda."),
+                $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has f32, f16, bf16 and f8e4m3. Choose one of these with --dtype."),
         };
 
         // Rows that fill two vectors or less are faster one by one than in a panel of three.

@@ -16,7 +16,8 @@ internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount ac
     {
         0 => Create<Float32Element>(kind, account),
         1 => Create<Float16Element>(kind, account),
-        _ => Create<BFloat16Element>(kind, account),
+        2 => Create<BFloat16Element>(kind, account),
+        _ => Create<Float8E4M3Element>(kind, account),
     };
 
 #pragma warning disable CA2000 // The worker owns its kernel and disposes of it.

@@ -22,6 +22,19 @@ internal readonly unsafe struct Width256 : IVectorWidth<Vector256<float>>
     public static Vector256<float> LoadHalfShifted(ushort* source) =>
         ((Widen((short*)source) << 13) & Vector256.Create(unchecked((int)0x8fffe000))).AsSingle();
 
+    // With the exponent's bias put right, a normal element is itself. A subnormal one, read with an exponent of 1 less than its
+    // value's unit, comes out as the unit more than it is; taking the unit away makes normal elements larger, so the smaller
+    // of both is right for all.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<float> LoadE4M3(byte* source)
+    {
+        Vector256<int> wide = WidenBytes((sbyte*)source) << 20;
+        Vector256<int> magnitude = wide & Vector256.Create(0x07f00000);
+        Vector256<float> normal = (magnitude + Vector256.Create(120 << 23)).AsSingle();
+        Vector256<float> subnormal = (magnitude + Vector256.Create(121 << 23)).AsSingle() - Vector256.Create(1f / 64);
+        return (Vector256.MinNative(normal, subnormal).AsInt32() | (wide & Vector256.Create(int.MinValue))).AsSingle();
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Store(Vector256<float> value, float* target) => value.Store(target);
 
@@ -113,4 +126,16 @@ internal readonly unsafe struct Width256 : IVectorWidth<Vector256<float>>
     private static Vector256<int> Widen(short* source) => Avx2.IsSupported
         ? Avx2.ConvertToVector256Int32(source)
         : Vector256.Create(Vector128.WidenLower(Vector128.Load(source)), Vector128.WidenUpper(Vector128.Load(source)));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<int> WidenBytes(sbyte* source)
+    {
+        if (Avx2.IsSupported)
+        {
+            return Avx2.ConvertToVector256Int32(source);
+        }
+
+        var eight = Vector128.WidenLower(Vector128.CreateScalarUnsafe(*(long*)source).AsSByte());
+        return Vector256.Create(Vector128.WidenLower(eight), Vector128.WidenUpper(eight));
+    }
 }

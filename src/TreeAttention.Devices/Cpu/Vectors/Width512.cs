@@ -22,6 +22,19 @@ internal readonly unsafe struct Width512 : IVectorWidth<Vector512<float>>
     public static Vector512<float> LoadHalfShifted(ushort* source) =>
         ((Widen((short*)source) << 13) & Vector512.Create(unchecked((int)0x8fffe000))).AsSingle();
 
+    // With the exponent's bias put right, a normal element is itself. A subnormal one, read with an exponent of 1 less than its
+    // value's unit, comes out as the unit more than it is; taking the unit away makes normal elements larger, so the smaller
+    // of both is right for all.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<float> LoadE4M3(byte* source)
+    {
+        Vector512<int> wide = WidenBytes((sbyte*)source) << 20;
+        Vector512<int> magnitude = wide & Vector512.Create(0x07f00000);
+        Vector512<float> normal = (magnitude + Vector512.Create(120 << 23)).AsSingle();
+        Vector512<float> subnormal = (magnitude + Vector512.Create(121 << 23)).AsSingle() - Vector512.Create(1f / 64);
+        return (Vector512.MinNative(normal, subnormal).AsInt32() | (wide & Vector512.Create(int.MinValue))).AsSingle();
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Store(Vector512<float> value, float* target) => value.Store(target);
 
@@ -92,4 +105,16 @@ internal readonly unsafe struct Width512 : IVectorWidth<Vector512<float>>
     private static Vector512<int> Widen(short* source) => Avx512F.IsSupported
         ? Avx512F.ConvertToVector512Int32(Vector256.Load(source))
         : Vector512.Create(Vector256.WidenLower(Vector256.Load(source)), Vector256.WidenUpper(Vector256.Load(source)));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<int> WidenBytes(sbyte* source)
+    {
+        if (Avx512F.IsSupported)
+        {
+            return Avx512F.ConvertToVector512Int32(Vector128.Load(source));
+        }
+
+        var sixteen = Vector256.Create(Vector128.WidenLower(Vector128.Load(source)), Vector128.WidenUpper(Vector128.Load(source)));
+        return Vector512.Create(Vector256.WidenLower(sixteen), Vector256.WidenUpper(sixteen));
+    }
 }
