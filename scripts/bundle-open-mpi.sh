@@ -41,7 +41,7 @@ cat >"$folder/mpiexec" <<'LAUNCHER'
 #!/bin/sh
 # The bundled Open MPI, wherever this folder lies: ranks of this machine, as many as asked for.
 here=$(dirname "$(readlink -f "$0")")
-export OPAL_PREFIX="$here/mpi/usr" PMIX_INSTALL_PREFIX="$here/mpi/usr"
+export OPAL_PREFIX="$here/mpi/usr" PMIX_LIBDIR="$here/mpi/usr/lib/x86_64-linux-gnu/pmix2/lib"
 export LD_LIBRARY_PATH="$here/mpi/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 # Components whose hardware is absent are no news. Containers refuse to copy between processes: shared memory does.
 export OMPI_MCA_mca_base_component_show_load_errors=0 OMPI_MCA_btl_vader_single_copy_mechanism=none TERM=dumb

@@ -20,7 +20,7 @@ rm -rf "$folder"/*/__pycache__
 cp samples/data/*.npy "$folder/samples/"
 
 # The same files give the same archive.
-tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 --directory artifacts treeattn-bundle | xz --threads=0 -6 >"$folder.tar.xz"
+tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 --directory artifacts treeattn-bundle | xz --threads=0 -1 >"$folder.tar.xz"
 bytes=$(stat --format=%s "$folder.tar.xz")
 echo "$folder.tar.xz: $((bytes / 1000)) kB, treeattn $("$folder/treeattn" --version)"
 [ "$bytes" -lt 25000000 ] || { echo "The archive has grown beyond 25 MB." >&2; exit 1; }

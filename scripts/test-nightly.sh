@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The long native tests: the full grid of shapes over several seeds, plain and under AddressSanitizer and
-# ThreadSanitizer, and every kernel instance by the compiler of real devices (scripts/fetch-nvrtc.sh; skipped where that cannot be had).
-# Needs cmake, a C++20 compiler and util-linux (setarch); no GPU.
+# The long tests of the GPU path, without a GPU: the full grid of shapes over several seeds, plain and under AddressSanitizer and
+# ThreadSanitizer; every kernel instance by the compiler of real devices (scripts/fetch-nvrtc.sh; skipped where that cannot be had);
+# the whole of treeattn verify over the emulated GPU in four orders of its work.
+# Needs what scripts/test.sh needs, and util-linux (setarch).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${NATIVE_BUILD:-artifacts/native}
@@ -14,11 +15,21 @@ TREEATTN_NVRTC_LIBRARY=$nvrtc ctest --test-dir "$build" --output-on-failure --pa
 tests=$build/tests
 "$tests/attend_all" 3 grid
 "$tests/states_plain" 20
+"$tests/precise_plain" 20
 "$tests/attend_all" 20 all
 ASAN_OPTIONS=detect_leaks=1 "$tests/attend_address" 2 grid
 ASAN_OPTIONS=detect_leaks=1 "$tests/attend_address" 6
 ASAN_OPTIONS=detect_leaks=1 "$tests/states_address" 6
+ASAN_OPTIONS=detect_leaks=1 "$tests/precise_address" 6
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/attend_thread" 1 grid
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/attend_thread" 4
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/states_thread" 4
+TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/precise_thread" 4
+
+scripts/build.sh --all
+for seed in 0 1 2 3; do
+  for ranks in 1 3; do
+    TREEATTN_CUDA=emulated TREEATTN_EMULATION_SEED=$seed artifacts/treeattn/treeattn verify --device cuda --ranks $ranks
+  done
+done
 echo "nightly: all passed"

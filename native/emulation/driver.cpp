@@ -5,6 +5,9 @@
 // (device:operation:code); all are read by cuInit.
 #include "driver.hpp"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -45,8 +48,20 @@ CUresult plant_fault(int device, int operation, int code) {
   return success;
 }
 
-void release(CUdeviceptr p) {
-  ::operator delete(host(p), std::align_val_t(alignment));
+void release(CUdeviceptr p, const allocation& a) {
+  if (a.mapped == 0) return ::operator delete(host(p), std::align_val_t(alignment));
+  munmap(host(p), a.mapped);
+  if (a.shared_file >= 0) close(a.shared_file);
+}
+
+// Large allocations have pages to themselves, so that processes can share them.
+void* take(std::size_t bytes, std::size_t& mapped) {
+  constexpr std::size_t large = 64 << 10, page = 4096;
+  mapped = bytes < large ? 0 : (bytes + page - 1) / page * page;
+  if (mapped == 0) return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
+  void* const memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
 }
 
 }  // namespace
@@ -177,7 +192,7 @@ CUDA_API cuDevicePrimaryCtxReset_v2(int device) {
   });
   std::erase_if(the_driver.memory, [&](auto& entry) {
     if (entry.second.home != home) return false;
-    release(entry.first);
+    release(entry.first, entry.second);
     return true;
   });
   home->used = 0;
@@ -245,11 +260,12 @@ CUDA_API cuMemAlloc_v2(CUdeviceptr* p, std::size_t bytes) {
   REQUIRE(!current_context->broken, current_context->broken);
   REQUIRE(bytes, invalid_value);
   REQUIRE(current_context->used + bytes <= device_bytes, out_of_memory);
-  void* memory = ::operator new(bytes + guard_bytes, std::align_val_t(alignment), std::nothrow);
+  std::size_t mapped = 0;
+  void* memory = take(bytes + guard_bytes, mapped);
   REQUIRE(memory, out_of_memory);
   std::memset(memory, 0xff, bytes + guard_bytes);
   *p = reinterpret_cast<CUdeviceptr>(memory);
-  the_driver.memory[*p] = {bytes, current_context};
+  the_driver.memory[*p] = {bytes, current_context, mapped};
   current_context->used += bytes;
   return success;
 }
@@ -260,6 +276,7 @@ CUDA_API cuMemFree_v2(CUdeviceptr p) {
   auto found = the_driver.memory.find(p);
   REQUIRE(found != the_driver.memory.end(), invalid_value);
   const allocation a = found->second;
+  REQUIRE(!a.is_foreign, invalid_value);
   const CUresult result = the_driver.progress(lock, a.home, [&] {
     for (auto* s : the_driver.streams) {
       if (s->home == a.home && !s->queue.empty()) return false;
@@ -269,7 +286,7 @@ CUDA_API cuMemFree_v2(CUdeviceptr p) {
   const bool intact = is_intact(p, a.bytes);
   a.home->used -= a.bytes;
   the_driver.memory.erase(p);
-  release(p);
+  release(p, a);
   if (!intact) {
     the_driver.message = "memory was written past its end";
     return a.home->broken = launch_failed;
@@ -307,6 +324,11 @@ CUDA_API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t byte
   return put_copy(on, host(to), host(from), bytes);
 }
 
+// By addresses alone; all of them are of devices here.
+CUDA_API cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, stream* on) {
+  return cuMemcpyDtoDAsync_v2(to, from, bytes, on);
+}
+
 CUDA_API cuMemcpyPeerAsync(CUdeviceptr to, context*, CUdeviceptr from, context*, std::size_t bytes,
                            stream* on) {
   return cuMemcpyDtoDAsync_v2(to, from, bytes, on);
@@ -336,6 +358,7 @@ CUDA_API cuGetErrorName(CUresult r, const char** text) {
       {illegal_address, "CUDA_ERROR_ILLEGAL_ADDRESS"},
       {launch_timeout, "CUDA_ERROR_LAUNCH_TIMEOUT"},
       {launch_failed, "CUDA_ERROR_LAUNCH_FAILED"},
+      {not_supported, "CUDA_ERROR_NOT_SUPPORTED"},
       {capture_unsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
       {capture_invalidated, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
       {capture_unmatched, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED"},

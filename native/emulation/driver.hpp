@@ -3,6 +3,7 @@
 // while a kernel or a copy runs.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -38,6 +39,7 @@ enum : CUresult {
   illegal_address = 700,
   launch_timeout = 702,
   launch_failed = 719,
+  not_supported = 801,
   capture_unsupported = 900,
   capture_invalidated = 901,
   capture_unmatched = 903,
@@ -63,8 +65,16 @@ struct context {
 struct stream;
 struct capture;
 
+// How often an event was put on a stream, and how often it was passed.
+struct event_counts {
+  std::atomic<unsigned> recorded = 0, reached = 0;
+};
+
 struct event {
-  unsigned recorded = 0, reached = 0;  // how often put on a stream, and how often passed
+  // Kept by whoever waits for it; in memory that processes share, for events between them.
+  std::shared_ptr<event_counts> counts = std::make_shared<event_counts>();
+  int shared_file = -1;
+  bool is_foreign = false;  // made by another process, which alone records it
   std::chrono::steady_clock::time_point passed;
   // Last recorded on a stream that records: where, and after how many of its operations.
   std::shared_ptr<capture> captured;
@@ -105,6 +115,9 @@ struct stream {
 struct allocation {
   std::size_t bytes;
   context* home;
+  std::size_t mapped = 0;   // bytes of the whole pages that it has to itself; 0: it has none
+  int shared_file = -1;     // what other processes map, once they were invited to
+  bool is_foreign = false;  // another process's, mapped here
 };
 
 struct function {

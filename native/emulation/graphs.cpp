@@ -128,10 +128,10 @@ namespace {
 
 // A recording that has been put on a stream.
 operation record(event* e) {
-  const unsigned turn = ++e->recorded;
+  const unsigned turn = ++e->counts->recorded;
   return {nullptr, [=](std::string&) {
             std::lock_guard inner(the_driver.mutex);
-            e->reached = turn;
+            e->counts->reached = turn;
             e->passed = std::chrono::steady_clock::now();
             return success;
           }};

@@ -1,6 +1,8 @@
 // CPU twin of kernels/device/primitives.cuh: the same interface, exact bodies.
 #pragma once
 
+#include <array>
+
 #include "emulation.hpp"
 
 struct bfloat16 {
@@ -8,6 +10,9 @@ struct bfloat16 {
 };
 struct float16 {
   unsigned short bits;
+};
+struct float8_e4m3 {
+  unsigned char bits;
 };
 
 inline float to_float(float x) {
@@ -22,6 +27,14 @@ inline float to_float(float16 x) {  // _Float16 converts correctly too, but by a
   return __uint_as_float(sign | __float_as_uint(__uint_as_float(magnitude << 13) * 0x1p112f));
 }
 
+inline float to_float(float8_e4m3 x) {
+  const unsigned exponent = x.bits >> 3 & 0xfu, fraction = x.bits & 7u;
+  const float magnitude = exponent == 0xfu && fraction == 7u ? __uint_as_float(0x7fffffffu)
+                          : exponent == 0                    ? float(fraction) * 0x1p-9f
+                                          : std::ldexp(float(8 + fraction), int(exponent) - 10);
+  return x.bits & 0x80u ? -magnitude : magnitude;
+}
+
 inline unsigned pack(bfloat16, float low, float high) {
   auto round = [](float x) -> unsigned {  // to nearest even
     const unsigned bits = __float_as_uint(x);
@@ -32,6 +45,16 @@ inline unsigned pack(bfloat16, float low, float high) {
 inline unsigned pack(float16, float low, float high) {
   return unsigned(__builtin_bit_cast(std::uint16_t, _Float16(low))) |
          unsigned(__builtin_bit_cast(std::uint16_t, _Float16(high))) << 16;
+}
+template <int low, int high>
+unsigned widen(float8_e4m3, unsigned four) {
+  static const auto halves = [] {
+    std::array<unsigned, 256> all;
+    for (unsigned bits = 0; bits < 256; ++bits)
+      all[bits] = pack(float16(), to_float(float8_e4m3{std::uint8_t(bits)}), 0) & 0xffffu;
+    return all;
+  }();
+  return halves[four >> 8 * low & 0xffu] | halves[four >> 8 * high & 0xffu] << 16;
 }
 
 inline float exp2_fast(float x) {

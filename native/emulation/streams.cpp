@@ -1,6 +1,8 @@
 // Streams and events of the emulated driver. Streams are lazy: work runs only when something waits
 // for it, streams taking turns in an order drawn from the seed, so that a wait that was forgotten
 // gives wrong results. Threads that wait at the same time run different streams side by side.
+#include <unistd.h>
+
 #include <chrono>
 #include <utility>
 
@@ -128,14 +130,17 @@ CUDA_API cuStreamWaitEvent(stream* s, event* e, unsigned) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
   if (e->captured || (the_driver.streams.contains(s) && s->recording)) return join_capture(s, e);
-  const unsigned turn = e->recorded;
-  return the_driver.put(s,
-                        {[=] { return e->reached >= turn; }, [](std::string&) { return success; }});
+  const auto counts = e->counts;
+  const unsigned turn = counts->recorded;
+  return the_driver.put(s, {[=] { return counts->reached >= turn; },
+                            [](std::string&) { return success; }, e->is_foreign});
 }
 
-CUDA_API cuEventCreate(event** e, unsigned) {
+CUDA_API cuEventCreate(event** e, unsigned flags) {
+  constexpr unsigned without_timing = 2, interprocess = 4;
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(current_context, invalid_context);
+  REQUIRE(!(flags & interprocess) || flags & without_timing, invalid_value);
   the_driver.events.insert(*e = new event);
   return success;
 }
@@ -144,8 +149,10 @@ CUDA_API cuEventDestroy_v2(event* e) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
   REQUIRE(current_context, invalid_context);
-  const CUresult result =
-      the_driver.progress(lock, current_context, [=] { return e->reached == e->recorded; });
+  const CUresult result = the_driver.progress(lock, current_context, [=] {
+    return e->is_foreign || e->counts->reached == e->counts->recorded;
+  });
+  if (e->shared_file >= 0) close(e->shared_file);
   the_driver.events.erase(e);
   delete e;
   return result;
@@ -156,22 +163,24 @@ CUDA_API cuEventSynchronize(event* e) {
   REQUIRE(the_driver.events.contains(e), invalid_handle);
   REQUIRE(current_context, invalid_context);
   REQUIRE(!e->captured, captured_event);
-  const unsigned turn = e->recorded;
-  return the_driver.progress(lock, current_context, [=] { return e->reached >= turn; });
+  const unsigned turn = e->counts->recorded;
+  return the_driver.progress(lock, current_context, [=] { return e->counts->reached >= turn; });
 }
 
 CUDA_API cuEventQuery(event* e) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
   REQUIRE(!e->captured, captured_event);
-  return e->reached == e->recorded ? success : not_ready;
+  return e->counts->reached == e->counts->recorded ? success : not_ready;
 }
 
 CUDA_API cuEventElapsedTime(float* milliseconds, event* from, event* to) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(from) && the_driver.events.contains(to), invalid_handle);
-  REQUIRE(from->recorded > 0 && to->recorded > 0, invalid_handle);
-  REQUIRE(from->reached == from->recorded && to->reached == to->recorded, not_ready);
+  REQUIRE(from->counts->recorded > 0 && to->counts->recorded > 0, invalid_handle);
+  REQUIRE(from->counts->reached == from->counts->recorded &&
+              to->counts->reached == to->counts->recorded,
+          not_ready);
   *milliseconds = std::chrono::duration<float, std::milli>(to->passed - from->passed).count();
   return success;
 }

@@ -36,7 +36,7 @@ struct query_place {
 };
 
 // attend_tensor and attend_plain: partial attention of all query rows over ranges of pages.
-// Pointers marked "or null" switch an option off. 240 bytes.
+// Pointers marked "or null" switch an option off. 248 bytes.
 struct attend_arguments {
   const float* queries;       // [batch, query_heads, query_count, head_dim] unscaled
   const void* contents;       // keys and values, elements of the kernel's storage type
@@ -55,6 +55,7 @@ struct attend_arguments {
   const int* dfs_peaks;       // [batch, ceil(key_length / 64)] largest dfs_end of 64 keys, or null
   const unsigned char* tail_mask;  // [batch, query_length, tail_mask_length], 0 hides, or null
   const float* tail_bias;          // [1 or batch, query_length, tail_bias_length], or null
+  const float* scales;             // [2, kv_heads] of stored keys, then of values, or null: 1
   long long state_stride;          // floats from split to split
   int kv_heads;
   int group;                // query heads of each KV head
@@ -88,7 +89,7 @@ struct page_limits {
 };
 
 // attend_precise: the rows that attend_tensor or attend_plain were not exact enough for, computed
-// again in double precision. 272 bytes.
+// again in double precision. 280 bytes.
 struct precise_arguments {
   attend_arguments attend;    // the call, as the fast kernel had it; its states are overwritten
   const page_limits* limits;  // [pages, kv_heads]
@@ -158,8 +159,8 @@ struct clear_arguments {
   int value_dim;
 };
 
-static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 240 &&
-                  sizeof(page_limits) == 8 && sizeof(precise_arguments) == 272 &&
+static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 248 &&
+                  sizeof(page_limits) == 8 && sizeof(precise_arguments) == 280 &&
                   sizeof(merge_arguments) == 48 && sizeof(fold_arguments) == 40 &&
                   sizeof(weigh_arguments) == 48 && sizeof(unweigh_arguments) == 48 &&
                   sizeof(clear_arguments) == 16,

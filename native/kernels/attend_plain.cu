@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(128) attend_plain(const __grid_constant__ atte
     sum[r] = 0;
   }
   const bool key_rules = has_key_rules(a);
+  const float key_scale = key_scale_of(a, kv_head), value_scale = value_scale_of(a, kv_head);
   const row_hull hull = hull_of(a, batch, kv_head, first_row, row_count);
 
   for (tile_walk<plain_keys> walk = start_walk<plain_keys>(a, batch, split, hull); !walk.is_over();
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(128) attend_plain(const __grid_constant__ atte
       const interval seen = keys_in(page, row[r].visible);
       float score = minus_infinity();
       if (key >= seen.first && key < seen.end) {
-        score = scale_score(a, product[r]);
+        score = scale_score(a, product[r] * key_scale);
         if (key_rules) score = apply_key_rules(a, row[r], position_in(page, key), score);
       }
       float highest = fmaxf(peak[r], score);
@@ -138,7 +139,8 @@ __global__ void __launch_bounds__(128) attend_plain(const __grid_constant__ atte
     for (int r = 0; r < plain_rows; ++r) {
       if (r < row_count && column < a.value_dim) {
         const float total = sums[r];
-        output[(head_row + r) * a.value_dim + column] = total > 0 ? out[r][c] / total : 0.f;
+        output[(head_row + r) * a.value_dim + column] =
+            total > 0 ? out[r][c] / total * value_scale : 0.f;
       }
     }
   }

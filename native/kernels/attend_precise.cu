@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ pr
   for (int i = lane; i < a.head_dim; i += 32)
     own[i] = __ldg(query + i);
   __syncwarp();  // every lane reads the whole query
+  const double key_scale = key_scale_of(a, kv_head), value_scale = value_scale_of(a, kv_head);
   double peak = minus_infinity(), sum = 0, out[precise_columns] = {};
 
   for (; !walk.is_over(); walk.advance(a)) {
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ pr
       double product = 0;
       for (int i = 0; i < a.head_dim; ++i)
         product = fma(double(to_float(keys[size_t(key) * a.head_dim + i])), own[i], product);
-      score = p.scale * product;
+      score = p.scale * key_scale * product;
       if (a.softcap > 0) score = a.softcap * tanh(score / a.softcap);
       score = settle_score(apply_key_rules(a, row, position_in(page, key), score));
     }
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ pr
   for (int c = 0; c < precise_columns; ++c) {
     const int column = c * 32 + lane;
     if (column < a.value_dim) {
-      output[place * a.value_dim + column] = sum == 0 ? 0.f : saturate(out[c] / sum);
+      output[place * a.value_dim + column] = sum == 0 ? 0.f : saturate(out[c] / sum * value_scale);
     }
   }
   if (lane == 0) {

@@ -2,7 +2,7 @@
 // head over one range of its pages.
 //
 //   queries   [batch, query_heads, query_count, head_dim] fp32, unscaled
-//   keys      per page [kv_heads, capacity, head_dim] f16 or bf16, at any alignment
+//   keys      per page [kv_heads, capacity, head_dim] f16, bf16 or f8e4m3, at any alignment
 //   values    per page [kv_heads, capacity, value_stride], or the first elements of the keys
 //   states    per split output [rows, value_dim] | max [rows] | sum [rows], fp32
 //
@@ -14,38 +14,85 @@
 // has its rows to itself keeps the weights in registers.
 //
 // Decode reads every key and value once and is bound by that: 2 bytes * (head_dim + value_dim) a
-// key. Weights are rounded to the storage type before they meet the values, sums are not.
+// key, 1 of f8e4m3. That type stays as it is in shared memory and is widened to f16 in registers,
+// where a lane finds the same four bytes of a row that it would of 16-bit elements: so key columns
+// meet the tensor cores in another order, which queries follow, and value columns even ones first,
+// which the output undoes. Weights are rounded to the type of the arithmetic before they meet the
+// values, sums are not.
 #include "primitives.cuh"
 #include "visibility.cuh"
 
 constexpr float log2_e = 1.4426950408889634f;
 
+// What tensor cores multiply keys and values of a storage type as.
+template <class element>
+struct arithmetic_of {
+  using type = element;
+};
+template <>
+struct arithmetic_of<float8_e4m3> {
+  using type = float16;
+};
+
+template <class element>
+constexpr int chunk_size = 16 / sizeof(element);  // elements of 16 bytes
+
 // Element of a swizzled tile: rows of `columns` elements in chunks of 16 bytes.
-template <int columns>
+template <class element, int columns>
 __device__ __forceinline__ int tile_offset(int row, int chunk) {
-  constexpr int chunks = columns / 8;
-  static_assert(chunks == 4 || chunks % 8 == 0, "eight rows must meet eight different banks");
-  const int swizzled = chunks == 4 ? chunk ^ (row >> 1 & 3) : chunk ^ (row & 7);
-  return row * columns + swizzled * 8;
+  constexpr int size = chunk_size<element>, chunks = columns / size;
+  static_assert(chunks % 4 == 0, "eight rows must meet eight different banks");
+  const int swizzled = chunks % 8 == 0 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3);
+  return row * columns + swizzled * size;
 }
 
-// Copies up to 8 elements of a row; what lies past `count` becomes zero. Copies are asynchronous
-// where the source is a multiple of 16 bytes.
+// The right operands of a warp's multiply_add from what load_matrix gave it. A row of keys holds
+// as many steps of 16 columns as fit in 64 bytes.
+template <class element>
+__device__ __forceinline__ void key_operand(element, const unsigned (&r)[4], int step,
+                                            unsigned (&b)[2]) {
+  b[0] = r[2 * step];
+  b[1] = r[2 * step + 1];
+}
+__device__ __forceinline__ void key_operand(float8_e4m3, const unsigned (&r)[4], int step,
+                                            unsigned (&b)[2]) {
+  b[0] = widen<0, 1>(float8_e4m3(), r[step]);
+  b[1] = widen<2, 3>(float8_e4m3(), r[step]);
+}
+
+// The same for values: 16 columns of 16 keys are two operands, of 8-bit elements even and odd
+// columns, for as many steps of 16 keys as fit in a load.
+template <class element>
+__device__ __forceinline__ void value_operands(element, const unsigned (&r)[4], int,
+                                               unsigned (&b)[2][2]) {
+  b[0][0] = r[0], b[0][1] = r[1];
+  b[1][0] = r[2], b[1][1] = r[3];
+}
+__device__ __forceinline__ void value_operands(float8_e4m3, const unsigned (&r)[4], int step,
+                                               unsigned (&b)[2][2]) {
+  for (int i = 0; i < 2; ++i) {
+    b[0][i] = widen<0, 2>(float8_e4m3(), r[2 * step + i]);
+    b[1][i] = widen<1, 3>(float8_e4m3(), r[2 * step + i]);
+  }
+}
+
+// Copies up to 16 bytes of a row; what lies past `count` elements becomes zero. Copies are
+// asynchronous where the source is a multiple of 16 bytes.
 template <class element>
 __device__ __forceinline__ void copy_chunk(element* target, const element* source, int count,
                                            const void* contents) {
   if (count <= 0) {
     copy_async_16(target, contents, false);
-  } else if (count >= 8 && reinterpret_cast<size_t>(source) % 16 == 0) {
+  } else if (count >= chunk_size<element> && reinterpret_cast<size_t>(source) % 16 == 0) {
     copy_async_16(target, source, true);
   } else {
-    unsigned halves[8];
+    unsigned words[4] = {};
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-      halves[i] = i < count ? source[i].bits : 0u;
-    *reinterpret_cast<uint4*>(target) =
-        make_uint4(halves[0] | halves[1] << 16, halves[2] | halves[3] << 16,
-                   halves[4] | halves[5] << 16, halves[6] | halves[7] << 16);
+    for (int i = 0; i < chunk_size<element>; ++i) {
+      const unsigned bits = i < count ? source[i].bits : 0u;
+      words[i * sizeof(element) / 4] |= bits << i * sizeof(element) % 4 * 8;
+    }
+    *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 }
 
@@ -53,18 +100,21 @@ __device__ __forceinline__ void copy_chunk(element* target, const element* sourc
 template <class element, int tile, int tile_keys>
 __device__ __forceinline__ void copy_tile(element* target, const element* page, int dim, int stride,
                                           const tile_walk<tile_keys>& walk, const void* contents) {
-  constexpr int chunks = tile / 8;
+  constexpr int size = chunk_size<element>, chunks = tile / size;
   for (int i = threadIdx.x; i < tile_keys * chunks; i += blockDim.x) {
     const int row = i / chunks, chunk = i % chunks, key = walk.key + row;
     const bool is_seen = key >= walk.seen.first && key < walk.seen.end;
-    copy_chunk(target + tile_offset<tile>(row, chunk), page + size_t(key) * stride + chunk * 8,
-               is_seen ? dim - chunk * 8 : 0, contents);
+    copy_chunk(target + tile_offset<element, tile>(row, chunk),
+               page + size_t(key) * stride + chunk * size, is_seen ? dim - chunk * size : 0,
+               contents);
   }
 }
 
 // Loads the block's query rows, each divided by a power of two that brings it to [1, 2), so that
 // rounding to f16 neither overflows nor loses small rows. Columns and rows past the end are zero.
-template <class element, int head_tile>
+// Beside 8-bit keys, columns 4 n to 4 n + 3 of 16 stand where a lane meets its four bytes of a key:
+// at 2 n, 2 n + 1, 2 n + 8, 2 n + 9.
+template <class element, int head_tile, bool are_keys_narrow>
 __device__ __forceinline__ void load_queries(const attend_arguments& a, size_t first_row,
                                              int row_count, int rows, element* queries,
                                              float* factors) {
@@ -83,8 +133,9 @@ __device__ __forceinline__ void load_queries(const attend_arguments& a, size_t f
     for (int i = lane * 2; i < head_tile; i += 64) {
       const float low = i < dim ? __ldg(source + i) * factor : 0.f;
       const float high = i + 1 < dim ? __ldg(source + i + 1) * factor : 0.f;
-      *reinterpret_cast<unsigned*>(queries + tile_offset<head_tile>(row, i / 8) + i % 8) =
-          pack(element(), low, high);
+      const int place = are_keys_narrow ? i / 16 * 16 + i % 4 / 2 * 8 + i % 16 / 4 * 2 : i;
+      *reinterpret_cast<unsigned*>(queries + tile_offset<element, head_tile>(row, place / 8) +
+                                   place % 8) = pack(element(), low, high);
     }
     if (lane == 0) factors[row] = __uint_as_float(exponent << 23);
   }
@@ -94,7 +145,10 @@ template <class element, int head_tile, int value_tile, bool values_in_keys, int
           int tile_keys, int stages>
 __global__ void __launch_bounds__(128, 2)
     attend_tensor(const __grid_constant__ attend_arguments a) {
+  using arithmetic = typename arithmetic_of<element>::type;
   constexpr int warps = 4, key_warps = warps / row_warps, rows = 16 * row_warps;
+  constexpr bool is_narrow = sizeof(element) == 1;
+  constexpr int key_steps = is_narrow ? 4 : 2, value_steps = is_narrow ? 2 : 1;  // of 16, a load
   constexpr int warp_keys = tile_keys / key_warps, warp_columns = value_tile / key_warps;
   constexpr int key_elements = tile_keys * head_tile;
   constexpr int stage = key_elements + (values_in_keys ? 0 : tile_keys * value_tile);
@@ -114,8 +168,9 @@ __global__ void __launch_bounds__(128, 2)
   const size_t head_row = (size_t(batch) * a.kv_heads + kv_head) * rows_per_head + first_row;
 
   element* const tiles = static_cast<element*>(shared_memory());  // [stages][keys, values]
-  element* const queries = tiles + stages * stage;                // [rows][head_tile]
-  element* const weights = queries + rows * head_tile;            // [rows][tile_keys]
+  arithmetic* const queries =
+      reinterpret_cast<arithmetic*>(tiles + stages * stage);                    // [rows][head_tile]
+  arithmetic* const weights = queries + rows * head_tile;                       // [rows][tile_keys]
   float* const factors = reinterpret_cast<float*>(weights + rows * tile_keys);  // [rows]
   float* const tops = factors + 64;                                             // [key_warps][rows]
   float* const sums = tops + 64;                                                // [key_warps][rows]
@@ -144,13 +199,14 @@ __global__ void __launch_bounds__(128, 2)
     }
     copy_async_commit();
   }
-  load_queries<element, head_tile>(a, head_row, row_count, rows, queries, factors);
+  load_queries<arithmetic, head_tile, is_narrow>(a, head_row, row_count, rows, queries, factors);
 
   // Rows lane / 4 and lane / 4 + 8 of the warp's 16.
   const int local_row = row_warp * 16 + lane / 4;
   const query_row row[2] = {make_row(a, batch, kv_head, first_row + local_row),
                             make_row(a, batch, kv_head, first_row + local_row + 8)};
   const bool key_rules = has_key_rules(a);
+  const float key_scale = key_scale_of(a, kv_head);
   float out[warp_columns / 8][4] = {}, peak[2] = {minus_infinity(), minus_infinity()}, sum[2] = {};
   interval seen[2];
   int known_page = -1;
@@ -168,19 +224,23 @@ __global__ void __launch_bounds__(128, 2)
 
     float score[warp_keys / 8][4] = {};
 #pragma unroll 2
-    for (int d = 0; d < head_tile / 32; ++d) {
-      unsigned left[2][4];
-      for (int i = 0; i < 2; ++i) {
-        load_matrix(left[i], queries + tile_offset<head_tile>(row_warp * 16 + lane % 16,
-                                                              d * 4 + i * 2 + lane / 16));
+    for (int d = 0; d < head_tile / 16 / key_steps; ++d) {
+      unsigned left[key_steps][4];
+      for (int i = 0; i < key_steps; ++i) {
+        const int chunk = (d * key_steps + i) * 2 + lane / 16;
+        load_matrix(left[i],
+                    queries + tile_offset<arithmetic, head_tile>(row_warp * 16 + lane % 16, chunk));
       }
 #pragma unroll
       for (int n = 0; n < warp_keys / 8; ++n) {
-        unsigned right[4];
-        load_matrix(right, keys + tile_offset<head_tile>(key_warp * warp_keys + n * 8 + lane % 8,
-                                                         d * 4 + lane / 8));
-        multiply_add(element(), score[n], left[0], right[0], right[1]);
-        multiply_add(element(), score[n], left[1], right[2], right[3]);
+        unsigned right[4], b[2];
+        load_matrix(right, keys + tile_offset<element, head_tile>(
+                                      key_warp * warp_keys + n * 8 + lane % 8, d * 4 + lane / 8));
+#pragma unroll
+        for (int i = 0; i < key_steps; ++i) {
+          key_operand(element(), right, i, b);
+          multiply_add(arithmetic(), score[n], left[i], b[0], b[1]);
+        }
       }
     }
 
@@ -192,7 +252,7 @@ __global__ void __launch_bounds__(128, 2)
     float top[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float factor = factors[local_row + h * 8];
+      const float factor = factors[local_row + h * 8] * key_scale;
       top[h] = minus_infinity();
 #pragma unroll
       for (int n = 0; n < warp_keys / 8; ++n) {
@@ -220,7 +280,7 @@ __global__ void __launch_bounds__(128, 2)
     }
 
     float correction[2];
-    unsigned pairs[warp_keys / 8][2];  // weights in the storage type, as multiply_add wants them
+    unsigned pairs[warp_keys / 8][2];  // weights as multiply_add wants them
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float highest = fmaxf(peak[h], top[h]);
@@ -238,11 +298,11 @@ __global__ void __launch_bounds__(128, 2)
         const float low = exp2_fast((score[n][2 * h] - base) * log2_e);
         const float high = exp2_fast((score[n][2 * h + 1] - base) * log2_e);
         total += low + high;
-        pairs[n][h] = pack(element(), low, high);
+        pairs[n][h] = pack(arithmetic(), low, high);
         if constexpr (key_warps > 1) {
           const int chunk = key_warp * (warp_keys / 8) + n;
-          const int place = tile_offset<tile_keys>(local_row + h * 8, chunk) + lane % 4 * 2;
-          *reinterpret_cast<unsigned*>(weights + place) = pairs[n][h];
+          const int place = tile_offset<arithmetic, tile_keys>(local_row + h * 8, chunk);
+          *reinterpret_cast<unsigned*>(weights + place + lane % 4 * 2) = pairs[n][h];
         }
       }
       sum[h] = sum[h] * correction[h] + total;
@@ -257,23 +317,30 @@ __global__ void __launch_bounds__(128, 2)
         out[n][i] *= correction[i / 2];
     }
 #pragma unroll
-    for (int k = 0; k < tile_keys / 16; ++k) {
-      unsigned left[4];
-      if constexpr (key_warps > 1) {
-        const int row = row_warp * 16 + lane % 16;
-        load_matrix(left, weights + tile_offset<tile_keys>(row, k * 2 + lane / 16));
-      } else {
-        for (int i = 0; i < 4; ++i)
-          left[i] = pairs[2 * k + i / 2][i % 2];
+    for (int k = 0; k < tile_keys / 16; k += value_steps) {
+      unsigned left[value_steps][4];
+      for (int s = 0; s < value_steps; ++s) {
+        if constexpr (key_warps > 1) {
+          const int row = row_warp * 16 + lane % 16, chunk = (k + s) * 2 + lane / 16;
+          load_matrix(left[s], weights + tile_offset<arithmetic, tile_keys>(row, chunk));
+        } else {
+          for (int i = 0; i < 4; ++i)
+            left[s][i] = pairs[2 * (k + s) + i / 2][i % 2];
+        }
       }
 #pragma unroll
       for (int n = 0; n < warp_columns / 16; ++n) {
-        unsigned right[4];
-        const int chunk = key_warp * (warp_columns / 8) + n * 2 + lane / 16;
-        load_matrix_transposed(right,
-                               values + tile_offset<value_columns>(k * 16 + lane % 16, chunk));
-        multiply_add(element(), out[2 * n], left, right[0], right[1]);
-        multiply_add(element(), out[2 * n + 1], left, right[2], right[3]);
+        unsigned right[4], b[2][2];
+        const int key = k * 16 + lane % (16 * value_steps);
+        const int chunk =
+            (key_warp * warp_columns + n * 16) / chunk_size<element> + (is_narrow ? 0 : lane / 16);
+        load_matrix_transposed(right, values + tile_offset<element, value_columns>(key, chunk));
+#pragma unroll
+        for (int s = 0; s < value_steps; ++s) {
+          value_operands(element(), right, s, b);
+          multiply_add(arithmetic(), out[2 * n], left[s], b[0][0], b[0][1]);
+          multiply_add(arithmetic(), out[2 * n + 1], left[s], b[1][0], b[1][1]);
+        }
       }
     }
   }
@@ -295,12 +362,14 @@ __global__ void __launch_bounds__(128, 2)
     float total = 0;
     for (int w = 0; w < key_warps; ++w)
       total += sums[w * rows + local];
-    const float inverse = total > 0 ? 1 / total : 0.f;
+    const float inverse = total > 0 ? value_scale_of(a, kv_head) / total : 0.f;
     const size_t target = head_row + local;
 #pragma unroll
     for (int n = 0; n < warp_columns / 8; ++n) {
       for (int i = 0; i < 2; ++i) {
-        const int column = key_warp * warp_columns + n * 8 + lane % 4 * 2 + i;
+        const int place = lane % 4 * 2 + i;  // in the tensor core's 8 columns
+        const int column =
+            key_warp * warp_columns + (is_narrow ? n / 2 * 16 + place * 2 + n % 2 : n * 8 + place);
         if (column < a.value_dim) {
           output[target * a.value_dim + column] = out[n][2 * h + i] * inverse;
         }

@@ -2,10 +2,10 @@
 #include "arguments.cuh"
 #include "primitives.cuh"
 
-// Reads `words` 16-byte words once, in order, and leaves the exclusive or of each thread's, so that
-// no read can be left out.
+// Reads `count` words of 16 bytes once, in order, and leaves the sum of each thread's, so that no
+// read can be left out.
 //
-//   in   [words] 16 bytes each
+//   in   [count] 16 bytes each
 //   out  [threads of the grid]
 //
 // Memory-bound: four independent 16-byte reads under way a thread; a warp reads 512 bytes in a row.
@@ -13,19 +13,19 @@ __global__ void __launch_bounds__(512) read_stream(const __grid_constant__ ceili
   const long long threads = (long long)gridDim.x * blockDim.x;
   const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   auto* const in = static_cast<const uint4*>(a.in);
-  unsigned left = 0;
+  unsigned sum = 0;
   long long i = thread;
   for (; i + 3 * threads < a.count; i += 4 * threads) {
     const uint4 w0 = __ldg(in + i), w1 = __ldg(in + i + threads);
     const uint4 w2 = __ldg(in + i + 2 * threads), w3 = __ldg(in + i + 3 * threads);
-    left ^= w0.x ^ w0.y ^ w0.z ^ w0.w ^ w1.x ^ w1.y ^ w1.z ^ w1.w;
-    left ^= w2.x ^ w2.y ^ w2.z ^ w2.w ^ w3.x ^ w3.y ^ w3.z ^ w3.w;
+    sum += w0.x + w0.y + w0.z + w0.w + w1.x + w1.y + w1.z + w1.w;
+    sum += w2.x + w2.y + w2.z + w2.w + w3.x + w3.y + w3.z + w3.w;
   }
   for (; i < a.count; i += threads) {
     const uint4 w = __ldg(in + i);
-    left ^= w.x ^ w.y ^ w.z ^ w.w;
+    sum += w.x + w.y + w.z + w.w;
   }
-  a.out[thread] = left;
+  a.out[thread] = sum;
 }
 
 constexpr int chains = 8;  // independent sums, so that no multiplication waits for the one before

@@ -121,8 +121,7 @@ __device__ __forceinline__ bool keeps_depth(const attend_arguments& a, int behin
 __device__ __forceinline__ int distance_of(const attend_arguments& a, const query_row& row,
                                            int place) {
   const int query = query_of_key(a, row.batch, place);
-  const int position =
-      query < 0 ? place : shift_of(a, row.batch) + depth_of(a, row.batch, query);
+  const int position = query < 0 ? place : shift_of(a, row.batch) + depth_of(a, row.batch, query);
   return row.position - position;
 }
 
@@ -187,6 +186,15 @@ __device__ __forceinline__ double largest_bias(const attend_arguments& a, const 
     tail = magnitude <= tail ? tail : magnitude;  // a NaN stays
   }
   return alibi + tail;
+}
+
+// What a stored element of a key is multiplied by, and one of a value.
+__device__ __forceinline__ float key_scale_of(const attend_arguments& a, int kv_head) {
+  return a.scales ? __ldg(a.scales + kv_head) : 1.f;
+}
+
+__device__ __forceinline__ float value_scale_of(const attend_arguments& a, int kv_head) {
+  return a.scales ? __ldg(a.scales + a.kv_heads + kv_head) : 1.f;
 }
 
 // A product of query and key as a score: scaled with more than fp32's digits, then capped.

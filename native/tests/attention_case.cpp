@@ -16,25 +16,16 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-float rounded(storage type, float x) {
-  if (type == storage::f32) return x;
-  if (type == storage::f16) return to_float(float16{std::uint16_t(pack(float16(), x, 0))});
-  return to_float(bfloat16{std::uint16_t(pack(bfloat16(), x, 0))});
-}
-
-std::uint16_t bits_of(storage type, float x) {
-  return std::uint16_t(type == storage::f16 ? pack(float16(), x, 0) : pack(bfloat16(), x, 0));
-}
-
 bool is_tight(int tile, int dim, int smallest) {
   const int before = tile == 576 ? 256 : tile / 2;
   return tile >= dim && (tile == smallest || before < dim);
 }
 
-// How far an element may be off, of the largest value: weights are rounded to the storage type.
+// How far an element may be off, of the largest value: weights are rounded to the storage type, or
+// to f16 beside f8.
 double tolerance_of(const kernel_instance& instance) {
   if (!instance.is_tensor) return 1e-5;
-  return instance.type == storage::f16 ? 1.0 / 1024 : 1.0 / 128;
+  return instance.type == storage::bf16 ? 1.0 / 128 : 1.0 / 1024;
 }
 
 std::string text_of(double x) {
@@ -54,9 +45,8 @@ bool kernel_instance::fits(const attention_case& c) const {
 
 unsigned kernel_instance::shared_bytes(const attention_case& c) const {
   if (!is_tensor) return 4 * (16 * c.head_dim + 32 * 65 + 16 * 32) + 128;
-  return 2 * (stages * tile_keys * (head_tile + (values_in_keys ? 0 : value_tile)) +
-              rows() * head_tile + rows() * tile_keys) +
-         768;
+  const int tile = tile_keys * (head_tile + (values_in_keys ? 0 : value_tile));
+  return size_of(type) * stages * tile + 2 * (rows() * head_tile + rows() * tile_keys) + 768;
 }
 
 case_data::case_data(const attention_case& chosen, std::uint64_t seed)
@@ -65,6 +55,7 @@ case_data::case_data(const attention_case& chosen, std::uint64_t seed)
   for (int i = c.first_query; i < c.queries; i += c.query_step)
     query_indices.push_back(i);
   make_options();
+  make_scales();
   queries.resize(std::size_t(c.batch) * c.kv_heads * c.group * query_indices.size() * c.head_dim);
   for (auto& x : queries)
     x = (c.around_one < 0 ? normal(random) : 1 + c.around_one * normal(random)) * c.query_size;
@@ -74,12 +65,15 @@ case_data::case_data(const attention_case& chosen, std::uint64_t seed)
       queries[row * c.head_dim + d] *= 1e4f;
   }
   keys.resize(std::size_t(c.batch) * c.keys * c.kv_heads * c.head_dim);
-  for (auto& x : keys)
-    x = rounded(c.type, c.around_one < 0 ? normal(random) : 1 + c.around_one * normal(random));
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const float x = c.around_one < 0 ? normal(random) : 1 + c.around_one * normal(random);
+    keys[i] = rounded(c.type, x, scale_of(false, int(i / c.head_dim % c.kv_heads)));
+  }
   values.resize(std::size_t(c.batch) * c.keys * c.kv_heads * c.value_dim);
   for (std::size_t i = 0; i < values.size(); ++i) {
+    const float scale = scale_of(true, int(i / c.value_dim % c.kv_heads));
     values[i] = c.values_in_keys ? keys[i / c.value_dim * c.head_dim + i % c.value_dim]
-                                 : rounded(c.type, normal(random) * c.value_size);
+                                 : rounded(c.type, normal(random) * c.value_size, scale);
     largest_value = std::max(largest_value, std::abs(values[i]));
   }
   make_shard();
@@ -113,6 +107,13 @@ void case_data::make_options() {
     x = below(5) == 0 ? -INFINITY : 0.1f * float(below(40) - 20);
 }
 
+// Scales of few digits, so that no number of the reference is rounded; heads do not share one.
+void case_data::make_scales() {
+  for (int i = 0; c.type == storage::f8 && i < 2 * c.kv_heads; ++i)
+    scales.push_back(c.values_in_keys && i >= c.kv_heads ? scales[i - c.kv_heads]
+                                                         : float(3 + 2 * (i % 3)) / 16);
+}
+
 void case_data::make_shard() {
   const int block = c.block == 0 ? std::max(1, c.keys) : c.block;
   const int stride = c.block == 0 ? block : c.block * c.ranks, first = c.rank * c.block;
@@ -121,13 +122,15 @@ void case_data::make_shard() {
     positions.push_back(p);
   }
   const int count = int(positions.size());
-  std::vector<float> contents, value_contents;
-  auto store = [&](std::vector<float>& into, const std::vector<float>& from, int b, int h,
+  const int bytes = int(size_of(c.type));
+  std::vector<unsigned char> value_contents;
+  auto store = [&](std::vector<unsigned char>& into, const std::vector<float>& from, int b, int h,
                    int offset, int size, int capacity, int width) {
     for (int n = 0; n < capacity; ++n) {
       const bool is_absent = n >= size || positions[offset + n] >= key_length(b);
       for (int d = 0; d < width; ++d) {
-        into.push_back(is_absent ? NAN : element(from, b, positions[offset + n], h, d, width));
+        const float x = is_absent ? NAN : element(from, b, positions[offset + n], h, d, width);
+        append_element(into, c.type, x, scale_of(&from == &values, h));
       }
     }
   };
@@ -136,8 +139,8 @@ void case_data::make_shard() {
     for (int offset = 0; offset < count; offset += c.page_keys) {
       const int size = std::min(c.page_keys, count - offset);
       const int capacity = size + (b + 1 < c.batch ? 3 : 0);  // a cache's pages have room
-      pages.push_back({(long long)contents.size(), (long long)value_contents.size(), first, offset,
-                       block, stride, size, capacity});
+      pages.push_back({(long long)contents.size() / bytes, (long long)value_contents.size() / bytes,
+                       first, offset, block, stride, size, capacity});
       for (int h = 0; h < c.kv_heads; ++h) {
         store(contents, keys, b, h, offset, size, capacity, c.head_dim);
         if (!c.values_in_keys) {
@@ -148,17 +151,11 @@ void case_data::make_shard() {
   }
   for (page_entry& page : pages) {
     page.value_offset =
-        c.values_in_keys ? page.key_offset : page.value_offset + (long long)contents.size();
+        c.values_in_keys ? page.key_offset : page.value_offset + (long long)contents.size() / bytes;
   }
   contents.insert(contents.end(), value_contents.begin(), value_contents.end());
+  contents.shrink_to_fit();
   page_ranges.push_back(int(pages.size()));
-  if (c.type == storage::f32) {
-    contents_32 = contents;
-  } else {
-    for (float x : contents)
-      contents_16.push_back(bits_of(c.type, x));
-  }
-  contents_16.shrink_to_fit();
 }
 
 float case_data::element(const std::vector<float>& of, int batch, int position, int kv_head,
@@ -170,8 +167,8 @@ attend_arguments case_data::arguments(std::vector<float>& states, int splits) co
   const double scale = c.scale == 0 ? 1 / std::sqrt(double(c.head_dim)) : c.scale;
   attend_arguments a{};
   a.queries = queries.data();
-  a.contents =
-      c.type == storage::f32 ? static_cast<const void*>(contents_32.data()) : contents_16.data();
+  a.contents = contents.data();
+  a.scales = scales.empty() ? nullptr : scales.data();
   a.pages = pages.data();
   a.page_ranges = page_ranges.data();
   a.states = states.data();
@@ -279,10 +276,11 @@ case_data::expected_row case_data::expect(int b, int head, int query, bool is_ro
   float largest = 0;
   for (float x : q)
     largest = std::max(largest, std::abs(x));
+  const storage arithmetic = c.type == storage::f8 ? storage::f16 : c.type;
   for (float& x : q) {
     int exponent = 0;
     std::frexp(largest, &exponent);
-    if (is_rounded) x = std::ldexp(rounded(c.type, std::ldexp(x, 1 - exponent)), exponent - 1);
+    if (is_rounded) x = std::ldexp(rounded(arithmetic, std::ldexp(x, 1 - exponent)), exponent - 1);
   }
   const int index = query_indices[query];
   expected_row expected{std::vector<double>(c.value_dim), -infinity, 0};

@@ -10,7 +10,17 @@
 #include "arguments.cuh"
 #include "emulation.hpp"
 
-enum class storage { f32, f16, bf16 };
+enum class storage { f32, f16, bf16, f8 };
+
+inline unsigned size_of(storage type) {
+  return type == storage::f32 ? 4 : type == storage::f8 ? 1 : 2;
+}
+
+// The number that is stored for x, which f8 stores divided by its scale.
+float rounded(storage type, float x, float scale = 1);
+
+// Appends the bytes of a stored number.
+void append_element(std::vector<unsigned char>& bytes, storage type, float x, float scale);
 
 struct attention_case {
   const char* name;
@@ -98,6 +108,10 @@ class case_data {
   };
 
   void make_options();
+  void make_scales();
+  float scale_of(bool value, int kv_head) const {
+    return scales.empty() ? 1 : scales[(value ? c.kv_heads : 0) + kv_head];
+  }
   void make_shard();
   void make_limits();
   attend_arguments arguments(std::vector<float>& states, int splits) const;
@@ -115,8 +129,8 @@ class case_data {
   attention_case c;
   std::mt19937 random;
   std::vector<float> queries, keys, values;  // keys [batch, keys, kv_heads, dim], rounded
-  std::vector<std::uint16_t> contents_16;
-  std::vector<float> contents_32;
+  std::vector<unsigned char> contents;
+  std::vector<float> scales;  // [2, kv_heads] of keys, then values; empty: 1
   std::vector<page_entry> pages;
   std::vector<page_limits> limits;  // [pages, kv_heads]
   std::vector<int> page_ranges, query_indices, key_lengths, query_lengths, dfs_start, dfs_end;

@@ -63,10 +63,10 @@ defect(a_lane_skips_a_shuffle attend_tensor.cu plain "(lanes of a warp meet at d
 
 # ---- attend_tensor: shared memory ----
 defect(no_swizzle_on_values attend_tensor.cu plain ${wrong}
-  "values + tile_offset<value_columns>(k * 16 + lane % 16, chunk)"
-  "values + (k * 16 + lane % 16) * value_columns + chunk * 8")
+  "values + tile_offset<element, value_columns>(key, chunk)"
+  "values + key * value_columns + chunk * chunk_size<element>")
 defect(no_swizzle_at_all attend_tensor.cu plain "0 failed in .* [1-9][0-9]* conflicts"
-  "return row * columns + swizzled * 8" "return row * columns + (swizzled - swizzled + chunk) * 8")
+  "return row * columns + swizzled * size" "return row * columns + (swizzled - swizzled + chunk) * size")
 defect(no_padding_of_queries attend_tensor.cu address "heap-(buffer-overflow|use-after-free)"
   "const int dim = row < row_count ? a.head_dim : 0" "const int dim = row < row_count + rows ? a.head_dim : 0")
 
@@ -91,6 +91,14 @@ defect(tiles_start_where_rows_begin visibility.cuh plain "has other bits alone"
   "key = seen.first / tile_keys * tile_keys" "key = seen.first")
 defect(positions_ignore_the_stride visibility.cuh plain ${wrong}
   "index / page.run_block * page.run_stride" "index / page.run_block * page.run_block")
+
+# ---- attend_tensor: f8e4m3 ----
+defect(narrow_queries_keep_their_order attend_tensor.cu plain "tensor<float8_e4m3.*${wrong}"
+  "are_keys_narrow ? i / 16 * 16" "are_keys_narrow && i < 0 ? i / 16 * 16")
+defect(narrow_values_swap_even_and_odd attend_tensor.cu plain "tensor<float8_e4m3.*${wrong}"
+  "place * 2 + n % 2" "place * 2 + 1 - n % 2")
+defect(key_scales_are_those_of_values visibility.cuh plain "tensor<float8_e4m3.*${wrong}"
+  "__ldg(a.scales + kv_head)" "__ldg(a.scales + a.kv_heads + kv_head)")
 
 # ---- attend_plain ----
 defect(plain_slab_is_not_waited_for attend_plain.cu plain ${wrong}

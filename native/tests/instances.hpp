@@ -11,6 +11,8 @@ template <>
 constexpr storage storage_of<float16> = storage::f16;
 template <>
 constexpr storage storage_of<bfloat16> = storage::bf16;
+template <>
+constexpr storage storage_of<float8_e4m3> = storage::f8;
 
 template <auto body>
 kernel_instance instance_of(kernel_instance i) {

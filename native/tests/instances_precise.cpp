@@ -5,6 +5,7 @@
 static const bool registered = [] {
   add_plain<float16, 128>("float16");
   add_plain<bfloat16, 128>("bfloat16");
+  add_plain<float8_e4m3, 128>("float8_e4m3");
   return true;
 }();
 
@@ -19,5 +20,6 @@ static const emulation::kernel& code() {
 const emulation::kernel& precise_kernel(storage type) {
   return type == storage::f32   ? code<float>()
          : type == storage::f16 ? code<float16>()
+         : type == storage::f8  ? code<float8_e4m3>()
                                 : code<bfloat16>();
 }

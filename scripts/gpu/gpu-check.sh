@@ -73,7 +73,7 @@ probe() { # name, command
 }
 
 treeattn=$here/treeattn
-verify=("$treeattn" verify --device cuda --cases "$cases")
+verify=("$treeattn" verify --device cuda --oversubscribe-gpus --cases "$cases")
 samples=$here/samples
 
 "$treeattn" doctor | tee "$out/doctor.log"
@@ -94,8 +94,13 @@ done
 for n in $ranks; do
   [ "$n" -gt 1 ] && check "verify, $n MPI ranks" "$here/mpiexec" -n "$n" "${verify[@]}"
 done
+nccl=("$treeattn" verify --transport nccl --oversubscribe-gpus --cases "$cases")
+check "verify, NCCL, 1 rank" "${nccl[@]}"
+# NCCL refuses two ranks on one GPU unless it takes them for two machines, or is new enough to be told.
+probe "probe: NCCL, 2 ranks as 2 hosts" "$here/mpiexec" -n 1 env NCCL_HOSTID=one "${nccl[@]}" : -n 1 env NCCL_HOSTID=two "${nccl[@]}"
+probe "probe: NCCL, 2 ranks on one GPU" env NCCL_MULTI_RANK_GPU_ENABLE=1 "$here/mpiexec" -n 2 "${nccl[@]}"
 for dtype in f32 f16 bf16; do
-  check "attend, real inputs, $dtype" "$treeattn" attend --device cuda --ranks 2 --query "$samples/query.npy" --key "$samples/key.npy" \
+  check "attend, real inputs, $dtype" "$treeattn" attend --device cuda --oversubscribe-gpus --ranks 2 --query "$samples/query.npy" --key "$samples/key.npy" \
     --value "$samples/value.npy" --causal --dtype "$dtype" --verify --force --output "$out/output-$dtype.npy"
 done
 

@@ -20,6 +20,9 @@ public sealed record ProcessEnvironment
     /// <summary>TREEATTN_MPI_LIBRARY: the MPI library to load, before every other choice.</summary>
     public string? MpiLibrary { get; init; }
 
+    /// <summary>TREEATTN_MPI_CUDA: <c>direct</c> gives MPI device addresses, <c>staged</c> goes through host memory; null is what MPI says of itself.</summary>
+    public string? MpiCuda { get; init; }
+
     /// <summary>TREEATTN_CUDA: <c>emulated</c> puts the emulation in the place of the GPU's driver; null is the real one.</summary>
     public string? Cuda { get; init; }
 
@@ -52,6 +55,7 @@ public sealed record ProcessEnvironment
     {
         Launcher = LauncherEnvironment.Read(Environment.GetEnvironmentVariable),
         MpiLibrary = NotEmpty("TREEATTN_MPI_LIBRARY"),
+        MpiCuda = NotEmpty("TREEATTN_MPI_CUDA"),
         Cuda = NotEmpty("TREEATTN_CUDA"),
         CudaLibrary = NotEmpty("TREEATTN_CUDA_LIBRARY"),
         NvrtcLibrary = NotEmpty("TREEATTN_NVRTC_LIBRARY"),

@@ -9,6 +9,9 @@ struct bfloat16 {
 struct float16 {
   unsigned short bits;
 };
+struct float8_e4m3 {  // the "FN" form: no infinity, NaN is all ones behind the sign
+  unsigned char bits;
+};
 
 __device__ __forceinline__ float to_float(float x) {
   return x;
@@ -20,6 +23,28 @@ __device__ __forceinline__ float to_float(float16 x) {
   float y;
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
   return y;
+}
+
+__device__ __forceinline__ float to_float(float8_e4m3 x) {
+  const unsigned magnitude = x.bits & 0x7fu, sign = (x.bits & 0x80u) << 24;
+  const float y = __uint_as_float(sign | magnitude << 20) * 0x1p120f;
+  return magnitude == 0x7fu ? __uint_as_float(0x7fffffffu) : y;
+}
+
+// Bytes `low` and `high` of four elements, exactly, as two f16; `low` in the low half. Not for NaN.
+template <int low, int high>
+__device__ __forceinline__ unsigned widen(float8_e4m3, unsigned four) {
+  unsigned pair;
+#if __CUDA_ARCH__ >= 890
+  const unsigned short two = __byte_perm(four, 0, high << 4 | low);
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(two));
+#else
+  // In the upper bytes of the halves the exponent is a bit too high, and its bias 8 too small.
+  const unsigned spread = __byte_perm(four, 0, high << 12 | low << 4 | 0x404);
+  const unsigned shifted = (spread & 0x7f007f00u) >> 1 | (spread & 0x80008000u);
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(shifted), "r"(0x5c005c00u));
+#endif
+  return pair;
 }
 
 // Two floats rounded to nearest even; `low` in the low half.

@@ -82,8 +82,8 @@ def base_row(cell, contestant):
 
 def our_row(cell, found, command):
     numbers = {
-        "call_us": found["median_us"], "min_us": found["min_us"], "device_us": found.get("device_us"), "p95_us": found["p95_us"],
-        "error_max": found["error_max"], "error_bound": found["error_bound"], "wrong": found["wrong"], "ratio": 1.0,
+        "call_us": found["median_us"], "min_us": found["min_us"], "device_us": found["compute_us"], "p95_us": found["p95_us"],
+        "error_max": found["error_max"], "error_bound": found["error_bound"], "wrong": found["wrong"], "ratio": 1.0, "device_ratio": 1.0,
     }  # fmt: skip
     ceilings = {name: found[name] for name in ("read_ratio", "copy_ratio", "fma_ratio", "read_gb_per_s", "copy_gb_per_s", "multiply_tflop_per_s")}
     return {**base_row(cell, "treeattn"), **numbers, **ceilings, "command": " ".join(command)}
@@ -91,9 +91,11 @@ def our_row(cell, found, command):
 
 def their_row(cell, name, numbers, ours):
     seconds = numbers["call_us"] * 1e-6
-    row = {**base_row(cell, name), **numbers, "read_ratio": None, "copy_ratio": None, "fma_ratio": None, "ratio": None}
+    row = {**base_row(cell, name), **numbers, "read_ratio": None, "copy_ratio": None, "fma_ratio": None, "ratio": None, "device_ratio": None}
     if ours is not None:
         row["ratio"] = numbers["call_us"] / ours["median_us"]
+        if numbers["device_us"] and ours["compute_us"]:
+            row["device_ratio"] = numbers["device_us"] / ours["compute_us"]
         row["read_ratio"] = cell.kv_bytes / seconds / (ours["read_gb_per_s"] * 1e9)
         row["copy_ratio"] = cell.kv_bytes / seconds / (ours["copy_gb_per_s"] * 1e9)
         row["fma_ratio"] = cell.operations / seconds / (ours["multiply_tflop_per_s"] * 1e12)
@@ -108,8 +110,12 @@ def measure_cell(cell, given, treeattn, torch, report, seconds):
         return 0
     contest = None
     if torch is not None:
-        contest = pytorch.Contest(torch, cell, seconds / 2)
-        contest.run(given.rounds // 2)
+        try:
+            contest = pytorch.Contest(torch, cell, seconds / 2)
+            contest.run(given.rounds // 2)
+        except RuntimeError as error:  # of the device: out of memory, or lost
+            contest = None
+            report.row({**base_row(cell, "pytorch"), "skipped": f"{type(error).__name__}: {error}"[:160]})
     rows, why = treeattn.measure(cell, given.rounds, seconds)
     ours = rows[-1] if rows else None
     if ours is None:
@@ -120,8 +126,10 @@ def measure_cell(cell, given, treeattn, torch, report, seconds):
         wrong += ours["wrong"] or 0
     if contest is not None:
         contest.run(given.rounds - given.rounds // 2)
-        for name, numbers in contest.results():
-            report.row(their_row(cell, name, numbers, ours))
+        theirs = [their_row(cell, name, numbers, ours) for name, numbers in contest.results()]
+        for row in theirs:
+            report.row(row)
+        report.best([row for row in theirs if row["wrong"] == 0])
         for name, why in contest.refused.items():
             report.row({**base_row(cell, name), "skipped": why})
     return wrong

@@ -24,7 +24,7 @@ class Treeattn:
     def combine_commands(self, ranks_of, batches, rounds):
         """Every way in which ranks that share this GPU can combine their states: name, command."""
         for batch in batches:
-            bench = [self.program, "bench", "--combine", "--device", "cuda", "--batch", str(batch), "-n", str(rounds), "-w", "20", "--json"]
+            bench = [self.program, "bench", "--combine", "--device", "cuda", "--oversubscribe-gpus", "--batch", str(batch), "-n", str(rounds), "-w", "20", "--json"]
             for ranks in ranks_of:
                 yield f"in-process, {ranks} ranks, batch {batch}", [*bench, "--ranks", str(ranks)]
                 yield f"MPI, {ranks} ranks, batch {batch}", [self.mpiexec, "-n", str(ranks), *bench]

@@ -25,7 +25,7 @@ class Report:
     @staticmethod
     def header():
         print(
-            "# call: a call and the wait for it, by the host's clock, caches cold. device: the same work as a CUDA graph, by events.\n"
+            "# call: a call and the wait for it, by the host's clock, caches cold. device: the work by the device's events (PyTorch's as a CUDA graph).\n"
             "# read%, copy%, fma%: of treeattn's own ceilings in the same cell. ratio: the contestant's call over treeattn's; above 1 treeattn is faster."
         )
         print(
@@ -46,6 +46,15 @@ class Report:
             f" {_error(row['error_max']):>8} {_number(row['wrong'], 0):>6} {_number(row['ratio'], 2):>6}",
             flush=True,
         )
+
+    @staticmethod
+    def best(rows):
+        """Says which of a cell's right contestants comes nearest to treeattn."""
+        for key, what in (("ratio", "by the call"), ("device_ratio", "on the device")):
+            known = [row for row in rows if row[key] is not None]
+            if known:
+                row = min(known, key=lambda row: row[key])
+                print(f"# {row['cell']}: best of PyTorch {what} is {row['contestant']}, {row[key]:.2f} times treeattn's time", flush=True)
 
     def note(self, text):
         print(f"# {text}", flush=True)

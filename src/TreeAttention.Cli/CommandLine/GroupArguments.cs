@@ -14,7 +14,7 @@ internal sealed class GroupArguments
     };
 
     private readonly Option<TransportKind> _transport = ArgumentText.Choice(
-        "--transport", "How ranks talk; auto is mpi under an MPI launcher, else in-process.", TransportKind.Auto,
+        "--transport", "How ranks talk; auto is mpi under an MPI launcher, else in-process; nccl connects GPUs (--device cuda).", TransportKind.Auto,
         ("auto", TransportKind.Auto), ("in-process", TransportKind.InProcess), ("mpi", TransportKind.Mpi), ("nccl", TransportKind.Nccl));
 
     private readonly Option<DeviceKind> _device = ArgumentText.Choice(

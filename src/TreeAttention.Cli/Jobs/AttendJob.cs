@@ -12,6 +12,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
+        Begin();
         using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors, request.Semantics.IsPacked));
         AttentionOptions options = group.Together(() =>
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
@@ -46,6 +47,12 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
         return wrong == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
     }
 
+    private void Begin()
+    {
+        Settlement.Begin(group, "attend");
+        group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
+    }
+
     private ShardedCall LayOut(AttentionProblem problem, InputTensors inputs) => new(
         group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
         plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
@@ -61,7 +68,6 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
 
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>
     [
-        new("version", ProductVersion.Text),
         .. inputs.Settings,
         new("--layout", request.Tensors.HeadMajor ? "bhsd" : "bshd"),
         new("--dtype", inputs.StorageType.ShortName()),

@@ -11,6 +11,7 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
+        Settlement.Begin(group, "bench");
         group.Agree(Settings());
         using ResultsFile? results = group.Together(() => group.IsRoot && request.Out is { } directory ? new ResultsFile(directory) : null);
         if (group.IsRoot && !request.Json)
@@ -84,7 +85,6 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
 
     private List<KeyValuePair<string, string>> Settings() =>
     [
-        new("version", ProductVersion.Text),
         new("-b -e -f", $"{request.Begin} {request.End} {request.Factor}"),
         new("-n -w -c", $"{request.Iterations} {request.Warmup} {request.Check}"),
         new("sizes", request.ShapeOf(request.Begin).ToString()),

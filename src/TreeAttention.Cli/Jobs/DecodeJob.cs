@@ -10,6 +10,8 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
+        Settlement.Begin(group, "decode");
+        group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
         using DecodeInputs inputs = group.Together(() => new DecodeInputs(request));
         AttentionShape whole = inputs.Shape;
         AttentionOptions options = group.Together(() => SemanticsReader.Read(request.Semantics, whole, request.NonFinite));
@@ -68,7 +70,6 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
 
     private List<KeyValuePair<string, string>> Settings(DecodeInputs inputs, AttentionOptions options) =>
     [
-        new("version", ProductVersion.Text),
         new("sizes", inputs.Shape.ToString()),
         new("--context --steps --query-len", $"{inputs.Context} {inputs.Steps} {request.QueryLength}"),
         new("--layers", Settlement.Text(request.Layers)),

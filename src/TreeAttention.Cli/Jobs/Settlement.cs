@@ -4,12 +4,17 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using TreeAttention.Distributed;
+using TreeAttention.Runtime;
 
 namespace TreeAttention.Cli;
 
 /// <summary>Settings as names and values that ranks compare before work.</summary>
 internal static class Settlement
 {
+    /// <summary>What every command begins with: ranks that do other work, or are of another build, leave (78) before they meet in anything else.</summary>
+    public static void Begin(AttentionGroup group, string command) =>
+        group.Agree([new("command", command), new("version", ProductVersion.Text)]);
+
     /// <summary>A value as text that every locale writes alike.</summary>
     public static string Text(object value) => Convert.ToString(value, CultureInfo.InvariantCulture)!;
 

@@ -18,9 +18,10 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
+        Settlement.Begin(group, "verify");
         group.Agree(
         [
-            new("version", ProductVersion.Text), new("--seed", Settlement.Text(request.Seed)),
+            new("--seed", Settlement.Text(request.Seed)),
             new("--cases", request.Cases is { } chosen ? Settlement.Text(chosen) : "all"),
         ]);
         foreach ((string law, bool holds) in TransportLaws.Check(group))

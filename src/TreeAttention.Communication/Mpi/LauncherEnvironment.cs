@@ -12,11 +12,17 @@ namespace TreeAttention.Communication;
 /// <param name="Rank">This process among them; null when it does not say.</param>
 public sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Size, int? Rank)
 {
+    /// <summary>The variable with the address of rank 0 that makes processes ranks without any launcher, by NCCL.</summary>
+    public const string RendezvousVariable = "TREEATTN_RENDEZVOUS";
+
     private static readonly string[] _openMpi = ["libmpi.so.40", "libmpi_abi.so.1"];
     private static readonly string[] _mpich = ["libmpich.so.12", "libmpi.so.12", "libmpi_abi.so.1"];
 
     /// <summary>No launcher: the process was started alone.</summary>
     public static LauncherEnvironment None { get; } = new(null, IsOpenMpi: false, null, null);
+
+    /// <summary>Where the ranks can meet without MPI: host and port of rank 0; null where nobody says.</summary>
+    public string? Rendezvous { get; init; }
 
     /// <summary>The process is one of a launcher's.</summary>
     public bool IsPresent => Name != null;
@@ -28,6 +34,14 @@ public sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Size
     /// <param name="read">Gives the value of an environment variable, or null.</param>
     public static LauncherEnvironment Read(Func<string, string?> read)
     {
+        if (read(RendezvousVariable) is { Length: > 0 } address)
+        {
+            return new(RendezvousVariable, IsOpenMpi: false, Number("TREEATTN_WORLD_SIZE") ?? Number("SLURM_STEP_NUM_TASKS"), Number("TREEATTN_RANK") ?? Number("SLURM_PROCID"))
+            {
+                Rendezvous = address,
+            };
+        }
+
         if (read("OMPI_COMM_WORLD_SIZE") != null)
         {
             return new("Open MPI's mpiexec", IsOpenMpi: true, Number("OMPI_COMM_WORLD_SIZE"), Number("OMPI_COMM_WORLD_RANK"));
@@ -41,7 +55,10 @@ public sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Size
 
         if (read("PMIX_RANK") == null && slurm && Number("SLURM_STEP_NUM_TASKS") is > 1)
         {
-            return new("Slurm's srun without an MPI plug-in", IsOpenMpi: true, Number("SLURM_STEP_NUM_TASKS"), Number("SLURM_PROCID"));
+            return new("Slurm's srun without an MPI plug-in", IsOpenMpi: true, Number("SLURM_STEP_NUM_TASKS"), Number("SLURM_PROCID"))
+            {
+                Rendezvous = SlurmRendezvous(read("SLURM_STEP_NODELIST"), Number("SLURM_JOB_ID") ?? 0),
+            };
         }
 
         return read("PMIX_RANK") == null ? None
@@ -49,5 +66,25 @@ public sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Size
 
         int? Number(string variable) =>
             int.TryParse(read(variable), NumberStyles.None, CultureInfo.InvariantCulture, out int value) ? value : null;
+    }
+
+    // The first node of the step has rank 0: of gpu[003-007,9],cpu1 that is gpu003. Jobs that share a node get ports of their own.
+    private static string? SlurmRendezvous(string? nodes, int job)
+    {
+        if (string.IsNullOrEmpty(nodes))
+        {
+            return null;
+        }
+
+        int end = nodes.IndexOfAny(['[', ',']);
+        string first = end < 0 ? nodes : nodes[..end];
+        if (end >= 0 && nodes[end] == '[')
+        {
+            string numbers = nodes[(end + 1)..];
+            int stop = numbers.IndexOfAny(['-', ',', ']']);
+            first += stop < 0 ? numbers : numbers[..stop];
+        }
+
+        return string.Create(CultureInfo.InvariantCulture, $"{first}:{20000 + (job % 20000)}");
     }
 }

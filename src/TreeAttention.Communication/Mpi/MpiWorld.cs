@@ -66,6 +66,9 @@ public sealed unsafe class MpiWorld : IDisposable
     /// <summary>The binary interface in use: <c>OpenMpi</c>, <c>Mpich</c> or <c>Standard</c>.</summary>
     public string BinaryInterface => _library.Constants.Abi.ToString();
 
+    /// <summary>The library says that it reads and writes GPU memory by itself.</summary>
+    public bool IsCudaAware => _library.IsCudaAware;
+
     /// <summary>The library granted calls from several threads at once.</summary>
     public bool IsMultithreaded { get; }
 

@@ -15,6 +15,7 @@ public sealed class StagedTransport : ITransport
     private readonly ITransport _inner;
     private readonly IStagingDevice _device;
     private readonly bool _ownsInner;
+    private readonly Action<string>? _warn;
     private readonly StagingMemory _outgoing;
     private readonly StagingMemory _incoming;
     private Region _arriving;
@@ -25,9 +26,10 @@ public sealed class StagedTransport : ITransport
     /// <param name="inner">Moves host memory.</param>
     /// <param name="device">Whose memory is moved.</param>
     /// <param name="ownsInner">Disposing of this disposes of the inner one.</param>
-    public StagedTransport(ITransport inner, IStagingDevice device, bool ownsInner = false)
+    /// <param name="warn">Told what the user should know: that GPUs cannot share memory.</param>
+    public StagedTransport(ITransport inner, IStagingDevice device, bool ownsInner = false, Action<string>? warn = null)
     {
-        (_inner, _device, _ownsInner) = (inner, device, ownsInner);
+        (_inner, _device, _ownsInner, _warn) = (inner, device, ownsInner, warn);
         _outgoing = StagingMemory.Pinned(device);
         _incoming = StagingMemory.Pinned(device);
     }
@@ -138,11 +140,13 @@ public sealed class StagedTransport : ITransport
     public void Barrier() => _inner.Barrier();
 
     /// <inheritdoc/>
-    public ITransport Split(int color, int key) => new StagedTransport(_inner.Split(color, key), _device, ownsInner: true);
+    public ITransport Split(int color, int key) => new StagedTransport(_inner.Split(color, key), _device, ownsInner: true, _warn);
 
     /// <inheritdoc/>
-    /// <remarks>The slots are host memory: the device copies states into them and merges out of them.</remarks>
-    public IPeerMemory? SharePeerMemory(long bytesPerRank) => _inner.SharePeerMemory(bytesPerRank);
+    /// <remarks>Nothing is staged where the GPUs can write into each other's memory.</remarks>
+    public IPeerMemory? SharePeerMemory(long bytesPerRank) => _device is IStreamDevice device
+        ? DevicePeerMemory.Share(_inner, device, bytesPerRank, _warn)
+        : _inner.SharePeerMemory(bytesPerRank);
 
     /// <inheritdoc/>
     public void Dispose()

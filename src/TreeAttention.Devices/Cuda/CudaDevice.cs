@@ -124,6 +124,13 @@ public sealed class CudaDevice : IStreamDevice
     public IStreamTimer CreateTimer() => new CudaTimer(_context);
 
     /// <inheritdoc/>
+    public IPeerWindow CreatePeerWindow(int rank, int ranks, long bytesPerRank)
+    {
+        _context.Enter();
+        return new CudaPeerWindow(_context, _pool, rank, ranks, bytesPerRank);
+    }
+
+    /// <inheritdoc/>
     public void Copy(Region from, Region to)
     {
         _context.Enter();

@@ -67,13 +67,7 @@ internal sealed class CachePages
 
             if (IsSharedEnd(row))
             {
-                ref int slot = ref _slots[(row * _mostPages) + (_lengths[row] / PageSpan.Keys)];
-                int rank = OwnerOf(_lengths[row] / PageSpan.Keys);
-                int own = _pools[rank].Take();
-                prepare(rank, slot, own);
-                _pools[rank].Release(slot);
-                slot = own;
-                Version++;
+                TakeOwn(row, _lengths[row] / PageSpan.Keys, prepare);
             }
 
             for (int page = PagesFor(_lengths[row]); page < PagesFor(lengths[i]); page++)
@@ -87,6 +81,33 @@ internal sealed class CachePages
             _lengths[row] = lengths[i];
         }
     }
+
+    /// <summary>Gives a row pages of its own for some positions, or changes nothing.</summary>
+    /// <param name="row">The row.</param>
+    /// <param name="first">First position.</param>
+    /// <param name="end">Position after the last.</param>
+    /// <param name="prepare">As for <see cref="Extend"/>.</param>
+    /// <exception cref="FaultException">A rank has not enough free pages (71); every rank throws it.</exception>
+    public void Detach(int row, int first, int end, Action<int, int, int> prepare)
+    {
+        Array.Clear(_wanted);
+        for (int page = first / PageSpan.Keys; page < PagesFor(end); page++)
+        {
+            _wanted[OwnerOf(page)] += IsShared(row, page) ? 1 : 0;
+        }
+
+        RequireFree();
+        for (int page = first / PageSpan.Keys; page < PagesFor(end); page++)
+        {
+            if (IsShared(row, page))
+            {
+                TakeOwn(row, page, prepare);
+            }
+        }
+    }
+
+    /// <summary>Says that what a page holds has changed without the row's length.</summary>
+    public void Touch() => Version++;
 
     /// <summary>Gives the pages past a length back.</summary>
     public void Truncate(int row, int length)
@@ -120,10 +141,19 @@ internal sealed class CachePages
     private static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
 
     // The next token goes into a page that other rows share.
-    private bool IsSharedEnd(int row)
+    private bool IsSharedEnd(int row) => _lengths[row] % PageSpan.Keys != 0 && IsShared(row, _lengths[row] / PageSpan.Keys);
+
+    private bool IsShared(int row, int page) => _pools[OwnerOf(page)].UsersOf(SlotOf(row, page)) > 1;
+
+    private void TakeOwn(int row, int page, Action<int, int, int> prepare)
     {
-        int page = _lengths[row] / PageSpan.Keys;
-        return _lengths[row] % PageSpan.Keys != 0 && _pools[OwnerOf(page)].UsersOf(SlotOf(row, page)) > 1;
+        ref int slot = ref _slots[(row * _mostPages) + page];
+        int rank = OwnerOf(page);
+        int own = _pools[rank].Take();
+        prepare(rank, slot, own);
+        _pools[rank].Release(slot);
+        slot = own;
+        Version++;
     }
 
     private void RequireRoom(ReadOnlySpan<int> rows, ReadOnlySpan<int> lengths)
@@ -143,6 +173,11 @@ internal sealed class CachePages
             }
         }
 
+        RequireFree();
+    }
+
+    private void RequireFree()
+    {
         for (int rank = 0; rank < _wanted.Length; rank++)
         {
             if (_wanted[rank] > _pools[rank].Free)

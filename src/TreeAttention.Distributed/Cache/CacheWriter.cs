@@ -22,26 +22,23 @@ internal sealed class CacheWriter : IDisposable
         _values = new DeviceInput(device);
     }
 
-    /// <summary>[rows, tokens] how far behind a row's first new token each one stands, for rotary; null where they follow each other.</summary>
-    public int[]? Depths { get; set; }
-
-    /// <summary>Room for keys that the host writes, before <see cref="Store(int, ReadOnlySpan{int}, int)"/>.</summary>
+    /// <summary>Room for keys that the host writes, before they are stored.</summary>
     public Span<float> TakeKeys(int tokens) => _keys.Take((long)tokens * _cache.Options.KeyFloats);
 
     /// <summary>Room for values that the host writes; none when they lie in the keys.</summary>
     public Span<float> TakeValues(int tokens) => _values.Take((long)tokens * _cache.Options.ValueFloats);
 
-    /// <summary>Stores what was written, behind the tokens that the rows have in a layer.</summary>
-    public void Store(int layer, ReadOnlySpan<int> rows, int tokens)
+    /// <summary>Stores what was written, behind the tokens that the rows have in a layer; rotated by depth where there are depths.</summary>
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths)
     {
         int all = rows.Length * tokens;
         Store(
-            layer, rows, tokens,
+            layer, rows, tokens, depths,
             _keys.Send((long)all * _cache.Options.KeyFloats), _values.Send((long)all * _cache.Options.ValueFloats));
     }
 
     /// <summary>Stores tokens of the device's memory behind those that the rows have in a layer.</summary>
-    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, Region keys, Region values)
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, Region keys, Region values)
     {
         Reserve(rows.Length * tokens);
         for (int i = 0; i < rows.Length; i++)
@@ -49,15 +46,22 @@ internal sealed class CacheWriter : IDisposable
             PlaceTokens(i * tokens, rows[i], _cache.LengthOf(layer, rows[i]), tokens);
         }
 
-        Send(layer, rows.Length * tokens, keys, values);
+        for (int i = 0; i < depths.Length; i++)
+        {
+            _positions[i] += depths[i] - (i % tokens);
+        }
+
+        Send(layer, rows.Length * tokens, keys, values, _angles);
     }
 
     /// <summary>Stores what was written as tokens of one row from a position on.</summary>
-    public void StoreAt(int layer, int row, int position, int tokens)
+    public void StoreAt(int layer, int row, int position, int tokens, bool isRotated)
     {
         Reserve(tokens);
         PlaceTokens(0, row, position, tokens);
-        Send(layer, tokens, _keys.Send((long)tokens * _cache.Options.KeyFloats), _values.Send((long)tokens * _cache.Options.ValueFloats));
+        Send(
+            layer, tokens, _keys.Send((long)tokens * _cache.Options.KeyFloats), _values.Send((long)tokens * _cache.Options.ValueFloats),
+            isRotated ? null : _angles);
     }
 
     /// <summary>Refuses numbers that must not be stored.</summary>
@@ -89,28 +93,27 @@ internal sealed class CacheWriter : IDisposable
 
     private void PlaceTokens(int first, int row, int position, int tokens)
     {
-        int start = position + _cache.LeftPaddingOf(row);
         for (int token = 0; token < tokens; token++, position++)
         {
             int page = position / PageSpan.Keys;
-            _positions[first + token] = start + (Depths?[first + token] ?? token);
+            _positions[first + token] = position + _cache.LeftPaddingOf(row);
             _places[first + token] = _cache.IsOwn(page)
                 ? _cache.Contents.PlaceOf(_cache.Pages.SlotOf(row, page), position)
                 : TokenPlace.Elsewhere;
         }
     }
 
-    private void Send(int layer, int tokens, Region keys, Region values)
+    private void Send(int layer, int tokens, Region keys, Region values, RotaryAngles? angles)
     {
-        _angles?.Take(_positions.AsSpan(0, tokens));
-        _device.Append(new TokenBlock(keys, values, _places, tokens, _angles), _cache.Contents[layer]);
+        angles?.Take(_positions.AsSpan(0, tokens));
+        _device.Append(new TokenBlock(keys, values, _places, tokens, angles), _cache.Contents[layer]);
     }
 
     // A rotated number is at most √2 times as large; whether it really overflows is then seen by rotating it.
     private void RequireStorable(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<float> numbers, string name, int dim, double growth)
     {
-        double largest = growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
-        if (numbers.Length == 0 || (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type, 1f)))
+        double largest = numbers.IsEmpty ? 0 : growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
+        if (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type, 1f))
         {
             return;
         }
@@ -126,8 +129,7 @@ internal sealed class CacheWriter : IDisposable
             Require(stored, ElementType.Float32);
             if (growth > 1)
             {
-                int behind = Depths?[token] ?? token % tokens;
-                _angles!.Take([_cache.LengthOf(layer, row) + _cache.LeftPaddingOf(row) + behind]);
+                _angles!.Take([position + _cache.LeftPaddingOf(row)]);
                 _angles.Turn(stored, 0);
             }
 

@@ -8,7 +8,8 @@ namespace TreeAttention.Distributed;
 /// <remarks>
 /// The semantics are those of flash-attn's <c>flash_attn_with_kvcache</c>: queries are aligned with the end of each row, new tokens
 /// included; keys are rotated at their positions, query i at that of new token i where the mask is causal or a window, else at
-/// that of the first new token. Made once for given sizes; steps allocate nothing, except where a reduction's transport does.
+/// that of the first new token. Where queries have depths they are nodes of a token tree, and so are the new tokens: both turn by
+/// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does.
 /// Calls come from one thread, the same on every rank.
 /// </remarks>
 public sealed class DecodeStep : IDisposable
@@ -23,6 +24,7 @@ public sealed class DecodeStep : IDisposable
     private readonly QueryBlock _queries;
     private readonly RotaryAngles? _angles;
     private readonly int[] _positions;
+    private readonly int[] _depths; // [batch, query_len], or none
     private readonly HostMemory? _result;
     private readonly PartialAttention? _onHost;
 
@@ -46,6 +48,8 @@ public sealed class DecodeStep : IDisposable
         _shards = [.. Enumerable.Range(0, sizes.Layers).Select(layer => cache.Contents[layer] with { Plan = _view.Plan })];
         _angles = sizes.Rotary is { Dim: > 0 } rotary ? new RotaryAngles(rotary) : null;
         _positions = new int[_rows.Length * options.QueryLength];
+        int[] depths = options.Attention.QueryDepths ?? [];
+        _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
         var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Largest);
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
@@ -83,16 +87,7 @@ public sealed class DecodeStep : IDisposable
     {
         RequireQueries(query);
         int before = _cache.LengthOf(layer, _rows[0]);
-        if (Problem.Options.QueryDepths is { } depths)
-        {
-            RequireNodes(key);
-            _cache.AppendNodes(layer, _rows, key, value, depths);
-        }
-        else
-        {
-            _cache.Append(layer, _rows, key, value);
-        }
-
+        _cache.Append(layer, _rows, key, value, key.IsEmpty ? [] : _depths);
         int tokens = _cache.LengthOf(layer, _rows[0]) - before;
         Attend(layer, query, tokens, output, lse);
     }
@@ -137,7 +132,7 @@ public sealed class DecodeStep : IDisposable
         {
             (int batch, int query) = Math.DivRem(i, queries);
             int first = _cache.LeftPaddingOf(_rows[batch]) + _view.KeyLengths[batch] - tokens;
-            _positions[i] = first + (options.QueryDepths?[i] ?? (isAligned ? query : 0));
+            _positions[i] = first + (_depths.Length > 0 ? _depths[i] : isAligned ? query : 0);
         }
 
         _angles.Take(_positions);
@@ -156,16 +151,6 @@ public sealed class DecodeStep : IDisposable
         return _onHost;
     }
 
-    private void RequireNodes(ReadOnlySpan<float> key)
-    {
-        long expected = (long)_rows.Length * Problem.Shape.QueryLength * _cache.Options.KeyFloats;
-        if (key.Length != expected)
-        {
-            throw new ShapeMismatchException(
-                $"A step over token trees appends a key for each of its {Problem.Shape.QueryLength} queries: {expected} key elements, not {key.Length}.");
-        }
-    }
-
     private void RequireQueries(ReadOnlySpan<float> query)
     {
         if (query.Length != _queries.Values.Count)
@@ -175,7 +160,7 @@ public sealed class DecodeStep : IDisposable
                 + $"{Problem.Shape.HeadDim} was given {query.Length} query elements.");
         }
 
-        if (_cache.Options.NonFinite == NonFinitePolicy.Error && !float.IsFinite(TensorPrimitives.MaxMagnitude(query)))
+        if (_cache.Options.NonFinite == NonFinitePolicy.Error && !query.IsEmpty && !float.IsFinite(TensorPrimitives.MaxMagnitude(query)))
         {
             throw NotFinite(query);
         }

@@ -5,6 +5,9 @@ namespace TreeAttention.Distributed;
 /// <summary>Where the keys and values of a long prompt come from: read token by token, on the rank that stores them alone.</summary>
 public interface ITokenSource
 {
+    /// <summary>Keys are rotated by their positions already, and are stored as they are.</summary>
+    bool IsRotated => false;
+
     /// <summary>Reads a token.</summary>
     /// <param name="row">Row of the cache.</param>
     /// <param name="position">Position in the row.</param>

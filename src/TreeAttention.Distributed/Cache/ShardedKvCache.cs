@@ -21,6 +21,7 @@ public sealed class ShardedKvCache : IDisposable
     private readonly int _ranks;
     private readonly Action<int, int, int> _prepare;
     private readonly CacheWriter _writer;
+    private readonly TokenMover _mover;
     private readonly int[] _allRows;
     private readonly int[] _ends; // [rows] scratch
 
@@ -47,6 +48,7 @@ public sealed class ShardedKvCache : IDisposable
             }
         };
         _writer = new CacheWriter(this, _device);
+        _mover = new TokenMover(this, context);
         _allRows = [.. Enumerable.Range(0, options.Rows)];
         _ends = new int[options.Rows];
     }
@@ -108,33 +110,31 @@ public sealed class ShardedKvCache : IDisposable
     /// <exception cref="FaultException">The cache is full (71) or a number must not be stored (65), on every rank alike; nothing was stored.</exception>
     public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
     {
+        Append(layer, rows, key, value, depths: []);
+    }
+
+    /// <summary>The same for the nodes of token trees, whose rotary positions are their depths behind the row's tokens.</summary>
+    /// <param name="layer">The layer.</param>
+    /// <param name="rows">Different rows.</param>
+    /// <param name="key">[rows given, tokens, kv_heads, head_dim], not rotated.</param>
+    /// <param name="value">[rows given, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="depths">[rows given, tokens] depth of each node, 0 for a root; empty for tokens in a line.</param>
+    /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})" path="/exception"/>
+    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths)
+    {
         int tokens = TokensIn(rows.Length, key.Length, value.Length);
+        if (depths.Length > 0 && depths.Length != rows.Length * tokens)
+        {
+            throw new ShapeMismatchException($"{depths.Length} depths were given for {rows.Length} rows × {tokens} tokens.");
+        }
+
         _writer.RequireStorable(layer, rows, tokens, key, value);
         Extend(layer, rows, tokens);
         key.CopyTo(_writer.TakeKeys(rows.Length * tokens));
         value.CopyTo(_writer.TakeValues(rows.Length * tokens));
-        _writer.Store(layer, rows, tokens);
+        _writer.Store(layer, rows, tokens, depths);
         Advance(layer, rows, tokens);
         Measure(Options.ValuesInKeys ? key : value);
-    }
-
-    /// <summary>Appends the nodes of token trees: each is rotated at its depth, and all are stored in their order.</summary>
-    /// <param name="layer">The layer.</param>
-    /// <param name="rows">Different rows.</param>
-    /// <param name="key">[rows given, nodes, kv_heads, head_dim], not rotated.</param>
-    /// <param name="value">[rows given, nodes, kv_heads, value_dim]; empty when values lie in the keys.</param>
-    /// <param name="depths">[rows given, nodes]</param>
-    internal void AppendNodes(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, int[] depths)
-    {
-        _writer.Depths = depths;
-        try
-        {
-            Append(layer, rows, key, value);
-        }
-        finally
-        {
-            _writer.Depths = null;
-        }
     }
 
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
@@ -143,7 +143,7 @@ public sealed class ShardedKvCache : IDisposable
     {
         int tokens = TokensIn(rows.Length, key.Count, value.Count);
         Extend(layer, rows, tokens);
-        _writer.Store(layer, rows, tokens, key, value);
+        _writer.Store(layer, rows, tokens, [], key, value);
         Advance(layer, rows, tokens);
         Largest[0] = new PageLimits(float.NaN, float.NaN);
     }
@@ -175,7 +175,7 @@ public sealed class ShardedKvCache : IDisposable
                     source.Read(row, position + i, keys.Slice(i * Options.KeyFloats, Options.KeyFloats), values.Slice(i * Options.ValueFloats, Options.ValueFloats));
                 }
 
-                _writer.StoreAt(layer, row, position, count);
+                _writer.StoreAt(layer, row, position, count, source.IsRotated);
             }
 
             position = end;
@@ -221,6 +221,66 @@ public sealed class ShardedKvCache : IDisposable
         }
     }
 
+    /// <summary>Keeps some of the last tokens of a row, one after the other, and takes the rest of them away, in every layer. Every rank calls it.</summary>
+    /// <remarks>Tokens keep the rotation that they were appended with: a path of a token tree, appended at its depths, then stands right.</remarks>
+    /// <param name="row">The row.</param>
+    /// <param name="first">Position of the first token that is not kept anyway.</param>
+    /// <param name="kept">Which tokens stay, as ascending offsets from <paramref name="first"/>.</param>
+    /// <exception cref="ShapeMismatchException">The offsets do not ascend, or some layer has no token there.</exception>
+    /// <exception cref="FaultException">Pages that the row shares cannot be copied: the cache is full (71); nothing was changed.</exception>
+    public void Keep(int row, int first, ReadOnlySpan<int> kept)
+    {
+        int length = LengthOf(0, row);
+        for (int layer = 1; layer < Options.Layers; layer++)
+        {
+            length = Math.Min(length, LengthOf(layer, row));
+        }
+
+        for (int i = 0; i < kept.Length; i++)
+        {
+            if (first < 0 || kept[i] < 0 || kept[i] >= length - first || (i > 0 && kept[i] <= kept[i - 1]))
+            {
+                throw new ShapeMismatchException(
+                    $"Row {row} keeps offsets {string.Join(',', kept.ToArray())} from {first} on, but they must ascend and lie inside its {length} tokens.");
+            }
+        }
+
+        Pages.Detach(row, first, first + kept.Length, _prepare);
+        for (int i = 0; i < kept.Length; i++)
+        {
+            if (kept[i] != i)
+            {
+                _mover.Move(row, first + kept[i], first + i);
+            }
+        }
+
+        Truncate(row, first + kept.Length);
+        Pages.Touch();
+    }
+
+    /// <summary>This rank stores the tokens at a position, of whichever row.</summary>
+    public bool Owns(int position) => IsOwn(position / PageSpan.Keys);
+
+    /// <summary>Reads a stored token back, on the rank that owns it.</summary>
+    /// <param name="layer">The layer.</param>
+    /// <param name="row">The row.</param>
+    /// <param name="position">Position in the row.</param>
+    /// <param name="key">[kv_heads, head_dim], rotated as it was stored.</param>
+    /// <param name="value">[kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <returns>False on the other ranks, which get nothing.</returns>
+    public bool TryRead(int layer, int row, int position, Span<float> key, Span<float> value)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(position);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(position, LengthOf(layer, row));
+        if (!IsOwn(position / PageSpan.Keys))
+        {
+            return false;
+        }
+
+        _mover.Read(layer, row, position, key, value);
+        return true;
+    }
+
     /// <summary>Empties a row; its padding goes too.</summary>
     public void Release(int row)
     {
@@ -257,6 +317,7 @@ public sealed class ShardedKvCache : IDisposable
     public void Dispose()
     {
         _writer.Dispose();
+        _mover.Dispose();
         Contents.Dispose();
     }
 

@@ -17,7 +17,6 @@ public sealed class SpeculativeStep : IDisposable
     private readonly int[] _rows;
     private readonly int[] _before; // [batch] tokens before the tree; -1 when the row has no tree to decide on
     private readonly DecodeStep _step;
-    private readonly NodeMoves _moves;
 
     /// <summary>Prepares a step. Every rank calls it with the same trees.</summary>
     /// <param name="context">The rank, as the cache was made with it.</param>
@@ -38,7 +37,6 @@ public sealed class SpeculativeStep : IDisposable
             QueryLength = nodes,
             Attention = TokenTreeMask.Apply(options.Attention, _rows.Length, nodes, trees),
         });
-        _moves = new NodeMoves(context, cache);
     }
 
     /// <summary>Nodes of each tree.</summary>
@@ -78,13 +76,7 @@ public sealed class SpeculativeStep : IDisposable
     /// <exception cref="ArgumentException">The nodes are no path.</exception>
     public void Commit(int batch, ReadOnlySpan<int> path)
     {
-        int before = Decide(batch, path);
-        if (path.Length > 0)
-        {
-            _moves.Compact(_rows[batch], before, path);
-        }
-
-        _cache.Truncate(_rows[batch], before + path.Length);
+        _cache.Keep(_rows[batch], Decide(batch, path), path);
     }
 
     /// <summary>Drops all nodes of a row.</summary>
@@ -92,11 +84,7 @@ public sealed class SpeculativeStep : IDisposable
     public void Reject(int batch) => Commit(batch, []);
 
     /// <inheritdoc/>
-    public void Dispose()
-    {
-        _step.Dispose();
-        _moves.Dispose();
-    }
+    public void Dispose() => _step.Dispose();
 
     private int Decide(int batch, ReadOnlySpan<int> path)
     {

@@ -25,6 +25,9 @@ public sealed class TensorTokens : ITokenSource
     }
 
     /// <inheritdoc/>
+    public bool IsRotated { get; init; }
+
+    /// <inheritdoc/>
     public void Read(int row, int position, Span<float> key, Span<float> value)
     {
         Read(_key, _keyName, row, position, key);

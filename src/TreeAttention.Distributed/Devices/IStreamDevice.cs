@@ -23,4 +23,10 @@ public interface IStreamDevice : IStagingDevice
 
     /// <summary>Makes a timer of the stream.</summary>
     IStreamTimer CreateTimer();
+
+    /// <summary>Makes a window of this rank's for the ranks of its node.</summary>
+    /// <param name="rank">This rank.</param>
+    /// <param name="ranks">Ranks that share.</param>
+    /// <param name="bytesPerRank">Bytes of a slot.</param>
+    IPeerWindow CreatePeerWindow(int rank, int ranks, long bytesPerRank);
 }

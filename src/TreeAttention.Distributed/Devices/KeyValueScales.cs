@@ -15,6 +15,9 @@ public sealed class KeyValueScales
     /// <summary>The largest scale.</summary>
     public const float Largest = 1e30f;
 
+    private readonly float[] _keysAndValues;
+    private readonly float[] _keysTwice;
+
     /// <summary>Scales of each KV head.</summary>
     /// <param name="key">[kv_heads]</param>
     /// <param name="value">[kv_heads]; where values are a part of the keys they share the keys' scales.</param>
@@ -33,6 +36,8 @@ public sealed class KeyValueScales
 
         Key = key;
         Value = value;
+        _keysAndValues = [.. key, .. value];
+        _keysTwice = [.. key, .. key];
     }
 
     /// <summary>[kv_heads]</summary>
@@ -40,6 +45,10 @@ public sealed class KeyValueScales
 
     /// <summary>[kv_heads]</summary>
     public float[] Value { get; }
+
+    /// <summary>[2, kv_heads] those of keys, then those of values, as a device keeps them; the same array each time.</summary>
+    /// <param name="valuesInKeys">Values are a part of the keys.</param>
+    public float[] OfStorage(bool valuesInKeys) => valuesInKeys ? _keysTwice : _keysAndValues;
 
     /// <summary>True for a number that can be a scale.</summary>
     public static bool IsScale(float number) => number is >= Smallest and <= Largest;

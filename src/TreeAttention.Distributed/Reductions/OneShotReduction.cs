@@ -88,7 +88,11 @@ internal sealed class OneShotReduction : Reduction
     {
         PartialAttention[] slots = _slots[_round++ & 1];
         Context.Device.Copy(state.Region, slots[Transport.Rank].Region);
-        Context.Device.Synchronize();
+        if (slots[Transport.Rank].Region.Place != MemoryPlace.Device)
+        {
+            Context.Device.Synchronize(); // others read it without the device's knowledge
+        }
+
         Transport.Traffic.CountPayload(state.Region.Bytes);
         _peers.Publish();
         _peers.AwaitAll();

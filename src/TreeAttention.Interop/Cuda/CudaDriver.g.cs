@@ -128,6 +128,9 @@ internal static unsafe partial class CudaDriver
     public static extern CUresult cuMemcpyDtoDAsync_v2(ulong dstDevice, ulong srcDevice, nuint ByteCount, nint hStream);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuMemcpyAsync(ulong dst, ulong src, nuint ByteCount, nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuMemsetD8Async(ulong dstDevice, byte uc, nuint N, nint hStream);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]

@@ -14,8 +14,11 @@ internal sealed unsafe class MpiLibrary
     private static readonly Lock _gate = new();
     private static MpiLibrary? _loaded;
 
+    private readonly nint _handle;
+
     private MpiLibrary(string file, nint handle)
     {
+        _handle = handle;
         NativeLibraries.Bind(MpiNative.Library, handle);
         File = file;
         Version = ReadVersion();
@@ -33,6 +36,10 @@ internal sealed unsafe class MpiLibrary
 
     /// <summary>Whether this is Open MPI under any ABI; else it is of MPICH's family.</summary>
     internal bool IsOpenMpi => Constants.Abi == MpiAbi.OpenMpi || Version.Contains("Open MPI", StringComparison.Ordinal);
+
+    /// <summary>It says that it reads and writes GPU memory by itself. To be asked after its initialisation; a library without the question does not.</summary>
+    internal bool IsCudaAware =>
+        NativeLibrary.TryGetExport(_handle, "MPIX_Query_cuda_support", out nint query) && ((delegate* unmanaged<int>)query)() == 1;
 
     /// <summary>What users call it: <c>Open MPI</c> or <c>MPICH</c>.</summary>
     internal string Product => IsOpenMpi ? "Open MPI" : "MPICH";

@@ -60,7 +60,28 @@ internal sealed class DeviceSource
 
     /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
     internal static StagedTransport? StagingFor(ITransport transport, IDevice device) =>
-        device is IStagingDevice staging ? new StagedTransport(transport, staging) : null;
+        device is IStagingDevice staging ? new StagedTransport(transport, staging, warn: Warn) : null;
+
+    private static void Warn(string message) => Console.Error.WriteLine($"treeattn: {message}");
+
+    /// <summary>What stands between an MPI and a device whose memory is its own: the device's addresses where the MPI can use them, else page-locked memory.</summary>
+    /// <param name="transport">The MPI's.</param>
+    /// <param name="device">The rank's.</param>
+    /// <param name="isCudaAware">What the MPI says of itself.</param>
+    /// <param name="choice">What TREEATTN_MPI_CUDA says instead.</param>
+    /// <exception cref="FaultException">The choice is none (2).</exception>
+    internal static ITransport? BridgeFor(ITransport transport, IDevice device, bool isCudaAware, string? choice) => (choice, device) switch
+    {
+        (not (null or "direct" or "staged"), _) => throw new FaultException(
+            FaultCode.CommandLine,
+            $"TREEATTN_MPI_CUDA is '{choice}', but it may be 'direct' (MPI gets device addresses) or 'staged' (through host memory). Unset it to do what MPI "
+            + "says of itself.")
+        { IsAgreed = true },
+        (_, not IStagingDevice) => null,
+        ("direct", IStagingDevice staging) => new DirectTransport(transport, staging),
+        (null, IStagingDevice staging) when isCudaAware => new DirectTransport(transport, staging),
+        _ => StagingFor(transport, device),
+    };
 
     private static CudaOptions OptionsOf(ProcessEnvironment environment)
     {

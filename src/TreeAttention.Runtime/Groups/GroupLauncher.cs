@@ -12,9 +12,10 @@ public static class GroupLauncher
     /// <exception cref="FaultException">The group cannot be formed, or a rank failed.</exception>
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
-        if (options.Transport == TransportKind.Nccl)
+        TransportKind transport = options.Transport == TransportKind.Auto ? NaturalTransport(environment.Launcher) : options.Transport;
+        if (transport == TransportKind.Nccl)
         {
-            options = NcclSource.OnGpus(options);
+            options = NcclSource.OnGpus(options with { Transport = transport });
         }
 
         if (environment.SpeaksForAll && DeviceSource.HintOf(options) is { } hint)
@@ -22,9 +23,11 @@ public static class GroupLauncher
             Console.Error.WriteLine($"treeattn: {hint}");
         }
 
-        TransportKind transport = options.Transport == TransportKind.Auto
-            ? environment.Launcher.IsPresent ? TransportKind.Mpi : TransportKind.InProcess
-            : options.Transport;
+        if (transport == TransportKind.Nccl && environment.Launcher.Rendezvous is not null)
+        {
+            return RendezvousGroup.Run(options, environment, work);
+        }
+
         if (transport == TransportKind.Mpi || (transport == TransportKind.Nccl && environment.Launcher.IsPresent))
         {
             return MpiGroup.Run(options, environment, work);
@@ -45,6 +48,11 @@ public static class GroupLauncher
     internal static int ThreadsOf(GroupOptions options, int ranksOfNode) =>
         options.Threads ?? Math.Max(1, Environment.ProcessorCount / ranksOfNode);
 
+    private static TransportKind NaturalTransport(LauncherEnvironment launcher) =>
+        launcher.Name == LauncherEnvironment.RendezvousVariable ? TransportKind.Nccl
+        : launcher.IsPresent ? TransportKind.Mpi
+        : TransportKind.InProcess;
+
     private static FaultCode RunInProcess(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
         int ranks = options.Ranks ?? 1;
@@ -59,7 +67,8 @@ public static class GroupLauncher
             using IDevice device = devices.Create(threads, rank);
             IControlPlane control = group.Controls[rank];
             using NcclTransport? gpus = nccl is null
-                ? null : NcclSource.Connect(device, control, group.Transports[rank], environment, group.ThrowIfEnded);
+                ? null
+                : NcclSource.Connect(environment, NcclSource.Beside(group.Transports[rank], device, control) with { LookForFault = group.ThrowIfEnded });
             using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(group.Transports[rank], device) : null;
             var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)group.Transports[rank], device, control);
             using var member = new AttentionGroup(context, threads, description);

@@ -81,12 +81,13 @@ internal static class MpiGroup
         int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
         using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment, ranksOfNode).Create(threads, rankOfNode));
         string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
-        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(device, control, transport, environment, () => { });
-        using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(transport, device) : null;
-        var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)transport, device, control);
-        string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})" + (nccl is null ? "" : $", {nccl}");
+        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(environment, NcclSource.Beside(transport, device, control));
+        using ITransport? bridge = gpus is null ? DeviceSource.BridgeFor(transport, device, world.IsCudaAware, environment.MpiCuda) : null;
+        var context = new RankContext(gpus ?? bridge ?? transport, device, control);
+        string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"
+            + (nccl is not null ? $", {nccl}" : bridge is DirectTransport ? ", device memory handed to MPI" : "");
         using var group = new AttentionGroup(context, threads, description);
-        FaultCode code = work(group);
+        FaultCode code = Guarded(world, () => work(group)); // before a device that may hang is disposed of
         gpus?.Leave();
         return code;
     }

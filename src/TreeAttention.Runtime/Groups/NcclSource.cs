@@ -1,4 +1,3 @@
-using System;
 using TreeAttention.Communication;
 using TreeAttention.Distributed;
 
@@ -18,20 +17,12 @@ internal static class NcclSource
         : [Library]);
 
     /// <summary>Connects this rank. Every rank calls it.</summary>
-    /// <param name="device">The rank's GPU.</param>
-    /// <param name="control">The control plane of the ranks.</param>
-    /// <param name="host">Moves host memory among the same ranks: it knows the nodes, and gives the memory that ranks of a node share.</param>
-    /// <param name="environment">What NCCL is told by variables.</param>
-    /// <param name="lookForFault">Throws when another rank has ended the group.</param>
-    internal static NcclTransport Connect(
-        IDevice device, IControlPlane control, ITransport host, ProcessEnvironment environment, Action lookForFault) =>
-        NcclTransport.Connect(new NcclSetUp((IStreamDevice)device, control, host.Nodes, host.Traffic)
-        {
-            HostId = environment.NcclHostId,
-            MayShareGpus = environment.NcclSharesGpus,
-            SharePeerMemory = host.SharePeerMemory,
-            LookForFault = lookForFault,
-        });
+    internal static NcclTransport Connect(ProcessEnvironment environment, NcclSetUp setUp) =>
+        NcclTransport.Connect(setUp with { HostId = environment.NcclHostId, MayShareGpus = environment.NcclSharesGpus });
+
+    /// <summary>What a rank brings whose host memory another transport moves: that one knows the nodes, and gives the memory that ranks of a node share.</summary>
+    internal static NcclSetUp Beside(ITransport host, IDevice device, IControlPlane control) =>
+        new((IStreamDevice)device, control, host.Nodes, host.Traffic) { SharePeerMemory = host.SharePeerMemory };
 
     /// <summary>The options of a group that NCCL connects: it computes on GPUs.</summary>
     /// <exception cref="FaultException">It is asked to compute on the CPU (2).</exception>

@@ -27,9 +27,9 @@ public static class MachineInspection
             MpiLibraries(libraries),
             Launchers(environment),
             Launched(environment),
-            Library(libraries, "GPU driver", ["libcuda.so.1"], "Install the NVIDIA driver; until then everything runs with --device cpu."),
-            Library(libraries, "NVRTC", ["libnvrtc.so.13", "libnvrtc.so.12"], "Install the CUDA run-time compiler (libnvrtc); it is needed only with a GPU."),
-            Library(libraries, "NCCL", ["libnccl.so.2"], "Install NCCL 2; it is needed only between GPUs."),
+            Library(libraries, "GPU driver", null, ["libcuda.so.1"], "Install the NVIDIA driver; until then everything runs with --device cpu."),
+            Library(libraries, "NVRTC", environment.NvrtcLibrary, ["libnvrtc.so.13", "libnvrtc.so.12"], "Install the CUDA run-time compiler (libnvrtc); it is needed only with a GPU."),
+            Library(libraries, "NCCL", environment.NcclLibrary, ["libnccl.so.2"], "Install NCCL 2; it is needed only between GPUs."),
         ];
     }
 
@@ -81,9 +81,9 @@ public static class MachineInspection
         "started by", true,
         environment.Launcher is { IsPresent: true } launcher ? $"{launcher.Name}: rank {launcher.Rank} of {launcher.Size}" : "no launcher: in-process ranks");
 
-    private static Finding Library(LibrarySearch libraries, string subject, string[] sonames, string wayOut)
+    private static Finding Library(LibrarySearch libraries, string subject, string? named, string[] sonames, string wayOut)
     {
-        string? found = sonames.Select(libraries.Find).OfType<string>().FirstOrDefault();
+        string? found = File.Exists(named) ? named : sonames.Select(libraries.Find).OfType<string>().FirstOrDefault();
         return found is not null
             ? new Finding(subject, true, found)
             : new Finding(subject, false, $"no {string.Join(" or ", sonames)}", wayOut);

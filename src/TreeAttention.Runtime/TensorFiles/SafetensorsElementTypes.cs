@@ -1,3 +1,4 @@
+using System;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Runtime;
@@ -16,6 +17,9 @@ internal static class SafetensorsElementTypes
         ("U8", 8), ("I8", 8), ("U16", 16), ("I16", 16), ("U32", 32), ("U64", 64), ("C64", 64), ("F4", 4),
         ("F6_E2M3", 6), ("F6_E3M2", 6), ("F8_E5M2", 8), ("F8_E8M0", 8), ("F8_E4M3FNUZ", 8), ("F8_E5M2FNUZ", 8),
     ];
+
+    /// <summary>The name of an element type that is written.</summary>
+    public static string NameOf(ElementType type) => Array.Find(All, entry => Type(entry.Name) == type).Name;
 
     /// <summary>The element type a name stands for; null when it is not read.</summary>
     public static ElementType? Type(string name) => name switch

@@ -41,6 +41,8 @@ internal sealed class DecodeCase
 
     public float Size { get; init; } = 2;
 
+    public float ValueSize { get; init; } = 2;
+
     public int Rows => Before.Length;
 
     public int Longest => Before.Max() + NewTokens;
@@ -72,7 +74,7 @@ internal sealed class DecodeCase
     public float[] KeyOf(int row) => Numbers(100 + row, (long)Longest * KvHeads * HeadDim);
 
     /// <summary>[tokens, kv_heads, value_dim] of a row.</summary>
-    public float[] ValueOf(int row) => Numbers(200 + row, (long)Longest * KvHeads * ValueDim);
+    public float[] ValueOf(int row) => Numbers(200 + row, (long)Longest * KvHeads * ValueDim, ValueSize);
 
     /// <summary>Keys of some tokens of a row, as they are appended.</summary>
     public ReadOnlySpan<float> Keys(int row, int first, int count) =>
@@ -162,15 +164,15 @@ internal sealed class DecodeCase
         return result;
     }
 
-    private float[] Numbers(int which, long count) => _numbers.GetOrAdd(which, _ => MakeNumbers(which, count));
+    private float[] Numbers(int which, long count, float? size = null) => _numbers.GetOrAdd(which, _ => MakeNumbers(which, count, size ?? Size));
 
-    private float[] MakeNumbers(int which, long count)
+    private float[] MakeNumbers(int which, long count, float size)
     {
         var random = new Random((Name.Sum(letter => letter) * 1000) + which); // a seed that a failing test's name tells
         float[] numbers = new float[count];
         for (int i = 0; i < numbers.Length; i++)
         {
-            numbers[i] = (float)((random.NextDouble() - 0.5) * Size);
+            numbers[i] = (float)((random.NextDouble() - 0.5) * size);
         }
 
         return numbers;

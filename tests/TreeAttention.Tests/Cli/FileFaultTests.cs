@@ -92,6 +92,23 @@ public sealed class FileFaultTests
         files.AssertRight(_shape, new AttentionOptions());
     }
 
+    [Theory]
+    [InlineData("--output", "query.npy", "--query"), InlineData("--lse", "../{0}/value.npy", "--value"), InlineData("--lse", "output.npy", "--lse")]
+    [InlineData("--lse", "", "empty")]
+    public void An_output_that_would_replace_another_file_of_the_call_ends_with_2(string option, string file, string other)
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(_shape);
+        byte[] query = File.ReadAllBytes(files.At("query.npy"));
+        string path = file.Length == 0 ? "" : files.At(file.Replace("{0}", Path.GetFileName(Path.GetDirectoryName(files.At("x"))!), StringComparison.Ordinal));
+        string[] outputs = option == "--output" ? [option, path] : ["--output", files.At("output.npy"), option, path];
+
+        TreeattnProcess.Run(["attend", .. tensors, .. outputs, "--ranks", "2", "--force"]).Exits(2).Says(other);
+
+        Assert.Equal(query, File.ReadAllBytes(files.At("query.npy")));
+        Assert.Equal(3, files.Names.Length);
+    }
+
     [Fact]
     public void Output_in_a_directory_that_is_not_there_ends_with_73()
     {

@@ -89,6 +89,18 @@ public sealed class LauncherTests
         Assert.Empty(process.Survivors());
     }
 
+    [Theory, InlineData("openmpi"), InlineData("mpich")]
+    public void Ranks_with_other_commands_end_with_78(string mpi)
+    {
+        using var files = new CliFiles();
+
+        using var process = TreeattnProcess.StartPrograms(mpi, [(1, Arguments(files, files.Tensors(_shape))), (1, ["verify"]), (1, ["bench"])]);
+        TreeattnResult result = process.Wait().Exits(78);
+
+        Assert.Contains("  command: rank 0: attend, rank 1: verify, rank 2: bench\n", result.Errors, StringComparison.Ordinal);
+        Assert.Empty(process.Survivors());
+    }
+
     [Fact]
     public void Benchmarks_over_other_files_end_with_78()
     {

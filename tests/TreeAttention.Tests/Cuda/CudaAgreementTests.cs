@@ -20,7 +20,7 @@ public sealed class CudaAgreementTests
 
     private static readonly (string Layout, int Ranks)[] _layouts = [("contiguous", 2), ("zigzag", 3), ("striped", 3), ("cyclic:5", 2), ("lanes", 2)];
 
-    public static MatrixTheoryData<ElementType, int> HeadDims => new([ElementType.Float32, ElementType.Float16, ElementType.BFloat16], _headDims);
+    public static MatrixTheoryData<ElementType, int> HeadDims => new([ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3], _headDims);
 
     public static MatrixTheoryData<ElementType, int> KeyLengths => new([ElementType.Float32, ElementType.BFloat16], _keyLengths);
 
@@ -97,6 +97,47 @@ public sealed class CudaAgreementTests
         }
     }
 
+    [Theory, InlineData(1), InlineData(40)]
+    public void Scales_of_each_head_agree_with_float64(int queries)
+    {
+        CpuCase inputs = new CpuCase
+        {
+            Shape = new(1, queries, 100, 4, 2, 64, 48),
+            Type = ElementType.Float8E4M3,
+            Scales = new([0.013f, 0.4f], [1.7f, 0.01f]),
+            Options = new() { Causal = true },
+        }.Fill();
+
+        RequireAgreement(inputs);
+    }
+
+    [Fact]
+    public void Enormous_scores_of_scaled_keys_agree_with_float64()
+    {
+        CpuCase inputs = new CpuCase
+        {
+            Shape = new(1, 2, 100, 4, 2, 40, 24),
+            Type = ElementType.Float8E4M3,
+            Scales = new([0.3f, 0.4f], [0.25f, 1f]),
+        }.Fill(spread: 60);
+
+        RequireAgreement(inputs);
+    }
+
+    [Fact]
+    public void Scaled_values_inside_keys_agree_with_float64()
+    {
+        CpuCase inputs = new CpuCase
+        {
+            Shape = new(1, 1, 70, 16, 1, 576, 512),
+            Type = ElementType.Float8E4M3,
+            ValuesInKeys = true,
+            Scales = new([0.02f], [0.02f]),
+        }.Fill();
+
+        RequireAgreement(inputs);
+    }
+
     [Fact]
     public void Values_inside_keys_agree_with_float64()
     {
@@ -130,7 +171,7 @@ public sealed class CudaAgreementTests
     private static double ToleranceOf(ElementType type) => type switch
     {
         ElementType.Float32 => 1e-5,
-        ElementType.Float16 => 2e-3,
+        ElementType.Float16 or ElementType.Float8E4M3 => 2e-3,
         _ => 1.5e-2,
     };
 

@@ -59,7 +59,7 @@ public sealed class CudaProgramTests
         (int ended, _, string errors) = Run(
             ["verify", "--device", "cuda", "--cases", "1", "--ranks", "1"],
             ("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder),
-            ("TREEATTN_EMULATION_FAULT", $"0:40:{code}"));
+            ("TREEATTN_EMULATION_FAULT", $"0:200:{code}"));
 
         Assert.Equal(202, ended);
         Assert.Contains($"{name} ({code})", errors, StringComparison.Ordinal);

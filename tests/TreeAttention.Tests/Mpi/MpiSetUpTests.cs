@@ -80,6 +80,29 @@ public sealed class MpiSetUpTests
         Assert.Equal(0, stuck);
     }
 
+    [Theory]
+    [InlineData("gpu[003-007,9],cpu1", "123456", "gpu003:23456")]
+    [InlineData("alone", "7", "alone:20007")]
+    [InlineData("a12,b3", "40000", "a12:20000")]
+    [InlineData("n[5]", "1", "n5:20001")]
+    public void Slurm_without_MPI_meets_on_the_first_node_at_a_port_of_the_job(string nodes, string job, string address)
+    {
+        LauncherEnvironment slurm = Read(
+            ("SLURM_STEP_ID", "0"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_PROCID", "3"), ("SLURM_STEP_NODELIST", nodes), ("SLURM_JOB_ID", job));
+
+        Assert.Equal((address, 3, 8), (slurm.Rendezvous, slurm.Rank!.Value, slurm.Size!.Value));
+    }
+
+    [Fact]
+    public void A_rendezvous_makes_ranks_without_any_launcher_and_goes_before_every_other_choice()
+    {
+        LauncherEnvironment plain = Read(("TREEATTN_RENDEZVOUS", "host:1"), ("TREEATTN_RANK", "2"), ("TREEATTN_WORLD_SIZE", "4"), ("PMI_RANK", "0"), ("PMI_SIZE", "9"));
+        LauncherEnvironment slurm = Read(("TREEATTN_RENDEZVOUS", "host:1"), ("SLURM_PROCID", "1"), ("SLURM_STEP_NUM_TASKS", "2"));
+
+        Assert.Equal(("host:1", 2, 4), (plain.Rendezvous, plain.Rank!.Value, plain.Size!.Value));
+        Assert.Equal((1, 2), (slurm.Rank!.Value, slurm.Size!.Value));
+    }
+
     private static LauncherEnvironment Read(params (string Name, string Value)[] variables)
     {
         Dictionary<string, string> values = variables.ToDictionary(pair => pair.Name, pair => pair.Value);

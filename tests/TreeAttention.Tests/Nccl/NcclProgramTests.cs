@@ -1,6 +1,8 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using System.Net;
+using System.Net.Sockets;
 using TreeAttention.Distributed;
 using Xunit;
 
@@ -10,13 +12,13 @@ namespace TreeAttention.Tests;
 [Collection("mpi")]
 public sealed class NcclProgramTests
 {
-    private static readonly string[] _verify = ["verify", "--transport", "nccl", "--cases", "2", "--threads", "1"];
+    private static readonly string[] _verify = ["verify", "--transport", "nccl", "--cases", "1", "--threads", "1"];
 
     public static TheoryData<string, string[], int, string[]> Refusals => new()
     {
         { "TREEATTN_NCCL_LIBRARY=/nowhere/libnccl.so.2", [], 69, ["/nowhere/libnccl.so.2 was not found", "TREEATTN_NCCL_LIBRARY"] },
         { "TREEATTN_EMULATION_NCCL_VERSION=21405", [], 69, ["is NCCL 2.14.5, but 2.18.1 is the oldest"] },
-        { "TREEATTN_EMULATION_DEVICES=1", [], 69, ["ranks 0, 1 compute on the same GPU", "NCCL_HOSTID"] },
+        { "TREEATTN_EMULATION_DEVICES=1", ["--oversubscribe-gpus"], 69, ["ranks 0, 1 compute on the same GPU", "NCCL_HOSTID"] },
         { "TREEATTN_EMULATION_DEVICES=8", ["--device", "cpu"], 2, ["--transport nccl connects GPUs, but --device cpu"] },
     };
 
@@ -49,6 +51,20 @@ public sealed class NcclProgramTests
         Assert.Equal(reduction == "allgather" ? 1 : 3, result.Json.GetProperty("collectives").GetInt64());
     }
 
+    [Fact]
+    public void Device_memory_is_handed_to_an_MPI_that_can_use_it()
+    {
+        // The answer is pretended; an emulated GPU's memory is the host's, so MPI reaches it.
+        string[] arguments = ["verify", "--device", "cuda", "--cases", "1", "--threads", "1"];
+
+        using var direct = TreeattnProcess.StartRanks("openmpi", 2, arguments, [.. Emulation, ("TREEATTN_MPI_CUDA", "direct")]);
+        TreeattnResult handed = direct.Wait().Exits(0);
+        using var wrong = TreeattnProcess.StartRanks("mpich", 2, arguments, [.. Emulation, ("TREEATTN_MPI_CUDA", "maybe")]);
+        wrong.Wait().Exits(2).Says("TREEATTN_MPI_CUDA is 'maybe'");
+
+        Assert.Contains("device memory handed to MPI", handed.Output, StringComparison.Ordinal);
+    }
+
     [Theory, MemberData(nameof(Refusals))]
     public void What_cannot_work_is_refused_in_one_line(string variable, string[] arguments, int code, string[] words)
     {
@@ -64,7 +80,7 @@ public sealed class NcclProgramTests
     public void Ranks_share_a_GPU_where_NCCL_is_told_that_they_may()
     {
         using var ranks = TreeattnProcess.StartRanks(
-            "mpich", 2, _verify, [.. Emulation, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
+            "mpich", 2, [.. _verify, "--oversubscribe-gpus"], [.. Emulation, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
 
         ranks.Wait().Exits(0);
     }
@@ -88,15 +104,75 @@ public sealed class NcclProgramTests
     public void A_rank_that_is_killed_or_stopped_ends_the_job(string mpi, string signal, int code)
     {
         string[] arguments = ["bench", "--transport", "nccl", "-b", "64", "-n", "1000000", "-c", "0", "--algorithm", "tree", "--reduction", "allgather"];
-        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "3", "--threads", "1"], Emulation);
+        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "2", "--threads", "1"], Emulation);
         int[] ranks = process.Ranks(2);
-        System.Threading.Thread.Sleep(4000); // into the runs
+        System.Threading.Thread.Sleep(3000); // into the runs
 
         TreeattnProcess.Signal(signal, ranks[1]);
         TreeattnResult result = process.Wait();
 
         Assert.True(code == 0 ? result.ExitCode != 0 : result.ExitCode == code, $"{result.ExitCode}\n{result.Errors}");
         Assert.Empty(process.Survivors());
+    }
+
+    [Fact]
+    public void Processes_that_no_MPI_started_meet_by_TCP_and_work_alike()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 2, 300, 2, 1, 16, 16));
+
+        TreeattnResult[] results = RunAtRendezvous(
+            2, rank => ["attend", .. tensors, "--output", files.At("output.npy"), "--transport", "nccl", "--verify", "--json", "--reduction", "one-shot"]);
+
+        Assert.Equal(("nccl", 2, 0L), (
+            results[0].Exits(0).Json.GetProperty("transport").GetString(), results[0].Json.GetProperty("ranks").GetInt32(),
+            results[0].Json.GetProperty("wrong").GetInt64()));
+        Assert.Empty(results[1].Exits(0).Output);
+    }
+
+    [Fact]
+    public void A_fault_of_one_of_them_ends_all_with_its_code()
+    {
+        TreeattnResult[] results = RunAtRendezvous(2, rank => _verify, ("TREEATTN_EMULATION_NCCL_FAULT", "1:5:3"));
+
+        Assert.All(results, result => result.Exits(203));
+        Assert.Contains(results, result => result.Errors.Contains("Rank 1 of 2", StringComparison.Ordinal));
+    }
+
+    [Theory, InlineData("nowhere", "0", "2", "is no address to meet at"), InlineData("127.0.0.1:29400", "2", "2", "this is rank 2 of 2")]
+    public void A_rendezvous_that_cannot_be_is_refused(string address, string rank, string size, string words)
+    {
+        using var process = TreeattnProcess.Start(
+            [.. _verify], [.. Emulation, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", rank), ("TREEATTN_WORLD_SIZE", size)]);
+
+        TreeattnResult result = process.Wait().Exits(2);
+
+        Assert.True(rank != "0" || result.Errors.Contains(words, StringComparison.Ordinal), result.Errors);
+    }
+
+    private static TreeattnResult[] RunAtRendezvous(
+        int ranks, Func<int, string[]> arguments, params ReadOnlySpan<(string Name, string Value)> variables)
+    {
+        using var probe = new TcpListener(IPAddress.Loopback, 0);
+        probe.Start();
+        string address = $"127.0.0.1:{((IPEndPoint)probe.LocalEndpoint).Port}";
+        probe.Stop();
+        var processes = new List<TreeattnProcess>();
+        try
+        {
+            for (int rank = 0; rank < ranks; rank++)
+            {
+                processes.Add(TreeattnProcess.Start(arguments(rank), [
+                    .. Emulation, .. variables, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", $"{rank}"), ("TREEATTN_WORLD_SIZE", $"{ranks}"),
+                ]));
+            }
+
+            return [.. processes.Select(process => process.Wait())];
+        }
+        finally
+        {
+            processes.ForEach(process => process.Dispose());
+        }
     }
 
     private static (string Name, string Value)[] Emulation

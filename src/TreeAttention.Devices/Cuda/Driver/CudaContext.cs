@@ -60,6 +60,9 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>Called while work is waited for, and once after it.</summary>
     internal Action? WhileWaiting { get; set; }
 
+    /// <summary>The driver's handle of the context.</summary>
+    internal nint Handle => _context;
+
     /// <summary>The stream, after <see cref="Enter"/>.</summary>
     internal nint Stream => _stream;
 

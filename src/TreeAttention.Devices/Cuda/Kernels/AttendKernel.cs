@@ -26,7 +26,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     /// <param name="rows">Query rows of a KV head.</param>
     /// <param name="sharedLimit">Most shared memory of a block on this device.</param>
     internal static AttendKernel For(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit) =>
-        (type is ElementType.Float32 or ElementType.Float8E4M3 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
+        (type == ElementType.Float32 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
 
     /// <summary>What kernels call a storage type.</summary>
     /// <exception cref="FaultException">They have no such type (69).</exception>
@@ -35,8 +35,9 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
         ElementType.Float32 => "float",
         ElementType.Float16 => "float16",
         ElementType.BFloat16 => "bfloat16",
+        ElementType.Float8E4M3 => "float8_e4m3",
         _ => throw new FaultException(
-            FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype f32, f16 or bf16."),
+            FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype f32, f16, bf16 or f8e4m3."),
     };
 
     private static AttendKernel? Tensor(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit)
@@ -47,7 +48,8 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
         foreach ((int keys, int stages) in PipelinesFor(Math.Max(headTile, valueTile), rowWarps))
         {
             int tileRows = TileRows * rowWarps;
-            int shared = (2 * ((stages * keys * (headTile + (valuesInKeys ? 0 : valueTile))) + (tileRows * headTile) + (tileRows * keys))) + 768;
+            int tile = keys * (headTile + (valuesInKeys ? 0 : valueTile)) * type.SizeInBytes();
+            int shared = (stages * tile) + (2 * tileRows * (headTile + keys)) + 768;
             if (shared <= sharedLimit)
             {
                 string element = ElementName(type);

@@ -39,6 +39,7 @@ internal struct AttendArguments
     internal nint DfsPeaks;
     internal nint TailMask;
     internal nint TailBias;
+    internal nint Scales;
     internal long StateStride;
     internal int KvHeads;
     internal int Group;

@@ -1,0 +1,143 @@
+using System;
+using System.Collections.Generic;
+using System.Globalization;
+using System.IO;
+using System.Linq;
+using System.Runtime.InteropServices;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Runtime;
+
+/// <summary>Saves a cache, each rank the pages that it owns to a safetensors file of its own, and loads it on any number of ranks.</summary>
+/// <remarks>
+/// A file holds <c>lengths</c> [layers, rows] and <c>padding</c> [rows] of the whole cache, <c>pages</c> [pages, 2], the row and
+/// number of each page, and for each layer <c>layer.N.key</c> [pages, 512, kv_heads, head_dim], rotated as it was stored, and
+/// <c>layer.N.value</c>. Rows that share pages are saved each by itself.
+/// </remarks>
+public static class CacheFiles
+{
+    private const string Prefix = "cache-";
+
+    /// <summary>Saves a cache. Every rank calls it; all succeed or all fail.</summary>
+    /// <param name="context">The rank.</param>
+    /// <param name="cache">The cache.</param>
+    /// <param name="directory">A directory that all ranks write to; made when it is not there.</param>
+    /// <param name="force">Overwrite files of an earlier save.</param>
+    /// <exception cref="FaultException">A file cannot be created (73) or written (74).</exception>
+    public static void Save(RankContext context, ShardedKvCache cache, string directory, bool force) =>
+        RankAgreement.Together(context.Control, () =>
+        {
+            string name = string.Create(
+                CultureInfo.InvariantCulture, $"{Prefix}{context.Transport.Rank:D5}-of-{context.Transport.Size:D5}.safetensors");
+            Save(cache, Path.Combine(DirectoryAt(directory), name), force);
+            return true;
+        });
+
+    /// <summary>Fills an empty cache with what was saved, on any number of ranks. Every rank calls it; all succeed or all fail.</summary>
+    /// <param name="context">The rank.</param>
+    /// <param name="cache">An empty cache of the same layers, rows and dimensions, and room for the rows.</param>
+    /// <param name="directory">The directory of one save; every rank must see all of its files.</param>
+    /// <exception cref="FaultException">A file is missing (66) or does not fit the cache (65), or the cache is too small (71).</exception>
+    public static void Load(RankContext context, ShardedKvCache cache, string directory)
+    {
+        RankAgreement.Together(context.Control, () =>
+        {
+            using var saved = new SavedCache(directory, Prefix, cache.Options);
+            for (int row = 0; row < cache.Options.Rows; row++)
+            {
+                cache.PadLeft(row, saved.PaddingOf(row));
+                for (int layer = 0; layer < cache.Options.Layers; layer++)
+                {
+                    cache.AppendShard(layer, row, saved.LengthOf(layer, row), saved.TokensOf(layer));
+                }
+            }
+
+            return true;
+        });
+        cache.ShareLimits(context.Control);
+    }
+
+    private static string DirectoryAt(string path)
+    {
+        try
+        {
+            return Directory.CreateDirectory(path).FullName;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException or ArgumentException)
+        {
+            throw new FaultException(FaultCode.CannotCreate, $"The directory {path} for the cache cannot be made: {error.Message}", error);
+        }
+    }
+
+    private static void Save(ShardedKvCache cache, string path, bool force)
+    {
+        CacheOptions options = cache.Options;
+        List<(int Row, int Page)> pages = PagesOf(cache);
+        using var writer = new SafetensorsWriter(path, force);
+        writer.Declare("lengths", ElementType.Int32, options.Layers, options.Rows);
+        writer.Declare("padding", ElementType.Int32, options.Rows);
+        writer.Declare("pages", ElementType.Int32, pages.Count, 2);
+        for (int layer = 0; layer < options.Layers; layer++)
+        {
+            writer.Declare($"layer.{layer}.key", options.Type, pages.Count, PageSpan.Keys, options.KvHeads, options.HeadDim);
+            if (!options.ValuesInKeys)
+            {
+                writer.Declare($"layer.{layer}.value", options.Type, pages.Count, PageSpan.Keys, options.KvHeads, options.ValueDim);
+            }
+        }
+
+        writer.Begin();
+        int[] lengths = [.. Enumerable.Range(0, options.Layers).SelectMany(
+            layer => Enumerable.Range(0, options.Rows).Select(row => cache.LengthOf(layer, row)))];
+        writer.Write(MemoryMarshal.AsBytes<int>(lengths));
+        writer.Write(MemoryMarshal.AsBytes<int>([.. Enumerable.Range(0, options.Rows).Select(cache.LeftPaddingOf)]));
+        writer.Write(MemoryMarshal.AsBytes<int>([.. pages.SelectMany(page => new[] { page.Row, page.Page })]));
+        float[] key = new float[options.KvHeads * options.HeadDim];
+        float[] value = new float[options.ValuesInKeys ? 0 : options.KvHeads * options.ValueDim];
+        for (int layer = 0; layer < options.Layers; layer++)
+        {
+            WriteTokens(writer, cache, layer, pages, key, value, key);
+            WriteTokens(writer, cache, layer, pages, key, value, value);
+        }
+
+        writer.Commit();
+    }
+
+    // This rank's pages that some layer has tokens of.
+    private static List<(int Row, int Page)> PagesOf(ShardedKvCache cache)
+    {
+        var pages = new List<(int, int)>();
+        for (int row = 0; row < cache.Options.Rows; row++)
+        {
+            int length = Enumerable.Range(0, cache.Options.Layers).Max(layer => cache.LengthOf(layer, row));
+            for (int page = 0; (long)page * PageSpan.Keys < length; page++)
+            {
+                if (cache.Owns(page * PageSpan.Keys))
+                {
+                    pages.Add((row, page));
+                }
+            }
+        }
+
+        return pages;
+    }
+
+    private static void WriteTokens(
+        SafetensorsWriter writer, ShardedKvCache cache, int layer, List<(int Row, int Page)> pages, float[] key, float[] value, float[] written)
+    {
+        byte[] bytes = new byte[PageSpan.Keys * written.Length * cache.Options.Type.SizeInBytes()];
+        int tokenBytes = bytes.Length / PageSpan.Keys;
+        foreach ((int row, int page) in written.Length == 0 ? [] : pages)
+        {
+            bytes.AsSpan().Clear();
+            int count = Math.Clamp(cache.LengthOf(layer, row) - (page * PageSpan.Keys), 0, PageSpan.Keys);
+            for (int i = 0; i < count; i++)
+            {
+                cache.TryRead(layer, row, (page * PageSpan.Keys) + i, key, value);
+                ElementConversion.FromFloat(written, cache.Options.Type, bytes.AsSpan(i * tokenBytes, tokenBytes));
+            }
+
+            writer.Write(bytes);
+        }
+    }
+}

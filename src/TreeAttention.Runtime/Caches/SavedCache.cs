@@ -1,0 +1,133 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Linq;
+using System.Runtime.InteropServices;
+using TreeAttention.Distributed;
+
+namespace TreeAttention.Runtime;
+
+/// <summary>The files of one saved cache, mapped: what each row has, and where each of its pages is.</summary>
+internal sealed class SavedCache : IDisposable
+{
+    private readonly CacheOptions _options;
+    private readonly List<IDisposable> _files = [];
+    private readonly Dictionary<(int Row, int Page), (int File, int Index)> _pages = [];
+    private readonly TensorTokens[,] _tokens; // [layers, files]
+    private readonly int[] _lengths;
+    private readonly int[] _padding;
+
+    /// <summary>Opens all files of a save.</summary>
+    /// <exception cref="FaultException">There is no save or one of its files is missing (66), or it does not fit the options (65).</exception>
+    public SavedCache(string directory, string prefix, CacheOptions options)
+    {
+        _options = options;
+        string[] paths = PathsIn(directory, prefix);
+        _tokens = new TensorTokens[options.Layers, paths.Length];
+        try
+        {
+            _lengths = Integers(paths[0], "lengths", options.Layers, options.Rows);
+            _padding = Integers(paths[0], "padding", options.Rows);
+            for (int file = 0; file < paths.Length; file++)
+            {
+                Open(paths[file], file);
+            }
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Tokens of a row that a layer has.</summary>
+    public int LengthOf(int layer, int row) => _lengths[(layer * _options.Rows) + row];
+
+    /// <summary>Left padding of a row.</summary>
+    public int PaddingOf(int row) => _padding[row];
+
+    /// <summary>The tokens of a layer.</summary>
+    public ITokenSource TokensOf(int layer) => new LayerTokens(this, layer);
+
+    /// <inheritdoc/>
+    public void Dispose() => _files.ForEach(file => file.Dispose());
+
+    private static string[] PathsIn(string directory, string prefix)
+    {
+        string[] paths = Directory.Exists(directory) ? [.. Directory.GetFiles(directory, prefix + "*.safetensors").Order(StringComparer.Ordinal)] : [];
+        string last = paths.Length == 0 ? "" : Path.GetFileNameWithoutExtension(paths[^1]);
+        if (paths.Length == 0 || !last.EndsWith($"-of-{paths.Length:D5}", StringComparison.Ordinal) || !last.StartsWith($"{prefix}{paths.Length - 1:D5}", StringComparison.Ordinal))
+        {
+            throw new FaultException(
+                FaultCode.MissingInput,
+                $"{directory} holds {paths.Length} files {prefix}*.safetensors, which are not those of one saved cache: every rank's file must be there, "
+                + "named by its rank and the number of ranks, and no other.");
+        }
+
+        return paths;
+    }
+
+    private void Open(string path, int file)
+    {
+        TensorView pages = Keep(TensorFile.Open($"{path}:pages", "pages")).View;
+        int[] numbers = Integers(path, "pages", pages.Shape[0], 2);
+        for (int index = 0; index < numbers.Length / 2; index++)
+        {
+            _pages[(numbers[2 * index], numbers[(2 * index) + 1])] = (file, index);
+        }
+
+        for (int layer = 0; layer < _options.Layers; layer++)
+        {
+            TensorView key = Tokens(path, $"layer.{layer}.key", pages.Shape[0], _options.HeadDim);
+            TensorView? value = _options.ValuesInKeys ? null : Tokens(path, $"layer.{layer}.value", pages.Shape[0], _options.ValueDim);
+            _tokens[layer, file] = new TensorTokens(key, value, _options);
+        }
+    }
+
+    private TensorView Tokens(string path, string name, long pages, int dim)
+    {
+        TensorView view = Keep(TensorFile.Open($"{path}:{name}", name)).View;
+        long[] expected = [pages, PageSpan.Keys, _options.KvHeads, dim];
+        return view.Type == _options.Type && view.Shape.AsSpan().SequenceEqual(expected) ? view : throw new FaultException(
+            FaultCode.BadInput,
+            $"{path}: {name} is {view.Type.ShortName()} {view.ShapeText}, but this cache needs {_options.Type.ShortName()} [{string.Join(", ", expected)}]. "
+            + "Load a save of the same model and storage type.");
+    }
+
+    private static unsafe int[] Integers(string path, string name, params long[] shape)
+    {
+        using var file = TensorFile.Open($"{path}:{name}", name);
+        if (file.View.Type != ElementType.Int32 || !file.View.Shape.AsSpan().SequenceEqual(shape))
+        {
+            throw new FaultException(
+                FaultCode.BadInput,
+                $"{path}: {name} is {file.View.Type.ShortName()} {file.View.ShapeText}, but this cache needs i32 [{string.Join(", ", shape)}]. Load it into "
+                + "a cache of the same layers and rows.");
+        }
+
+        return MemoryMarshal.CreateReadOnlySpan(ref *(int*)file.View.Address, checked((int)file.View.Count)).ToArray();
+    }
+
+    private TensorFile Keep(TensorFile file)
+    {
+        _files.Add(file);
+        return file;
+    }
+
+    /// <summary>One layer's tokens, whichever file they are in.</summary>
+    private sealed class LayerTokens(SavedCache saved, int layer) : ITokenSource
+    {
+        public bool IsRotated => true;
+
+        public void Read(int row, int position, Span<float> key, Span<float> value)
+        {
+            if (!saved._pages.TryGetValue((row, position / PageSpan.Keys), out (int File, int Index) place))
+            {
+                throw new FaultException(
+                    FaultCode.BadInput, $"The saved cache has no page {position / PageSpan.Keys} of row {row}, though the row reaches it.");
+            }
+
+            saved._tokens[layer, place.File].Read(place.Index, position % PageSpan.Keys, key, value);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+using System;
+using System.Linq;
+using System.Text;
+using TreeAttention.Communication;
+using TreeAttention.Distributed;
+using TreeAttention.Interop;
+
+namespace TreeAttention.Runtime;
+
+/// <summary>A group whose ranks are processes that no MPI connects: they meet by TCP, and NCCL moves the data.</summary>
+internal static class RendezvousGroup
+{
+    /// <summary>Joins the others, runs the work, leaves. A fault of this rank alone ends all with its code.</summary>
+    public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
+    {
+        (int rank, int size) = PlaceOf(environment.Launcher, options);
+        var rendezvous = new TcpRendezvous(environment.Launcher.Rendezvous!, rank, size);
+        var traffic = new Traffic();
+        var limits = new StallLimits { Operation = options.StallTimeout };
+        using var control = TcpControlPlane.Connect(
+            rank, size, rendezvous.IsLoopback, rendezvous.Broadcast, limits, traffic, (code, reason) => End(rank, code, reason));
+        try
+        {
+            return RunOn(control, traffic, options, environment, work);
+        }
+        catch (Exception error) when (error is not FaultException { IsAgreed: true })
+        {
+            control.Abort((error as FaultException)?.Code ?? FaultCode.Bug, error is FaultException ? error.Message : error.ToString());
+            throw;
+        }
+    }
+
+    private static FaultCode RunOn(
+        TcpControlPlane control, Traffic traffic, GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
+    {
+        int[] machines = NodesOf(control);
+        int[] neighbours = [.. Enumerable.Range(0, control.Size).Where(rank => machines[rank] == machines[control.Rank])];
+        int threads = GroupLauncher.ThreadsOf(options, neighbours.Length);
+        using IDevice device = RankAgreement.Together(
+            control, () => DeviceSource.Open(options, environment, neighbours.Length).Create(threads, Array.IndexOf(neighbours, control.Rank)));
+        string nccl = RankAgreement.Together(control, () => NcclSource.Open(environment));
+        bool onOneMachine = neighbours.Length == control.Size;
+        using NcclTransport gpus = NcclSource.Connect(environment, new NcclSetUp((IStreamDevice)device, control, options.Nodes ?? machines, traffic)
+        {
+            SharePeerMemory = bytes => onOneMachine ? NodeMemory.Share(control, bytes) : null,
+        });
+        using var group = new AttentionGroup(new RankContext(gpus, device, control), threads, $"{control.Size} ranks, {nccl}");
+        FaultCode code = work(group);
+        gpus.Leave();
+        return code;
+    }
+
+    private static (int Rank, int Size) PlaceOf(LauncherEnvironment launcher, GroupOptions options)
+    {
+        if (launcher is not { Rank: { } rank, Size: { } size } || rank >= size)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine,
+                $"The ranks are to meet at {launcher.Rendezvous}, but this is rank {launcher.Rank ?? -1} of {launcher.Size ?? -1} (-1: unknown): set TREEATTN_RANK "
+                + "(0 to size - 1) and TREEATTN_WORLD_SIZE, or start by srun.")
+            { IsAgreed = true };
+        }
+
+        if ((options.Ranks ?? size) != size || (options.Nodes?.Count ?? size) != size)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine, $"--ranks and --nodes must fit the {size} processes, each of which is one rank. Leave them out.")
+            { IsAgreed = true };
+        }
+
+        return (rank, size);
+    }
+
+    private static int[] NodesOf(TcpControlPlane control)
+    {
+        string[] machines = [.. control.AllGather(Encoding.UTF8.GetBytes(Environment.MachineName)).Select(Encoding.UTF8.GetString)];
+        string[] seen = [.. machines.Distinct()];
+        return [.. machines.Select(machine => Array.IndexOf(seen, machine))];
+    }
+
+    private static void End(int rank, FaultCode code, string reason)
+    {
+        Console.Error.WriteLine($"treeattn: rank {rank} ({Environment.MachineName}, pid {Environment.ProcessId}): {reason}");
+        UnfinishedFiles.Discard();
+        LibC.ExitNow((int)code);
+    }
+}

@@ -1,0 +1,75 @@
+using System;
+using System.IO;
+using System.Linq;
+using System.Text.Json;
+using TreeAttention.Distributed;
+using Xunit;
+
+namespace TreeAttention.Tests;
+
+/// <summary><c>treeattn decode</c> as users run it.</summary>
+public sealed class DecodeTests
+{
+    private static readonly string[] _keys =
+    [
+        "algorithm", "reduction", "transport", "device", "dtype", "ranks", "median_us", "min_us", "p95_us", "compute_us", "communication_us", "bytes_sent",
+        "control_bytes", "messages", "collectives", "peak_bytes", "error_max", "error_bound", "wrong", "batch", "query_len", "context", "final_context",
+        "steps", "layers", "heads", "kv_heads", "head_dim", "value_dim", "tokens_per_s", "first_us", "last_us", "cache_bytes", "allocated_bytes",
+    ];
+
+    [Fact]
+    public void Steps_over_files_write_what_one_causal_call_over_the_whole_writes()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(2, 6, 530, 4, 2, 16, 24));
+
+        TreeattnProcess.Run(["attend", .. tensors, "--causal", "--reproducible", "--output", files.At("whole.npy"), "--lse", files.At("whole-lse.npy")]).Exits(0);
+        TreeattnResult result = TreeattnProcess.Run(
+            ["decode", .. tensors, "--causal", "--reproducible", "--query-len", "2", "--ranks", "3", "--output", files.At("steps.npy"),
+            "--lse", files.At("steps-lse.npy"), "--verify", "--json"]).Exits(0);
+
+        Assert.Equal(3, result.Json.GetProperty("steps").GetInt32());
+        Assert.Equal(524, result.Json.GetProperty("context").GetInt32());
+        float[] whole = files.Read("whole.npy", 2, 6, 4, 24);
+        Assert.InRange(files.Read("steps.npy", 2, 6, 4, 24).Zip(whole).Max(pair => Math.Abs(pair.First - pair.Second)), 0, 1e-6f * whole.Max(MathF.Abs));
+    }
+
+    [Fact]
+    public void A_synthetic_run_verifies_and_its_object_has_every_key()
+    {
+        TreeattnResult result = TreeattnProcess.Run(
+            ["decode", "--context", "1000", "--steps", "30", "--batch", "2", "--heads", "4", "--kv-heads", "2", "--head-dim", "32", "--value-dim", "8", "--dtype", "f16",
+            "--ranks", "2", "--threads", "1", "--rotary", "16", "--rotary-scaling", "8,1,4,512", "--window", "700,0", "--layers", "2", "--verify", "--json"]).Exits(0);
+
+        Assert.Equal(_keys, result.Json.EnumerateObject().Select(member => member.Name));
+        Assert.Equal(0, result.Json.GetProperty("wrong").GetInt64());
+        Assert.Equal(0, result.Json.GetProperty("allocated_bytes").GetInt64());
+        Assert.Equal(1030, result.Json.GetProperty("final_context").GetInt32());
+        Assert.Equal(JsonValueKind.Number, result.Json.GetProperty("tokens_per_s").ValueKind);
+    }
+
+    [Fact]
+    public void An_empty_cache_grows_from_nothing_on_more_ranks_than_it_has_keys() => TreeattnProcess.Run(
+        ["decode", "--context", "0", "--steps", "3", "--heads", "2", "--kv-heads", "1", "--head-dim", "8", "--ranks", "5", "--threads", "1", "--verify"]).Exits(0);
+
+    [Theory]
+    [InlineData("--algorithm", "ring")]
+    [InlineData("--heads", "6")]
+    [InlineData("--rotary", "15")]
+    [InlineData("--rotary-base", "10")]
+    [InlineData("--shard", "zigzag")]
+    [InlineData("--reproducible", "--reduction=fused")]
+    public void A_command_line_that_contradicts_itself_is_2(string option, string value) =>
+        TreeattnProcess.Run(["decode", "--context", "10", "--steps", "1", option, value]).Exits(2);
+
+    [Fact]
+    public void Files_with_too_few_keys_are_65_and_nothing_is_written()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 4, 9, 2, 1, 8, 8));
+
+        TreeattnProcess.Run(["decode", .. tensors, "--context", "6", "--output", files.At("out.npy")]).Exits(65).Says("4 steps of 1 tokens behind 6 keys");
+
+        Assert.False(File.Exists(files.At("out.npy")));
+    }
+}
