@@ -3,11 +3,12 @@ using System;
 namespace TreeAttention.Distributed;
 
 /// <summary>A step that is captured when it is run a second time over the same memory, and from then on enqueued whole.</summary>
-/// <remarks>The first run is direct: it compiles and allocates. Other queries or another shard begin anew.</remarks>
+/// <remarks>The first run is direct: it compiles and allocates. Other queries, another shard or a page table that has changed begin anew.</remarks>
 internal sealed class StepReplay(IStreamDevice device, Traffic traffic, Func<QueryBlock, KeyValueShard, PartialAttention> run) : IDisposable
 {
     private QueryBlock? _queries;
     private KeyValueShard? _shard;
+    private long _version;
     private PartialAttention? _result;
     private IReplay? _replay;
     private TrafficCount _sent;
@@ -15,10 +16,10 @@ internal sealed class StepReplay(IStreamDevice device, Traffic traffic, Func<Que
     /// <summary>Enqueues the step.</summary>
     internal PartialAttention Run(QueryBlock queries, KeyValueShard shard)
     {
-        if (!ReferenceEquals(queries, _queries) || !ReferenceEquals(shard, _shard))
+        if (!ReferenceEquals(queries, _queries) || !ReferenceEquals(shard, _shard) || shard.Plan.Version != _version)
         {
             Dispose();
-            (_queries, _shard) = (queries, shard);
+            (_queries, _shard, _version) = (queries, shard, shard.Plan.Version);
             return run(queries, shard);
         }
 

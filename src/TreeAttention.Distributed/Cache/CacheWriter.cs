@@ -66,12 +66,13 @@ internal sealed class CacheWriter : IDisposable
 
     /// <summary>Refuses numbers that must not be stored.</summary>
     /// <exception cref="FaultException">Such a number (65).</exception>
-    public void RequireStorable(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
+    public void RequireStorable(
+        int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
     {
-        RequireStorable(layer, rows, tokens, key, "key", _cache.Options.HeadDim, _angles is null ? 1 : 1.5);
+        RequireStorable(layer, rows, tokens, depths, key, "key", _cache.Options.HeadDim, _angles is null ? 1 : 1.5);
         if (!_cache.Options.ValuesInKeys)
         {
-            RequireStorable(layer, rows, tokens, value, "value", _cache.Options.ValueDim, 1);
+            RequireStorable(layer, rows, tokens, depths, value, "value", _cache.Options.ValueDim, 1);
         }
     }
 
@@ -110,7 +111,8 @@ internal sealed class CacheWriter : IDisposable
     }
 
     // A rotated number is at most √2 times as large; whether it really overflows is then seen by rotating it.
-    private void RequireStorable(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<float> numbers, string name, int dim, double growth)
+    private void RequireStorable(
+        int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, ReadOnlySpan<float> numbers, string name, int dim, double growth)
     {
         double largest = numbers.IsEmpty ? 0 : growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
         if (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type, 1f))
@@ -129,7 +131,8 @@ internal sealed class CacheWriter : IDisposable
             Require(stored, ElementType.Float32);
             if (growth > 1)
             {
-                _angles!.Take([position + _cache.LeftPaddingOf(row)]);
+                int behind = depths.IsEmpty ? token % tokens : depths[token];
+                _angles!.Take([_cache.LengthOf(layer, row) + _cache.LeftPaddingOf(row) + behind]);
                 _angles.Turn(stored, 0);
             }
 

@@ -128,7 +128,7 @@ public sealed class ShardedKvCache : IDisposable
             throw new ShapeMismatchException($"{depths.Length} depths were given for {rows.Length} rows × {tokens} tokens.");
         }
 
-        _writer.RequireStorable(layer, rows, tokens, key, value);
+        _writer.RequireStorable(layer, rows, tokens, depths, key, value);
         Extend(layer, rows, tokens);
         key.CopyTo(_writer.TakeKeys(rows.Length * tokens));
         value.CopyTo(_writer.TakeValues(rows.Length * tokens));

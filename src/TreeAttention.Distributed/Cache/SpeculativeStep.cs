@@ -76,7 +76,8 @@ public sealed class SpeculativeStep : IDisposable
     /// <exception cref="ArgumentException">The nodes are no path.</exception>
     public void Commit(int batch, ReadOnlySpan<int> path)
     {
-        _cache.Keep(_rows[batch], Decide(batch, path), path);
+        int before = Decide(batch, path);
+        _cache.Keep(_rows[batch], before, path);
     }
 
     /// <summary>Drops all nodes of a row.</summary>
