@@ -34,17 +34,19 @@ internal sealed class TokenRows
             Span<float> key = _row.AsSpan(0, shape.HeadDim);
             keys.Slice(row * shape.HeadDim, shape.HeadDim).CopyTo(key);
             tokens.Rotary?.Turn(key, token);
-            write(Convert(key, shard.Plan.Type), shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
-            limits = limits.WithKey(key);
+            float keyScale = shard.Plan.KeyScaleOf(head);
+            write(Convert(key, shard.Plan.Type, keyScale), shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
+            limits = limits.WithKey(key, keyScale);
 
+            float valueScale = shard.Plan.ValueScaleOf(head);
             Span<float> value = _row.AsSpan(0, shape.ValueDim);
             if (!shard.Plan.ValuesInKeys)
             {
                 values.Slice(row * shape.ValueDim, shape.ValueDim).CopyTo(value);
-                write(Convert(value, shard.Plan.Type), shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
+                write(Convert(value, shard.Plan.Type, valueScale), shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
             }
 
-            limits = limits.WithValue(value);
+            limits = limits.WithValue(value, valueScale);
         }
     }
 
@@ -63,11 +65,19 @@ internal sealed class TokenRows
         }
     }
 
-    // The row becomes what was stored, for its limits.
-    private ReadOnlySpan<byte> Convert(Span<float> row, ElementType type)
+    // The row becomes what was stored, not multiplied by the scale, for its limits.
+    private ReadOnlySpan<byte> Convert(Span<float> row, ElementType type, float scale)
     {
         Span<byte> stored = _stored.AsSpan(0, row.Length * type.SizeInBytes());
-        ElementConversion.FromFloat(row, type, stored);
+        if (type == ElementType.Float8E4M3)
+        {
+            ElementConversion.ToFloat8E4M3(row, scale, stored);
+        }
+        else
+        {
+            ElementConversion.FromFloat(row, type, stored);
+        }
+
         ElementConversion.ToFloat(stored, type, row);
         return stored;
     }

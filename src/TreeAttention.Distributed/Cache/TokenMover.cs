@@ -1,4 +1,5 @@
 using System;
+using System.Numerics.Tensors;
 
 namespace TreeAttention.Distributed;
 
@@ -35,6 +36,12 @@ internal sealed class TokenMover : IDisposable
         long keys = (long)_heads * _keyDim;
         ElementConversion.ToFloat(host.Slice(0, keys).AsSpan<byte>(), host.Type, key);
         ElementConversion.ToFloat(host.Slice(keys, host.Count - keys).AsSpan<byte>(), host.Type, value);
+        ShardPlan plan = _cache.Contents.Plan;
+        for (int head = 0; head < _heads && plan.Scales is not null; head++)
+        {
+            Scale(key.Slice(head * _keyDim, _keyDim), plan.KeyScaleOf(head));
+            Scale(value.Slice(head * _valueDim, _valueDim), plan.ValueScaleOf(head));
+        }
     }
 
     /// <summary>Moves a token, in every layer. Every rank calls it.</summary>
@@ -85,6 +92,8 @@ internal sealed class TokenMover : IDisposable
         }
     }
 
+    private static void Scale(Span<float> numbers, float scale) => TensorPrimitives.Multiply(numbers, scale, numbers);
+
     private TokenPlace PlaceOf(int row, int position) =>
         _cache.Contents.PlaceOf(_cache.Pages.SlotOf(row, position / PageSpan.Keys), position);
 
@@ -104,6 +113,7 @@ internal sealed class TokenMover : IDisposable
     private void Scatter(int layer, TokenPlace place, Region from)
     {
         Region contents = _cache.Contents[layer].Contents;
+        ShardPlan plan = _cache.Contents.Plan;
         _device.Copy(from, _host.Region);
         _device.Synchronize();
         for (int head = 0; head < _heads; head++)
@@ -111,16 +121,16 @@ internal sealed class TokenMover : IDisposable
             Region key = from.Slice(head * _keyDim, _keyDim);
             _device.Copy(key, KeyOf(contents, place, head));
             ref PageLimits limits = ref _cache.Contents[layer].Limits[(place.Slot * _heads) + head];
-            limits = limits.WithKey(Numbers(head * _keyDim, _keyDim));
+            limits = limits.WithKey(Numbers(head * _keyDim, _keyDim), plan.KeyScaleOf(head));
             if (_valueDim > 0)
             {
                 int first = (_heads * _keyDim) + (head * _valueDim);
                 _device.Copy(from.Slice(first, _valueDim), ValueOf(contents, place, head));
-                limits = limits.WithValue(Numbers(first, _valueDim));
+                limits = limits.WithValue(Numbers(first, _valueDim), plan.ValueScaleOf(head));
             }
             else
             {
-                limits = limits.WithValue(Numbers(head * _keyDim, _cache.Options.ValueDim));
+                limits = limits.WithValue(Numbers(head * _keyDim, _cache.Options.ValueDim), plan.ValueScaleOf(head));
             }
         }
     }
