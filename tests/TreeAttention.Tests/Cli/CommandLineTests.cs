@@ -87,7 +87,7 @@ public sealed class CommandLineTests
 
     [Theory]
     [InlineData("--device cuda", "run with --device cpu")]
-    [InlineData("--transport nccl", "--transport nccl")]
+    [InlineData("--transport nccl", "No CUDA device")]
     public void What_this_version_lacks_ends_with_69_and_says_what_works(string addition, string named)
     {
         using var files = new CliFiles();
