@@ -26,7 +26,7 @@ internal sealed class CacheView
         _place = new int[cache.Options.MostPages];
         KeyLengths = new int[rows.Length];
         ShardPlan whole = cache.Contents.Plan;
-        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Scales, whole.Elements, _order.Length);
+        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, _order.Length, whole.Scales);
     }
 
     /// <summary>[batch] tokens of each row; the array of the call's options, changed in place.</summary>

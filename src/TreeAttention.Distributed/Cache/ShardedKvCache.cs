@@ -190,15 +190,7 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Tells every rank how large the values of all ranks are. Every rank calls it, after <see cref="AppendShard"/>.</summary>
     public void ShareLimits(IControlPlane control)
     {
-        float largest = 0;
-        for (int layer = 0; layer < Options.Layers; layer++)
-        {
-            foreach (PageLimits limits in Contents[layer].Limits)
-            {
-                largest = MathF.Max(largest, limits.LargestValue);
-            }
-        }
-
+        float largest = Contents.LargestValue();
         byte[] mine = new byte[sizeof(float)];
         BinaryPrimitives.WriteSingleLittleEndian(mine, largest);
         foreach (byte[] theirs in control.AllGather(mine))

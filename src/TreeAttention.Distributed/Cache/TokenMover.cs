@@ -13,6 +13,7 @@ internal sealed class TokenMover : IDisposable
     private readonly int _keyDim;
     private readonly int _valueDim; // 0 when values lie in the keys
     private readonly HostMemory _host;
+    private readonly HostMemory _limits; // [kv_heads] of one page
     private readonly float[] _row;
     private Region _token; // [layers][kv_heads][head_dim] keys and [kv_heads][value_dim] values; made when first needed
 
@@ -22,6 +23,7 @@ internal sealed class TokenMover : IDisposable
         CacheOptions options = cache.Options;
         (_heads, _keyDim, _valueDim) = (options.KvHeads, options.HeadDim, options.ValuesInKeys ? 0 : options.ValueDim);
         _host = new HostMemory((long)_heads * (_keyDim + _valueDim) * options.Type.SizeInBytes(), options.Type);
+        _limits = new HostMemory(cache.Contents.LimitsOf(0, 0).Bytes, ElementType.Float32);
         _row = new float[Math.Max(_keyDim, options.ValueDim)];
     }
 
@@ -86,6 +88,7 @@ internal sealed class TokenMover : IDisposable
     public void Dispose()
     {
         _host.Dispose();
+        _limits.Dispose();
         if (_token.Bytes > 0)
         {
             _device.Free(_token);
@@ -114,13 +117,16 @@ internal sealed class TokenMover : IDisposable
     {
         Region contents = _cache.Contents[layer].Contents;
         ShardPlan plan = _cache.Contents.Plan;
+        Region measured = _cache.Contents.LimitsOf(layer, place.Slot);
         _device.Copy(from, _host.Region);
+        _device.Copy(measured, _limits.Region);
         _device.Synchronize();
+        Span<PageLimits> grown = _limits.Region.AsSpan<PageLimits>();
         for (int head = 0; head < _heads; head++)
         {
             Region key = from.Slice(head * _keyDim, _keyDim);
             _device.Copy(key, KeyOf(contents, place, head));
-            ref PageLimits limits = ref _cache.Contents[layer].Limits[(place.Slot * _heads) + head];
+            ref PageLimits limits = ref grown[head];
             limits = limits.WithKey(Numbers(head * _keyDim, _keyDim), plan.KeyScaleOf(head));
             if (_valueDim > 0)
             {
@@ -133,6 +139,8 @@ internal sealed class TokenMover : IDisposable
                 limits = limits.WithValue(Numbers(head * _keyDim, _cache.Options.ValueDim), plan.ValueScaleOf(head));
             }
         }
+
+        _device.Copy(_limits.Region, measured);
     }
 
     private ReadOnlySpan<float> Numbers(int first, int count)

@@ -51,7 +51,7 @@ public sealed class ShardPlan
 
     /// <summary>An empty plan over a cache's contents; <see cref="Grow"/> and <see cref="Fill"/> give it pages.</summary>
     internal ShardPlan(
-        AttentionShape shape, ElementType type, bool valuesInKeys, KeyValueScales? scales, long elements, int mostPagesPerBatch)
+        AttentionShape shape, ElementType type, bool valuesInKeys, long elements, int mostPagesPerBatch, KeyValueScales? scales = null)
     {
         Scales = scales;
         Shape = shape;

@@ -1,6 +1,7 @@
 using System;
 using System.IO;
 using System.Linq;
+using System.Runtime.CompilerServices;
 using TreeAttention.Devices;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
@@ -75,15 +76,20 @@ public sealed class Float8CacheTests
     {
         using var device = new CpuDevice(1);
         var plan = new ShardPlan(new AttentionShape(1, 1, 1, 2, 2, 2, 2), [new PageSpan(KeyRun.Contiguous(0, 1), 0, 1)], ElementType.Float8E4M3, false, Small().Scales);
-        var shard = new KeyValueShard(plan, device.Allocate(4 * 512 * 2, plan.Type), new PageLimits[2]);
+        var shard = new KeyValueShard(plan, device.Allocate(4 * 512 * 2, plan.Type), [])
+        {
+            Growing = device.Allocate(2 * Unsafe.SizeOf<PageLimits>(), ElementType.Byte),
+        };
+        shard.Growing.AsSpan<byte>().Clear();
         Region numbers = device.Allocate(4 * sizeof(float), ElementType.Float32);
         float[] token = [48, -36, 7, 0.02f];
         token.CopyTo(numbers.AsSpan<float>());
 
         device.Append(new TokenBlock(numbers, numbers, [new TokenPlace(0, 2 * 512 * 2, 0)], 1, null), shard);
 
-        Assert.Equal([60f, 7f], shard.Limits.Select(limits => limits.LargestKeyNorm), (a, b) => MathF.Abs(a - b) < 1e-3f);
-        Assert.Equal([48f, 7f], shard.Limits.Select(limits => limits.LargestValue));
+        PageLimits[] limits = [shard.LimitsOf(0, 0), shard.LimitsOf(0, 1)];
+        Assert.Equal([60f, 7f], limits.Select(limit => limit.LargestKeyNorm), (a, b) => MathF.Abs(a - b) < 1e-3f);
+        Assert.Equal([48f, 7f], limits.Select(limit => limit.LargestValue));
     }
 
     [Fact]
