@@ -7,6 +7,7 @@ namespace TreeAttention.Devices;
 internal sealed class TokenRows
 {
     private readonly float[] _row = new float[AttentionShape.MaxHeadDim];
+    private readonly byte[] _stored = new byte[AttentionShape.MaxHeadDim * sizeof(float)];
 
     /// <summary>Stores the tokens that this rank owns.</summary>
     /// <param name="tokens">The tokens.</param>
@@ -30,14 +31,14 @@ internal sealed class TokenRows
             Span<float> key = _row.AsSpan(0, shape.HeadDim);
             keys.Slice(row * shape.HeadDim, shape.HeadDim).CopyTo(key);
             tokens.Rotary?.Turn(key, token);
-            Write(key, shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
+            Write(Convert(key, shard.Plan.Type), shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
             limits = limits.WithKey(key);
 
             Span<float> value = _row.AsSpan(0, shape.ValueDim);
             if (!shard.Plan.ValuesInKeys)
             {
                 values.Slice(row * shape.ValueDim, shape.ValueDim).CopyTo(value);
-                Write(value, shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
+                Write(Convert(value, shard.Plan.Type), shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
             }
 
             limits = limits.WithValue(value);
@@ -59,11 +60,15 @@ internal sealed class TokenRows
         }
     }
 
+    private static void Write(ReadOnlySpan<byte> row, Region contents, long element) =>
+        row.CopyTo(contents.Slice(element, row.Length / contents.Type.SizeInBytes()).AsSpan<byte>());
+
     // The row becomes what was stored, for its limits.
-    private static void Write(Span<float> row, Region contents, long element)
+    private ReadOnlySpan<byte> Convert(Span<float> row, ElementType type)
     {
-        Span<byte> stored = contents.Slice(element, row.Length).AsSpan<byte>();
-        ElementConversion.FromFloat(row, contents.Type, stored);
-        ElementConversion.ToFloat(stored, contents.Type, row);
+        Span<byte> stored = _stored.AsSpan(0, row.Length * type.SizeInBytes());
+        ElementConversion.FromFloat(row, type, stored);
+        ElementConversion.ToFloat(stored, type, row);
+        return stored;
     }
 }
