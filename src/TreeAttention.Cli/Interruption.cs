@@ -11,14 +11,20 @@ internal sealed class Interruption : IDisposable
 {
     private readonly PosixSignalRegistration _interrupt;
     private readonly PosixSignalRegistration _terminate;
+    private volatile int _told;
 
     /// <summary>Listens from now on.</summary>
     /// <param name="speaks">Say what happened; one rank does.</param>
     public Interruption(bool speaks)
     {
-        _interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, context => End(context, FaultCode.Interrupted, speaks));
-        _terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => End(context, FaultCode.Terminated, speaks));
+        _interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, context => End(context, Told ?? FaultCode.Interrupted, speaks && Told is null));
+        _terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, context => End(context, Told ?? FaultCode.Terminated, speaks && Told is null));
     }
+
+    private FaultCode? Told => _told == 0 ? null : (FaultCode)_told;
+
+    /// <summary>The fault that ends this process has been told: a launcher that ends the other ranks for it is nothing new.</summary>
+    public void EndsWith(FaultCode code) => _told = (int)code;
 
     /// <inheritdoc/>
     public void Dispose()

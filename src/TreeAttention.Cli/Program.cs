@@ -44,6 +44,7 @@ internal static class Program
                 Terminal.Error.WriteLine($"treeattn: {fault.Message}");
             }
 
+            interruption.EndsWith(fault.Code);
             return (int)fault.Code;
         }
         catch (Exception bug)

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
@@ -9,26 +10,30 @@ namespace TreeAttention.Cli;
 /// <summary>How the text of one argument becomes a value, whatever the locale; what is not one is an error of the command line.</summary>
 internal static class ArgumentText
 {
-    /// <summary>An option with named values, and a default.</summary>
-    public static Option<T> Choice<T>(string name, string description, T otherwise, params (string Name, T Value)[] choices) => new(name)
+    /// <summary>An option with named values; not given, its value is that of its type's default, which help names.</summary>
+    public static Option<T> Choice<T>(string name, string description, params (string Name, T Value)[] choices)
     {
-        Description = $"{description} One of {string.Join(", ", choices.Select(choice => choice.Name))}.",
-        HelpName = string.Join('|', choices.Select(choice => choice.Name)),
-        DefaultValueFactory = _ => otherwise,
-        CustomParser = result =>
+        // A default that the option knew of would be printed by the name that it has in the source, not by the one that is taken.
+        string? otherwise = choices.FirstOrDefault(choice => EqualityComparer<T>.Default.Equals(choice.Value, default)).Name;
+        return new(name)
         {
-            foreach ((string text, T value) in choices)
+            Description = otherwise is null ? description : $"{description} Default {otherwise}.",
+            HelpName = string.Join('|', choices.Select(choice => choice.Name)),
+            CustomParser = result =>
             {
-                if (result.Tokens[0].Value == text)
+                foreach ((string text, T value) in choices)
                 {
-                    return value;
+                    if (result.Tokens[0].Value == text)
+                    {
+                        return value;
+                    }
                 }
-            }
 
-            result.AddError($"{name} is one of {string.Join(", ", choices.Select(choice => choice.Name))}, not '{result.Tokens[0].Value}'.");
-            return otherwise;
-        },
-    };
+                result.AddError($"{name} is one of {string.Join(", ", choices.Select(choice => choice.Name))}, not '{result.Tokens[0].Value}'.");
+                return default;
+            },
+        };
+    }
 
     /// <summary>A value that a parser of the domain reads; its FormatException is the error.</summary>
     public static T? Parsed<T>(ArgumentResult result, Func<string, T> parse)

@@ -74,6 +74,12 @@ internal sealed class DecodeCommand
 
     private void Validate(CommandResult command)
     {
+        if (_rotary.IsGiven(command) && _tensors.ValuesAreInKeys(command))
+        {
+            command.AddError(
+                "--rotary does not go with --value-from-key: it would turn the first elements of the keys, and those are the values. Give keys that are rotated already.");
+        }
+
         if (_tensors.AreGiven(command))
         {
             foreach (Option<int?> option in (Option<int?>[])[_batch, _heads, _kvHeads, _headDim, _valueDim])

@@ -14,11 +14,11 @@ internal sealed class GroupArguments
     };
 
     private readonly Option<TransportKind> _transport = ArgumentText.Choice(
-        "--transport", "How ranks talk; auto is mpi under an MPI launcher, else in-process; nccl connects GPUs (--device cuda).", TransportKind.Auto,
+        "--transport", "How ranks talk; auto is mpi under an MPI launcher, else in-process; nccl connects GPUs (--device cuda).",
         ("auto", TransportKind.Auto), ("in-process", TransportKind.InProcess), ("mpi", TransportKind.Mpi), ("nccl", TransportKind.Nccl));
 
     private readonly Option<DeviceKind> _device = ArgumentText.Choice(
-        "--device", "What computes.", DeviceKind.Auto,
+        "--device", "What computes.",
         ("auto", DeviceKind.Auto), ("cpu", DeviceKind.Cpu), ("cuda", DeviceKind.Cuda));
 
     private readonly Option<bool> _oversubscribeGpus = new("--oversubscribe-gpus")

@@ -1,5 +1,7 @@
+using System;
 using System.CommandLine;
 using System.CommandLine.Parsing;
+using System.Linq;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Cli;
@@ -11,16 +13,17 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
 {
     private readonly Option<AttentionAlgorithm> _algorithm = new("--algorithm")
     {
-        Description = "tree, ring, ring-no-overlap, ring-query, gather or single.",
-        DefaultValueFactory = _ => AttentionAlgorithm.Tree,
+        Description = comparesAll ? "Times this one alone; default is every one that fits." : "How the ranks work together; default tree.",
+        HelpName = grows ? "tree|ring-query|single" : string.Join('|', Enum.GetValues<AttentionAlgorithm>().Select(algorithm => algorithm.Name())),
         CustomParser = result => ArgumentText.Parsed(result, AttentionAlgorithms.Parse),
     };
 
     private readonly Option<ReductionKind> _reduction = new("--reduction")
     {
-        Description = "How tree makes one result of the partials: auto, three-allreduce, two-allreduce, fused, allgather, butterfly, "
-            + "two-level, all-to-all or one-shot.",
-        DefaultValueFactory = _ => ReductionKind.Auto,
+        Description = comparesAll
+            ? "Times tree with this one alone; default is every one that fits."
+            : "How tree makes one result of the partials; default auto, which rank 0 chooses.",
+        HelpName = string.Join('|', Enum.GetValues<ReductionKind>().Where(kind => kind != ReductionKind.Lanes).Select(kind => kind.Name())),
         CustomParser = result => ArgumentText.Parsed(result, ReductionKinds.Parse),
     };
 
@@ -38,8 +41,8 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
 
     private readonly Option<QueryPlacement> _queryPlacement = new("--query-placement")
     {
-        Description = "replicated: every rank has every query and output. sharded: queries are sharded as the keys are (ring algorithms, gather).",
-        DefaultValueFactory = _ => QueryPlacement.Replicated,
+        Description = "replicated: every rank has every query and output. sharded: queries are sharded as the keys are (ring algorithms, gather). Default replicated.",
+        HelpName = "replicated|sharded",
         CustomParser = result => ArgumentText.Parsed(result, QueryPlacements.Parse),
     };
 
@@ -74,9 +77,10 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
             : parsed.GetValue(_shard) ?? ShardLayout.Contiguous;
         ReductionKind reduction = reproducible ? ReductionKind.Lanes : parsed.GetValue(_reduction);
         return new PlanRequest(
-            new AttentionPlan(parsed.GetValue(_algorithm), reduction, parsed.GetValue(_queryPlacement)), layout, reproducible)
+            new AttentionPlan(ArgumentText.ValueOr(parsed.CommandResult, _algorithm, AttentionAlgorithm.Tree), reduction, parsed.GetValue(_queryPlacement)),
+            layout, reproducible)
         {
-            Chosen = parsed.GetResult(_algorithm) is { Implicit: false } || parsed.GetResult(_reduction) is { Implicit: false },
+            Chosen = parsed.GetResult(_algorithm) is not null || parsed.GetResult(_reduction) is not null,
         };
     }
 
@@ -89,8 +93,7 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
             command.AddError("--shard and --shard-lengths both say which keys a rank owns: give one of them.");
         }
 
-        // A validator sees no default values: those are filled in later.
-        AttentionAlgorithm algorithm = command.GetResult(_algorithm) is null ? AttentionAlgorithm.Tree : command.GetValue(_algorithm);
+        AttentionAlgorithm algorithm = ArgumentText.ValueOr(command, _algorithm, AttentionAlgorithm.Tree);
         bool ringsRun = algorithm is not (AttentionAlgorithm.Tree or AttentionAlgorithm.Single)
             || (comparesAll && command.GetResult(_algorithm) is null && command.GetResult(_reduction) is null);
         if (command.GetValue(_queryPlacement) == QueryPlacement.Sharded && !ringsRun)

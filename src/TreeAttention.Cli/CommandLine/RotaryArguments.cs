@@ -56,6 +56,9 @@ internal sealed class RotaryArguments
         });
     }
 
+    /// <summary>A rotation is asked for, as a rule sees it.</summary>
+    public bool IsGiven(CommandResult command) => command.GetResult(_dim) is not null;
+
     /// <summary>What the command line asks for; null for no rotation.</summary>
     public RotaryOptions? Read(ParseResult parsed)
     {

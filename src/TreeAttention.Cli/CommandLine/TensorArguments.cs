@@ -12,10 +12,10 @@ internal sealed class TensorArguments
     private readonly Option<string?> _value = new("--value") { Description = "Values [batch, key_len, kv_heads, value_dim].", HelpName = "FILE" };
 
     private readonly Option<AxisOrder> _layout = ArgumentText.Choice(
-        "--layout", "Order of the axes of the inputs and of the output.", AxisOrder.Bshd, ("bshd", AxisOrder.Bshd), ("bhsd", AxisOrder.Bhsd));
+        "--layout", "Order of the axes of the inputs and of the output.", ("bshd", AxisOrder.Bshd), ("bhsd", AxisOrder.Bhsd));
 
     private readonly Option<ElementType?> _dtype = ArgumentText.Choice<ElementType?>(
-        "--dtype", "Storage of keys and values; default that of the key file.", null,
+        "--dtype", "Storage of keys and values; default that of the key file.",
         ("f32", ElementType.Float32), ("f16", ElementType.Float16), ("bf16", ElementType.BFloat16), ("f8e4m3", ElementType.Float8E4M3));
 
     private readonly Option<ScaleRequest?> _keyScale = new("--key-scale")
@@ -40,7 +40,7 @@ internal sealed class TensorArguments
     };
 
     private readonly Option<NonFinitePolicy> _nan = ArgumentText.Choice(
-        "--nan", "What NaN and infinities in the inputs do.", NonFinitePolicy.Error,
+        "--nan", "What NaN and infinities in the inputs do.",
         ("error", NonFinitePolicy.Error), ("propagate", NonFinitePolicy.Propagate));
 
     private readonly bool _required;

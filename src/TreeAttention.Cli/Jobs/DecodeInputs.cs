@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -22,7 +23,7 @@ internal sealed class DecodeInputs : IDisposable
             (Context, Steps) = (request.Context!.Value, request.Steps!.Value);
             (int added, int all) = Lengths();
             Shape = new AttentionShape(request.Batch, added, all, request.Heads, request.KvHeads, request.HeadDim, request.ValueDim);
-            Shape.Validate();
+            RequireSizes(request.Rotary);
             _synthetic = new SyntheticTensors(Shape, Seed);
             (Query, StorageType) = (_synthetic.Query, request.StorageType);
             return;
@@ -33,7 +34,14 @@ internal sealed class DecodeInputs : IDisposable
         Steps = request.Steps ?? (files.QueryLength / queryLength);
         Context = request.Context ?? (int)Math.Max(0, files.KeyLength - ((long)Steps * queryLength));
         (int queries, int keys) = Lengths();
-        if (queries > files.QueryLength || keys > files.KeyLength || queries == 0)
+        if (queries == 0)
+        {
+            _files.Dispose();
+            throw new FaultException(
+                FaultCode.BadInput, $"The query file has {files.QueryLength} queries, too few for one step of {queryLength} tokens. Give a smaller --query-len.");
+        }
+
+        if (queries > files.QueryLength || keys > files.KeyLength)
         {
             _files.Dispose();
             throw new FaultException(
@@ -70,6 +78,9 @@ internal sealed class DecodeInputs : IDisposable
     /// <summary>Values are the first elements of the keys.</summary>
     public bool ValuesInKeys { get; }
 
+    /// <summary>Where the numbers are from, which ranks compare before work.</summary>
+    public IEnumerable<KeyValuePair<string, string>> Settings => _files?.Settings ?? [new("input", "synthetic")];
+
     /// <summary>[batch, queries of all steps or more, query_heads, head_dim]</summary>
     public TensorView Query { get; }
 
@@ -91,6 +102,20 @@ internal sealed class DecodeInputs : IDisposable
         return new DecodeReference(
             Shape with { QueryHeads = Shape.GroupSize, KvHeads = 1 }, kvHead * Shape.GroupSize, rotary, StorageType, Context, queryLength,
             head.Query, head.Key, head.Value, head);
+    }
+
+    // Sizes of synthetic numbers are the command line's own: no file is to blame.
+    private void RequireSizes(RotaryOptions? rotary)
+    {
+        try
+        {
+            Shape.Validate();
+            rotary?.Validate(Shape.HeadDim);
+        }
+        catch (ShapeMismatchException error)
+        {
+            throw new FaultException(FaultCode.CommandLine, error.Message, error);
+        }
     }
 
     /// <inheritdoc/>

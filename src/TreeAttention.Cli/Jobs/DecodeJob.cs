@@ -30,7 +30,7 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
         group.Together(() => Fill(cache, tokens, inputs.Context));
         cache.ShareLimits(group.Context.Control);
 
-        var run = new DecodeRun(request, group, inputs, cache, step, tokens);
+        DecodeRun run = group.Together(() => new DecodeRun(request, group, inputs, cache, step, tokens));
         DecodeOutcome outcome = run.Run();
         group.Together(() => outputs.Write(whole, outcome.Result, request.Tensors?.HeadMajor ?? false));
         long wrong = group.Gather(outcome.Verification?.Wrong ?? 0)[0][0];
@@ -80,6 +80,6 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
         .. Settlement.Of(options),
         new("--warmup", Settlement.Text(request.Warmup)),
         new("--verify", Settlement.Text(request.Verify)),
-        new("input", request.Tensors is null ? "synthetic" : "files"),
+        .. inputs.Settings,
     ];
 }

@@ -45,11 +45,11 @@ internal sealed class DecodeRun
     {
         AttentionShape shape = _inputs.Shape;
         bool keeps = _group.IsRoot && (_request.Output is not null || _request.Lse is not null);
-        AttentionResult? result = keeps
+        AttentionResult? result = _group.Together(() => keeps
             ? new AttentionResult(
                 new float[(long)shape.Batch * shape.QueryLength * shape.QueryHeads * shape.ValueDim],
                 new float[(long)shape.Batch * shape.QueryHeads * shape.QueryLength])
-            : null;
+            : null);
         using DecodeReference? reference = _group.Together(() => _group.IsRoot && _request.Verify
             ? _inputs.OpenReference(_request.Rotary, _request.QueryLength)
             : null);

@@ -18,7 +18,7 @@ internal sealed class OutputFiles : IDisposable
         _lse = lse is null ? null : NpyWriter.CreateOutput(lse, force);
     }
 
-    /// <summary>Writes both files in full, then lets both appear.</summary>
+    /// <summary>Writes the files that were named in full, then lets them appear.</summary>
     /// <param name="shape">Sizes of the call.</param>
     /// <param name="result">The result; null on ranks that have none.</param>
     /// <param name="headMajor">Write the output as [batch, heads, query_len, value_dim].</param>
@@ -26,7 +26,31 @@ internal sealed class OutputFiles : IDisposable
     /// <param name="isPacked">The log-sum-exp is [heads, total_q], as flash-attn's of packed sequences.</param>
     public void Write(AttentionShape shape, AttentionResult? result, bool headMajor, bool hasBatchAxis = true, bool isPacked = false)
     {
-        if (result is null || _output is null)
+        if (result is null)
+        {
+            return;
+        }
+
+        WriteOutput(shape, result.Output, headMajor, hasBatchAxis);
+        ReadOnlySpan<long> lines = [shape.Batch, shape.QueryHeads, shape.QueryLength];
+        _lse?.Begin(isPacked ? lines[1..] : lines);
+        _lse?.Write(result.Lse);
+        _output?.Complete();
+        _lse?.Complete();
+        _output?.Commit();
+        _lse?.Commit();
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _output?.Dispose();
+        _lse?.Dispose();
+    }
+
+    private void WriteOutput(AttentionShape shape, float[] output, bool headMajor, bool hasBatchAxis)
+    {
+        if (_output is null)
         {
             return;
         }
@@ -37,27 +61,12 @@ internal sealed class OutputFiles : IDisposable
         _output.Begin(hasBatchAxis ? axes : axes[1..]);
         if (headMajor)
         {
-            WriteHeadMajor(shape, result.Output);
+            WriteHeadMajor(shape, output);
         }
         else
         {
-            _output.Write(result.Output);
+            _output.Write(output);
         }
-
-        ReadOnlySpan<long> lines = [shape.Batch, shape.QueryHeads, shape.QueryLength];
-        _lse?.Begin(isPacked ? lines[1..] : lines);
-        _lse?.Write(result.Lse);
-        _output.Complete();
-        _lse?.Complete();
-        _output.Commit();
-        _lse?.Commit();
-    }
-
-    /// <inheritdoc/>
-    public void Dispose()
-    {
-        _output?.Dispose();
-        _lse?.Dispose();
     }
 
     private void WriteHeadMajor(AttentionShape shape, float[] output)

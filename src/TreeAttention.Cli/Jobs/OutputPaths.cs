@@ -14,8 +14,10 @@ internal static class OutputPaths
         (string Option, string? File)[] named =
         [
             ("--query", tensors?.Query), ("--key", tensors?.Key), ("--value", tensors?.Value),
+            ("--key-scale", tensors?.Scales.Key?.File), ("--value-scale", tensors?.Scales.Value?.File),
             ("--alibi", semantics.Alibi), ("--sinks", semantics.Sinks), ("--key-lengths", semantics.KeyLengths),
-            ("--query-lengths", semantics.QueryLengths), ("--dfs-start", semantics.DfsStart), ("--dfs-end", semantics.DfsEnd),
+            ("--query-lengths", semantics.QueryLengths), ("--leftpad", semantics.Leftpad), ("--cu-seqlens-q", semantics.PackedQueries),
+            ("--cu-seqlens-k", semantics.PackedKeys), ("--tree-parents", semantics.TreeParents), ("--dfs-start", semantics.DfsStart), ("--dfs-end", semantics.DfsEnd),
             ("--tail-mask", semantics.TailMask), ("--tail-bias", semantics.TailBias), ("--output", output), ("--lse", lse),
         ];
         foreach ((string option, string? written) in named.AsSpan(named.Length - 2))

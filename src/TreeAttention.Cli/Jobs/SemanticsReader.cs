@@ -68,9 +68,21 @@ internal static class SemanticsReader
         int[] parents = Integers(file, "--tree-parents", [shape.QueryLength], [shape.Batch, shape.QueryLength])!;
         int most = shape.QueryLength;
         int rows = Math.Max(1, parents.Length / Math.Max(1, most));
-        TokenTree[] trees = [.. Enumerable.Range(0, shape.Batch).Select(row => TokenTree.FromParents(
-            parents.AsSpan(row % rows * most, Math.Clamp(options.QueryLengths?[row] ?? most, 0, most))))];
+        TokenTree[] trees = [.. Enumerable.Range(0, shape.Batch).Select(row => TreeOf(
+            row, parents.AsSpan(row % rows * most, Math.Clamp(options.QueryLengths?[row] ?? most, 0, most))))];
         return TokenTreeMask.Apply(options, shape.Batch, most, trees);
+    }
+
+    private static TokenTree TreeOf(int row, ReadOnlySpan<int> parents)
+    {
+        try
+        {
+            return TokenTree.FromParents(parents);
+        }
+        catch (FaultException fault)
+        {
+            throw new FaultException(fault.Code, $"--tree-parents of batch row {row}: {fault.Message}", fault);
+        }
     }
 
     private static float[]? Floats(string? file, string option, params long[][] allowed)

@@ -271,7 +271,10 @@ public sealed class CudaDevice : IStreamDevice
         }
 
         _context.Enter();
-        _tables.MakeRoom();
+        if (!_context.IsCapturing)
+        {
+            _tables.MakeRoom();
+        }
     }
 
     private void MergeAt(PartialAttention into, nint from) =>

@@ -102,7 +102,8 @@ public sealed class ShardMap
         (int Rank, int Page)[] pages = [.. _plans
             .SelectMany((plan, rank) => Enumerable.Range(0, plan.PagesPerBatch).Select(page => (Rank: rank, Page: page)))
             .OrderBy(page => _plans[page.Rank].Pages[page.Page].Span.FirstPosition)];
-        var whole = new ShardPlan(Shape, _plans[0].Type, _plans[0].ValuesInKeys, _plans.Sum(plan => plan.Elements), pages.Length);
+        ShardPlan any = _plans[0];
+        var whole = new ShardPlan(Shape, any.Type, any.ValuesInKeys, _plans.Sum(plan => plan.Elements), pages.Length, any.Scales);
         whole.Grow(pages.Length);
         var limits = new PageLimits[Shape.Batch * pages.Length * Shape.KvHeads];
         for (int batch = 0; batch < Shape.Batch; batch++)

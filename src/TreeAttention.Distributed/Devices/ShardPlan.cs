@@ -55,8 +55,10 @@ public sealed class ShardPlan
     }
 
     /// <summary>An empty plan over a cache's contents; <see cref="Grow"/> and <see cref="Fill"/> give it pages.</summary>
-    internal ShardPlan(AttentionShape shape, ElementType type, bool valuesInKeys, long elements, int mostPagesPerBatch)
+    internal ShardPlan(
+        AttentionShape shape, ElementType type, bool valuesInKeys, long elements, int mostPagesPerBatch, KeyValueScales? scales = null)
     {
+        Scales = scales;
         Shape = shape;
         Type = type;
         ValuesInKeys = valuesInKeys;

@@ -49,7 +49,7 @@ public sealed class BundleTests(UnpackedBundle bundle) : IClassFixture<UnpackedB
         Assert.Matches(@"gpu-check: [1-9]\d* passed, 0 failed, 0 skipped, 2 probes; logs in ", run.Output);
         Assert.Equal(["verify, 1 in-process ranks", "verify, 2 in-process ranks", "verify, 2 MPI ranks", "verify, NCCL, 1 rank"],
             lines.Where(line => line.StartsWith("ok\tverify", StringComparison.Ordinal)).Select(line => line.Split('\t')[1]));
-        Assert.Contains("GPU primitives", File.ReadAllText(Path.Combine(results, "verify__1_in-process_ranks.log")), StringComparison.Ordinal);
+        Assert.Contains("GPU primitives", File.ReadAllText(Path.Combine(results, "verify--1-in-process-ranks.log")), StringComparison.Ordinal);
     }
 
     [Fact]

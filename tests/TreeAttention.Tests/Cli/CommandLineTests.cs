@@ -87,7 +87,7 @@ public sealed class CommandLineTests
 
     [Theory]
     [InlineData("--device cuda", "run with --device cpu")]
-    [InlineData("--transport nccl", "--transport nccl")]
+    [InlineData("--transport nccl", "No CUDA device")]
     public void What_this_version_lacks_ends_with_69_and_says_what_works(string addition, string named)
     {
         using var files = new CliFiles();
@@ -102,13 +102,25 @@ public sealed class CommandLineTests
     [Theory]
     [InlineData("--version")]
     [InlineData("--help")]
-    [InlineData("attend --help")]
     public void Help_and_version_end_well(string commandLine)
     {
         TreeattnResult result = TreeattnProcess.Run(commandLine.Split(' ')).Exits(0);
 
         Assert.NotEmpty(result.Output);
         Assert.Empty(result.Errors);
+    }
+
+    [Theory]
+    [InlineData("attend", "tree|ring|")]
+    [InlineData("bench", "tree|ring|")]
+    [InlineData("decode", "tree|ring-query|single>")]
+    [InlineData("verify", "in-process|mpi|nccl>")]
+    public void Help_names_choices_and_defaults_as_they_are_written(string command, string choices)
+    {
+        TreeattnResult result = TreeattnProcess.Run([command, "--help"]).Exits(0);
+
+        Assert.Contains(choices, result.Output, System.StringComparison.Ordinal);
+        Assert.DoesNotMatch(@"default: [A-Z]|[<|][A-Z][a-z]+[|>]", result.Output);
     }
 
     [Theory]

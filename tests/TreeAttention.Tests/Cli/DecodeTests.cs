@@ -63,6 +63,49 @@ public sealed class DecodeTests
         TreeattnProcess.Run(["decode", "--context", "10", "--steps", "1", option, value]).Exits(2);
 
     [Fact]
+    public void The_log_sum_exp_is_written_without_the_output_too()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 3, 9, 2, 1, 8, 8));
+
+        TreeattnProcess.Run(["decode", .. tensors, "--lse", files.At("alone.npy"), "--ranks", "2"]).Exits(0);
+        TreeattnProcess.Run(["decode", .. tensors, "--lse", files.At("both.npy"), "--output", files.At("out.npy"), "--ranks", "2"]).Exits(0);
+
+        Assert.Equal(File.ReadAllBytes(files.At("both.npy")), File.ReadAllBytes(files.At("alone.npy")));
+    }
+
+    [Fact]
+    public void Values_inside_keys_are_not_rotated_with_them()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 3, 9, 2, 1, 8, 8));
+
+        TreeattnProcess.Run(["decode", .. tensors[..4], "--value-from-key", "4", "--rotary", "8"]).Exits(2).Says("--rotary", "--value-from-key");
+        TreeattnProcess.Run(["decode", .. tensors[..4], "--value-from-key", "4", "--verify"]).Exits(0);
+    }
+
+    [Theory]
+    [InlineData("--context 2047M --heads 64 --kv-heads 64", 71, "does not fit in the memory")]
+    [InlineData("--context 8 --heads 2 --kv-heads 1 --head-dim 577", 2, "Head dimension 577")]
+    [InlineData("--context 8 --heads 2 --kv-heads 1 --head-dim 8 --rotary 16", 2, "Rotary dimension 16")]
+    public void Sizes_that_cannot_be_are_faults_and_no_bugs(string arguments, int code, string said)
+    {
+        TreeattnResult result = TreeattnProcess.Run(["decode", "--steps", "1", "--ranks", "2", .. arguments.Split(' ')]).Exits(code).Says(said);
+
+        Assert.Empty(result.Output);
+        Assert.Single(result.Errors.TrimEnd().Split('\n'));
+    }
+
+    [Fact]
+    public void Files_with_too_few_queries_for_a_step_say_so()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 4, 9, 2, 1, 8, 8));
+
+        TreeattnProcess.Run(["decode", .. tensors, "--query-len", "5"]).Exits(65).Says("4 queries", "--query-len");
+    }
+
+    [Fact]
     public void Files_with_too_few_keys_are_65_and_nothing_is_written()
     {
         using var files = new CliFiles();

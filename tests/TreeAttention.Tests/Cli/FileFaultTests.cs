@@ -109,6 +109,39 @@ public sealed class FileFaultTests
         Assert.Equal(3, files.Names.Length);
     }
 
+    [Theory]
+    [InlineData("--leftpad"), InlineData("--cu-seqlens-q"), InlineData("--cu-seqlens-k"), InlineData("--tree-parents"), InlineData("--key-scale"), InlineData("--value-scale")]
+    public void An_option_file_is_never_replaced_by_an_output(string option)
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(_shape);
+        string file = files.Random("option.npy", "<i4", _ => 1, 2);
+        byte[] before = File.ReadAllBytes(file);
+        string[] pair = option switch
+        {
+            "--cu-seqlens-q" => ["--cu-seqlens-k", "other.npy"],
+            "--cu-seqlens-k" => ["--cu-seqlens-q", "other.npy"],
+            "--key-scale" or "--value-scale" => ["--dtype", "f8e4m3"],
+            _ => [],
+        };
+
+        TreeattnProcess.Run(["attend", .. tensors, option, file, .. pair, "--output", file, "--force"]).Exits(2).Says(option);
+
+        Assert.Equal(before, File.ReadAllBytes(file));
+    }
+
+    [Fact]
+    public void A_bad_token_tree_is_told_with_its_option_and_row()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(_shape);
+        int queries = _shape.QueryLength;
+        double[] parents = [.. Enumerable.Range(0, 2 * queries).Select(i => i < queries || i % queries == 0 ? (i % queries) - 1.0 : -1)];
+        string file = files.Save("parents.npy", "<i4", parents, 2, queries);
+
+        AttendFilesTests.Attend(files, tensors, ["--tree-parents", file]).Exits(65).Says("--tree-parents of batch row 1", "second root");
+    }
+
     [Fact]
     public void Output_in_a_directory_that_is_not_there_ends_with_73()
     {

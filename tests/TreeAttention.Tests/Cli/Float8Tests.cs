@@ -16,6 +16,8 @@ public sealed class Float8Tests
     [InlineData("--ranks 3 --shard zigzag --key-scale 0.01 --value-scale 0.3")]
     [InlineData("--ranks 2 --algorithm ring --key-scale key-scales.npy --value-scale value-scales.npy")]
     [InlineData("--ranks 3 --reproducible --key-scale key-scales.npy")]
+    [InlineData("--ranks 3 --algorithm gather --key-scale key-scales.npy --value-scale value-scales.npy")]
+    [InlineData("--ranks 2 --algorithm gather --query-placement sharded --key-scale 0.01")]
     public void Storage_in_eight_bits_verifies_on_any_plan(string arguments)
     {
         using var files = new CliFiles();

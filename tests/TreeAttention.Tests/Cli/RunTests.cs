@@ -20,7 +20,7 @@ public sealed class RunTests
 
         string[] lines = result.Output.TrimEnd('\n').Split('\n');
         Assert.Contains(lines, line => line.StartsWith('#') && line.Contains("#wrong", StringComparison.Ordinal));
-        Assert.Equal(22, lines.Count(line => !line.StartsWith('#'))); // 8 reductions and 3 rings, over 1024 and 2048 keys
+        Assert.Equal(24, lines.Count(line => !line.StartsWith('#'))); // 8 reductions, 3 rings and gather, over 1024 and 2048 keys
     }
 
     [Fact]
@@ -44,7 +44,7 @@ public sealed class RunTests
 
     [Theory]
     [InlineData("--combine", 9)]
-    [InlineData("--query-len 0 --causal", 11)]
+    [InlineData("--query-len 0 --causal", 12)]
     [InlineData("--reduction butterfly", 1)]
     [InlineData("--algorithm ring-query --query-placement sharded --query-len 8 -c 0", 1)]
     public void Bench_runs_what_is_chosen(string chosen, int rows)
@@ -141,7 +141,7 @@ public sealed class RunTests
 
         TreeattnResult result = TreeattnProcess.Run(["bench", .. tensors, "--ranks", "3", "--causal", "--json", "-n", "1", "-w", "0"]).Exits(0);
 
-        Assert.Equal(11, result.JsonLines.Count);
+        Assert.Equal(12, result.JsonLines.Count);
         Assert.All(result.JsonLines, row => Assert.Equal(
             ("f16", 2, 3, 101, 0),
             (row.GetProperty("dtype").GetString(), row.GetProperty("batch").GetInt32(), row.GetProperty("query_len").GetInt32(),

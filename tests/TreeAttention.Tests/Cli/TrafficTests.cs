@@ -49,11 +49,11 @@ public sealed class TrafficTests
         AssertCounted(result, 1, 4, ShardLayout.Contiguous, QueryPlacement.Sharded);
     }
 
-    // 8 reductions and 3 rings; 3 rings with sharded queries; the reproducible plan.
+    // 8 reductions, 3 rings and gather; rings and gather with sharded queries; the reproducible plan.
     private static (string[] Added, ShardLayout Layout, QueryPlacement Placement, int Plans)[] Choices =>
     [
-        (["--shard", "zigzag"], ShardLayout.Zigzag, QueryPlacement.Replicated, 11),
-        (["--query-placement", "sharded", "--shard", "striped"], ShardLayout.Striped, QueryPlacement.Sharded, 3),
+        (["--shard", "zigzag"], ShardLayout.Zigzag, QueryPlacement.Replicated, 12),
+        (["--query-placement", "sharded", "--shard", "striped"], ShardLayout.Striped, QueryPlacement.Sharded, 4),
         (["--reproducible"], ShardLayout.Lanes, QueryPlacement.Replicated, 1),
     ];
 
