@@ -79,7 +79,8 @@ __device__ bool needs_precision(const precise_arguments& p, const query_row& row
 }
 
 template <class element>
-__global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ precise_arguments p) {
+__global__ void __launch_bounds__(128, 4)
+    attend_precise(const __grid_constant__ precise_arguments p) {
   const attend_arguments& a = p.attend;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int split = blockIdx.x % a.splits, kv_head = blockIdx.y, batch = blockIdx.z;

@@ -129,6 +129,11 @@ class append_run {
       limits[std::size_t(c.slots - 1) * c.kv_heads + head] = {earlier_limit, earlier_limit};
     for (int i = 0; i < 2 * c.kv_heads && c.type == storage::f8; ++i)
       scales.push_back(0.013f * float(1 + (c.values_in_keys ? i % c.kv_heads : i)));
+    // Next to ties of f8e4m3, on either side, where a quotient rounded to float first would be one.
+    for (std::size_t row = 0; row < values.size() / c.value_dim && !scales.empty(); ++row) {
+      const float scale = scale_of(true, int(row) % c.kv_heads);
+      values[row * c.value_dim] = scale * float(17 + 2 * int(row % 8));
+    }
     const int value_page = c.kv_heads * c.capacity * c.value_dim;
     const int key_page = c.kv_heads * c.capacity * c.head_dim;
     for (int token = 0; token < c.tokens; ++token) {
