@@ -19,7 +19,8 @@ internal sealed class CacheContents : IDisposable
     {
         (_device, _options, _slots) = (device, options, slots);
         var shape = new AttentionShape(options.Rows, 1, options.MaxLength, options.KvHeads, options.KvHeads, options.HeadDim, options.ValueDim);
-        Plan = new ShardPlan(shape, options.Type, options.ValuesInKeys, slots * (options.KeyPageElements + options.ValuePageElements), 0);
+        long elements = slots * (options.KeyPageElements + options.ValuePageElements);
+        Plan = new ShardPlan(shape, options.Type, options.ValuesInKeys, elements, 0, options.Scales);
         _layers = new KeyValueShard[options.Layers];
         try
         {

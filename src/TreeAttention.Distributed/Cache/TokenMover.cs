@@ -1,4 +1,5 @@
 using System;
+using System.Numerics.Tensors;
 
 namespace TreeAttention.Distributed;
 
@@ -37,6 +38,12 @@ internal sealed class TokenMover : IDisposable
         long keys = (long)_heads * _keyDim;
         ElementConversion.ToFloat(host.Slice(0, keys).AsSpan<byte>(), host.Type, key);
         ElementConversion.ToFloat(host.Slice(keys, host.Count - keys).AsSpan<byte>(), host.Type, value);
+        ShardPlan plan = _cache.Contents.Plan;
+        for (int head = 0; head < _heads && plan.Scales is not null; head++)
+        {
+            Scale(key.Slice(head * _keyDim, _keyDim), plan.KeyScaleOf(head));
+            Scale(value.Slice(head * _valueDim, _valueDim), plan.ValueScaleOf(head));
+        }
     }
 
     /// <summary>Moves a token, in every layer. Every rank calls it.</summary>
@@ -88,6 +95,8 @@ internal sealed class TokenMover : IDisposable
         }
     }
 
+    private static void Scale(Span<float> numbers, float scale) => TensorPrimitives.Multiply(numbers, scale, numbers);
+
     private TokenPlace PlaceOf(int row, int position) =>
         _cache.Contents.PlaceOf(_cache.Pages.SlotOf(row, position / PageSpan.Keys), position);
 
@@ -107,6 +116,7 @@ internal sealed class TokenMover : IDisposable
     private void Scatter(int layer, TokenPlace place, Region from)
     {
         Region contents = _cache.Contents[layer].Contents;
+        ShardPlan plan = _cache.Contents.Plan;
         Region measured = _cache.Contents.LimitsOf(layer, place.Slot);
         _device.Copy(from, _host.Region);
         _device.Copy(measured, _limits.Region);
@@ -117,16 +127,16 @@ internal sealed class TokenMover : IDisposable
             Region key = from.Slice(head * _keyDim, _keyDim);
             _device.Copy(key, KeyOf(contents, place, head));
             ref PageLimits limits = ref grown[head];
-            limits = limits.WithKey(Numbers(head * _keyDim, _keyDim));
+            limits = limits.WithKey(Numbers(head * _keyDim, _keyDim), plan.KeyScaleOf(head));
             if (_valueDim > 0)
             {
                 int first = (_heads * _keyDim) + (head * _valueDim);
                 _device.Copy(from.Slice(first, _valueDim), ValueOf(contents, place, head));
-                limits = limits.WithValue(Numbers(first, _valueDim));
+                limits = limits.WithValue(Numbers(first, _valueDim), plan.ValueScaleOf(head));
             }
             else
             {
-                limits = limits.WithValue(Numbers(head * _keyDim, _cache.Options.ValueDim));
+                limits = limits.WithValue(Numbers(head * _keyDim, _cache.Options.ValueDim), plan.ValueScaleOf(head));
             }
         }
 
