@@ -19,7 +19,7 @@ internal sealed class BenchCommand
     private readonly GroupArguments _group = new();
 
     private readonly Option<int> _begin = SizeOption("--begin", "-b", DefaultContext, "Smallest context (keys).");
-    private readonly Option<int> _end = SizeOption("--end", "-e", DefaultContext, "Largest context; default the smallest.");
+    private readonly Option<int> _end = SizeOption("--end", "-e", null, "Largest context; default the smallest.");
     private readonly Option<int> _factor = new("--factor", "-f")
     {
         Description = "Factor from one context to the next.",
@@ -34,7 +34,7 @@ internal sealed class BenchCommand
     private readonly Option<int> _queryLength = CountOption("--query-len", null, 1, 1, "Queries of each row; 0 stands for the context (prefill).", 0);
     private readonly Option<int> _heads = CountOption("--heads", null, DefaultHeads, 1, "Query heads.");
     private readonly Option<int> _kvHeads = CountOption("--kv-heads", null, DefaultKvHeads, 1, "KV heads.");
-    private readonly Option<int> _headDim = CountOption("--head-dim", null, DefaultHeadDim, 1, "Elements of a query, a key and a value.");
+    private readonly Option<int> _headDim = CountOption("--head-dim", null, DefaultHeadDim, 1, "Elements of a query, a key and a value.", most: AttentionShape.MaxHeadDim);
     private readonly Option<bool> _ceiling = new("--ceiling") { Description = "Measure read bandwidth and FMA rate of this machine in the same rounds." };
     private readonly Option<bool> _combine = new("--combine") { Description = "Time only the reductions, beside a bare all-reduce of the same bytes." };
     private readonly Option<string?> _out = new("--out") { Description = "Directory for results.jsonl, a row each, synced.", HelpName = "DIR" };
@@ -81,25 +81,24 @@ internal sealed class BenchCommand
         return command;
     }
 
-    private static Option<int> SizeOption(string name, string alias, int otherwise, string description) => new(name, alias)
+    private static Option<int> SizeOption(string name, string alias, int? otherwise, string description) => new(name, alias)
     {
         Description = description + " K, M and G are powers of 1024.",
-        DefaultValueFactory = _ => otherwise,
+        DefaultValueFactory = otherwise is { } value ? _ => value : null,
         CustomParser = result => ArgumentText.Size(result, int.MaxValue),
     };
 
-    private static Option<int> CountOption(string name, string? alias, int otherwise, int least, string description, int? special = null) =>
+    private static Option<int> CountOption(string name, string? alias, int otherwise, int least, string description, int? special = null, int most = 1_000_000) =>
         new(name, alias is null ? [] : [alias])
         {
             Description = description,
             DefaultValueFactory = _ => otherwise,
-            CustomParser = result => ArgumentText.Integer(result, special ?? least, 1_000_000) ?? otherwise,
+            CustomParser = result => ArgumentText.Integer(result, special ?? least, most) ?? otherwise,
         };
 
     private BenchRequest Read(ParseResult parsed)
     {
         int begin = parsed.GetValue(_begin);
-        bool endGiven = parsed.GetResult(_end) is { Implicit: false };
         TensorRequest tensors = _tensors.Read(parsed);
         return new BenchRequest
         {
@@ -109,7 +108,7 @@ internal sealed class BenchCommand
             Semantics = _semantics.Read(parsed, SemanticsFiles.None),
             Plan = _plan.Read(parsed),
             Begin = begin,
-            End = endGiven ? parsed.GetValue(_end) : begin,
+            End = parsed.GetResult(_end) is null ? begin : parsed.GetValue(_end),
             Factor = parsed.GetValue(_factor),
             Iterations = parsed.GetValue(_iterations),
             Warmup = parsed.GetValue(_warmup),

@@ -31,8 +31,8 @@ internal sealed class DecodeCommand
     private readonly Option<int?> _batch = CountOption("--batch", 1, "Batch rows; default 1.");
     private readonly Option<int?> _heads = CountOption("--heads", 1, $"Query heads; default {DefaultHeads}.");
     private readonly Option<int?> _kvHeads = CountOption("--kv-heads", 1, $"KV heads; default {DefaultKvHeads}.");
-    private readonly Option<int?> _headDim = CountOption("--head-dim", 1, "Elements of a query and a key; default 128.");
-    private readonly Option<int?> _valueDim = CountOption("--value-dim", 1, "Elements of a value; default --head-dim.");
+    private readonly Option<int?> _headDim = DimOption("--head-dim", "Elements of a query and a key; default 128.");
+    private readonly Option<int?> _valueDim = DimOption("--value-dim", "Elements of a value; default --head-dim.");
     private readonly Option<int?> _layers = CountOption("--layers", 1, "Layers, each with a cache of its own over one page table; all get the same numbers. Default 1.");
     private readonly Option<int?> _warmup = CountOption("--warmup", 0, "Attention calls before the first step, which append nothing; default 1.", "-w");
     private readonly Option<string?> _output = new("--output") { Description = "Outputs of all steps [batch, steps * query_len, heads, value_dim], float32 .npy, in the order of --layout.", HelpName = "FILE" };
@@ -70,6 +70,12 @@ internal sealed class DecodeCommand
     {
         Description = description,
         CustomParser = result => ArgumentText.Integer(result, least, 1_000_000),
+    };
+
+    private static Option<int?> DimOption(string name, string description) => new(name)
+    {
+        Description = description,
+        CustomParser = result => ArgumentText.Integer(result, 1, AttentionShape.MaxHeadDim),
     };
 
     private void Validate(CommandResult command)

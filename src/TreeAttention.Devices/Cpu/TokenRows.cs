@@ -7,7 +7,6 @@ namespace TreeAttention.Devices;
 internal sealed class TokenRows
 {
     private readonly float[] _row = new float[AttentionShape.MaxHeadDim];
-    private readonly byte[] _stored = new byte[AttentionShape.MaxHeadDim * sizeof(float)];
 
     /// <summary>Stores the tokens that this rank owns.</summary>
     /// <param name="tokens">The tokens.</param>
@@ -32,7 +31,7 @@ internal sealed class TokenRows
             keys.Slice(row * shape.HeadDim, shape.HeadDim).CopyTo(key);
             tokens.Rotary?.Turn(key, token);
             float keyScale = shard.Plan.KeyScaleOf(head);
-            Write(Convert(key, shard.Plan.Type, keyScale), shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
+            Write(key, keyScale, shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
             limits = limits.WithKey(key, keyScale);
 
             float valueScale = shard.Plan.ValueScaleOf(head);
@@ -40,7 +39,7 @@ internal sealed class TokenRows
             if (!shard.Plan.ValuesInKeys)
             {
                 values.Slice(row * shape.ValueDim, shape.ValueDim).CopyTo(value);
-                Write(Convert(value, shard.Plan.Type, valueScale), shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
+                Write(value, valueScale, shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
             }
 
             limits = limits.WithValue(value, valueScale);
@@ -62,23 +61,19 @@ internal sealed class TokenRows
         }
     }
 
-    private static void Write(ReadOnlySpan<byte> row, Region contents, long element) =>
-        row.CopyTo(contents.Slice(element, row.Length / contents.Type.SizeInBytes()).AsSpan<byte>());
-
     // The row becomes what was stored, not multiplied by the scale, for its limits.
-    private ReadOnlySpan<byte> Convert(Span<float> row, ElementType type, float scale)
+    private static void Write(Span<float> row, float scale, Region contents, long element)
     {
-        Span<byte> stored = _stored.AsSpan(0, row.Length * type.SizeInBytes());
-        if (type == ElementType.Float8E4M3)
+        Span<byte> stored = contents.Slice(element, row.Length).AsSpan<byte>();
+        if (contents.Type == ElementType.Float8E4M3)
         {
             ElementConversion.ToFloat8E4M3(row, scale, stored);
         }
         else
         {
-            ElementConversion.FromFloat(row, type, stored);
+            ElementConversion.FromFloat(row, contents.Type, stored);
         }
 
-        ElementConversion.ToFloat(stored, type, row);
-        return stored;
+        ElementConversion.ToFloat(stored, contents.Type, row);
     }
 }

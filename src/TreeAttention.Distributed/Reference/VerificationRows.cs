@@ -6,7 +6,8 @@ namespace TreeAttention.Distributed;
 
 /// <summary>Rows of a result as float64 has them, computed once, against which any number of results is held.</summary>
 /// <remarks>
-/// f32: each number of a row lies within 1e-5 of the row's largest reference value. Where values cancel so far that this is
+/// f32: each number of a row lies within 1e-5 of the row's largest reference value, or of the smallest normal float where that is
+/// larger: below it floats have a fixed step, and every merge may round by one. Where values cancel so far that this is
 /// below what single precision can do, 2^-22 of the weighted mean of |value| counts instead. The log-sum-exp lies within
 /// 1e-5 · max(1, |lse|).
 /// f16, bf16, f8e4m3: within twice the largest error of the naive computation in that type over the compared rows, plus 1e-5, and
@@ -20,6 +21,7 @@ public sealed class VerificationRows
 {
     private const double Relative = 1e-5;
     private const double LimitOfNarrow = 1e-2;
+    private const double SmallestNormal = 1.17549435082228751e-38; // 2^-126
 
     private readonly AttentionShape _shape;
     private readonly RowMeasure[] _rows;
@@ -109,12 +111,11 @@ public sealed class VerificationRows
             naiveError, naiveLseError);
     }
 
-    // Where the naive computation overflows there is no twice its error, and the limit alone holds. The smallest float is
-    // added because nothing smaller can be told apart.
+    // Where the naive computation overflows there is no twice its error, and the limit alone holds.
     private static double OutputBound(
         RowMeasure measure, ElementType storage, bool rounded, (double Absolute, double Relative) naive)
     {
-        double floor = (measure.Magnitude * Math.ScaleB(1, -22)) + float.Epsilon;
+        double floor = (measure.Magnitude * Math.ScaleB(1, -22)) + (Relative * SmallestNormal);
         if (storage == ElementType.Float32)
         {
             return Math.Max(Relative * measure.Largest, floor);

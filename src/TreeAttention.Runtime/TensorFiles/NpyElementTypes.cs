@@ -26,7 +26,8 @@ internal static class NpyElementTypes
                 ? ("raw bytes have no type: .npy cannot say float8", "Save float8 tensors as .safetensors")
             : bigEndian && Known(kindAndSize) is not null
                 ? ("it is big-endian, and only little-endian files are read", "Save it with .astype(a.dtype.newbyteorder('<'))")
-                : ("the types read from .npy are f2, f4, f8, b1, i4 and i8, little-endian", "Save it with .astype('<f4')");
+                : ("the types read from .npy are f2, f4, f8, b1, i4 and i8, little-endian",
+                    kindAndSize.StartsWith("i"u8) || kindAndSize.StartsWith("u"u8) ? "Save it with .astype('<i8')" : "Save it with .astype('<f4')");
         throw faults.Malformed(offset, "'descr'", TensorFileFaults.Quote(descr), rule, wayOut);
     }
 

@@ -72,6 +72,7 @@ public sealed class CommandLineTests
     [InlineData("bench --heads 7", "--kv-heads 8")]
     [InlineData("bench -e 1K", "--begin 8192")]
     [InlineData("bench -b 0", "-b")]
+    [InlineData("bench --head-dim 577", "--head-dim")]
     [InlineData("bench -b 12Q", "12Q")]
     [InlineData("bench -b 4K -e 1K", "-e")]
     [InlineData("bench --query q.npy", "--key")]

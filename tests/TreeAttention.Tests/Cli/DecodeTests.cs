@@ -55,6 +55,7 @@ public sealed class DecodeTests
     [Theory]
     [InlineData("--algorithm", "ring")]
     [InlineData("--heads", "6")]
+    [InlineData("--head-dim", "577")]
     [InlineData("--rotary", "15")]
     [InlineData("--rotary-base", "10")]
     [InlineData("--shard", "zigzag")]
@@ -86,7 +87,7 @@ public sealed class DecodeTests
 
     [Theory]
     [InlineData("--context 2047M --heads 64 --kv-heads 64", 71, "does not fit in the memory")]
-    [InlineData("--context 8 --heads 2 --kv-heads 1 --head-dim 577", 2, "Head dimension 577")]
+    [InlineData("--context 8 --batch 1000000 --query-len 1000 --heads 1000 --kv-heads 1", 2, "1000000 × 1000 × 1000")]
     [InlineData("--context 8 --heads 2 --kv-heads 1 --head-dim 8 --rotary 16", 2, "Rotary dimension 16")]
     public void Sizes_that_cannot_be_are_faults_and_no_bugs(string arguments, int code, string said)
     {

@@ -101,15 +101,15 @@ public sealed class LauncherTests
         Assert.Empty(process.Survivors());
     }
 
-    [Fact]
-    public void Benchmarks_over_other_files_end_with_78()
+    [Theory, InlineData("bench"), InlineData("decode")]
+    public void Work_over_other_files_ends_with_78(string command)
     {
         using var files = new CliFiles();
         string[] tensors = files.Tensors(_shape);
         string[] others = [.. tensors];
         others[1] = files.Random("other.npy", "<f4", random => random.NextDouble(), 2, 5, 4, 8);
 
-        using var process = TreeattnProcess.StartPrograms("mpich", [(1, ["bench", .. tensors]), (1, ["bench", .. others])]);
+        using var process = TreeattnProcess.StartPrograms("mpich", [(1, [command, .. tensors]), (1, [command, .. others])]);
         TreeattnResult result = process.Wait().Exits(78);
 
         Assert.Contains("query: rank 0: f32 [2, 3, 4, 8]", result.Errors, StringComparison.Ordinal);

@@ -155,6 +155,23 @@ public sealed class VerificationTests
     }
 
     [Fact]
+    public void Values_below_the_normal_floats_may_be_a_few_steps_off_but_not_gone()
+    {
+        var shape = new AttentionShape(1, 1, 1, 1, 1, 1, 1);
+        var problem = new AttentionProblem(shape, new AttentionOptions());
+        using var one = new HostTensor("key", ElementType.Float32, [1, 1, 1, 1], [1]);
+        using var tiny = new HostTensor("value", ElementType.Float32, [1, 1, 1, 1], [1e-42]);
+
+        VerificationReport near = Verification.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [1e-42f + (3 * float.Epsilon)], [1], 1);
+        VerificationReport gone = Verification.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [0], [1], 1);
+        VerificationReport far = Verification.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [1.2e-42f], [1], 1);
+
+        Assert.Equal(0, near.Wrong);
+        Assert.Equal(1, gone.Wrong);
+        Assert.Equal(1, far.Wrong);
+    }
+
+    [Fact]
     public void Minus_infinity_is_matched_by_itself_alone()
     {
         using RandomProblem problem = Problem(ElementType.Float32, keys: 0);

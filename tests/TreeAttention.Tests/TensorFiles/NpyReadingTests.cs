@@ -65,6 +65,7 @@ public class NpyReadingTests : TensorFileTestBase
     [InlineData("<V2", "safetensors")]
     [InlineData("|V2", "bfloat16")]
     [InlineData("|V1", "float8")]
+    [InlineData("<u4", ".astype('<i8')")]
     [InlineData("<c8", "'<c8'")]
     [InlineData("|i1", "'|i1'")]
     [InlineData("<U5", "'<U5'")]
