@@ -29,11 +29,12 @@ launch() { # results file, launcher, arguments of treeattn
   run "$name" env TERM=dumb "$launcher" "${options[@]}" -n 2 "$treeattn" "$@"
 }
 
-for dtype in f32 bf16 f16; do
+for dtype in f32 bf16 f16 f8e4m3; do
   run "decode-$dtype" "$treeattn" bench -b 64K -e 256K -f 4 --dtype $dtype --algorithm single --ceiling -n 15
 done
 run prefill-f32 "$treeattn" bench -b 2K -e 8K -f 2 --query-len 0 --causal --heads 8 --kv-heads 8 --algorithm single --ceiling -n 7 -w 1
 run tree-and-ring-in-process "$treeattn" bench -b 64K --ranks 2 --ceiling -n 15
+run decode-10000-steps "$treeattn" decode --context 128K --steps 10000 --heads 8 --kv-heads 2 --head-dim 64 --dtype bf16 --ranks 2 --causal
 run reproducible "$treeattn" bench -b 64K --ranks 2 --reproducible --ceiling -n 15
 for launcher in mpiexec.openmpi mpiexec.mpich; do
   launch "tree-and-ring-$launcher" $launcher bench -b 64K --ceiling -n 15

@@ -21,10 +21,12 @@ ASAN_OPTIONS=detect_leaks=1 "$tests/attend_address" 2 grid
 ASAN_OPTIONS=detect_leaks=1 "$tests/attend_address" 6
 ASAN_OPTIONS=detect_leaks=1 "$tests/states_address" 6
 ASAN_OPTIONS=detect_leaks=1 "$tests/precise_address" 6
+ASAN_OPTIONS=detect_leaks=1 "$tests/append_address" 10
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/attend_thread" 1 grid
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/attend_thread" 4
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/states_thread" 4
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/precise_thread" 4
+TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/append_thread" 10
 
 scripts/build.sh --all
 for seed in 0 1 2 3; do

@@ -89,14 +89,57 @@ struct page_limits {
 };
 
 // attend_precise: the rows that attend_tensor or attend_plain were not exact enough for, computed
-// again in double precision. 280 bytes.
+// again in double precision. 288 bytes.
 struct precise_arguments {
   attend_arguments attend;    // the call, as the fast kernel had it; its states are overwritten
-  const page_limits* limits;  // [pages, kv_heads]
+  const page_limits* limits;  // [slots, kv_heads]
+  const int* slots;           // [pages] row of each page in the limits
   double scale;               // factor on query . key
   double score_limit;         // fp32 is exact enough for |scale| |query| |key| + bias up to here
   float value_limit;          // and for values up to here
   int unused;                 // 0
+};
+
+// Where a token's rows go, counted from `contents`. 24 bytes.
+struct token_place {
+  long long key_offset;    // the key's row of KV head 0; negative: another rank owns the token
+  long long value_offset;  // the value's row of KV head 0
+  int slot;                // row of the token's page in the limits
+  int unused;              // 0
+};
+
+// append_tokens: rotates keys, stores keys and values in the kernel's storage type. 96 bytes.
+struct append_arguments {
+  const float* keys;    // [tokens, kv_heads, head_dim]
+  const float* values;  // [tokens, kv_heads, value_dim], or null: the first of the stored keys
+  const token_place* places;  // [tokens]
+  const float* cosine;        // [tokens, rotary_pairs]
+  const float* sine;          // [tokens, rotary_pairs]
+  const float* scales;        // [2, kv_heads] of stored keys, then of values, or null: 1
+  void* contents;             // of the cache
+  page_limits* limits;        // [slots, kv_heads]; raised
+  int tokens;
+  int kv_heads;
+  int head_dim;
+  int value_dim;
+  int capacity;        // rows from head to head
+  int rotary_pairs;    // pairs of dimensions that turn, the first of a key; 0: none
+  int is_interleaved;  // 1: a pair is 2i and 2i + 1; 0: i and i + rotary_pairs
+  int unused;          // 0
+};
+
+// rotate_queries: takes queries of tokens into the order of heads, rotated. 56 bytes.
+struct rotate_arguments {
+  const float* from;    // [batch, query_length, query_heads, head_dim]
+  float* into;          // [batch, query_heads, query_length, head_dim]
+  const float* cosine;  // [batch, query_length, rotary_pairs]
+  const float* sine;    // the same
+  int rows;             // batch * query_length * query_heads
+  int query_heads;
+  int query_length;
+  int head_dim;
+  int rotary_pairs;    // as in append_arguments
+  int is_interleaved;  // as in append_arguments
 };
 
 // merge_states: folds `count` states into one, in ascending order. 48 bytes.
@@ -160,10 +203,11 @@ struct clear_arguments {
 };
 
 static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 248 &&
-                  sizeof(page_limits) == 8 && sizeof(precise_arguments) == 280 &&
-                  sizeof(merge_arguments) == 48 && sizeof(fold_arguments) == 40 &&
-                  sizeof(weigh_arguments) == 48 && sizeof(unweigh_arguments) == 48 &&
-                  sizeof(clear_arguments) == 16,
+                  sizeof(page_limits) == 8 && sizeof(precise_arguments) == 288 &&
+                  sizeof(token_place) == 24 && sizeof(append_arguments) == 96 &&
+                  sizeof(rotate_arguments) == 56 && sizeof(merge_arguments) == 48 &&
+                  sizeof(fold_arguments) == 40 && sizeof(weigh_arguments) == 48 &&
+                  sizeof(unweigh_arguments) == 48 && sizeof(clear_arguments) == 16,
               "the host code has the same structs");
 
 // Of the probes in probes.cu, each with its own number of words.

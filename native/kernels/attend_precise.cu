@@ -61,7 +61,7 @@ __device__ bool needs_precision(const precise_arguments& p, const query_row& row
   const double magnitude = fabs(p.scale) * sqrt(sum_of_warp(squares));
   bool is_needed = false;
   for (int n = first + lane; n < last; n += 32) {
-    const page_limits limits = p.limits[size_t(n) * a.kv_heads + kv_head];
+    const page_limits limits = p.limits[size_t(p.slots[n]) * a.kv_heads + kv_head];
     const page_entry page = a.pages[n];
     const double bias = a.alibi_slopes || a.tail_bias ? largest_bias(a, row, page) : 0;
     // Written so that NaN is not exact. Zero times a number that is not finite spoils rows that do
@@ -79,7 +79,8 @@ __device__ bool needs_precision(const precise_arguments& p, const query_row& row
 }
 
 template <class element>
-__global__ void __launch_bounds__(128) attend_precise(const __grid_constant__ precise_arguments p) {
+__global__ void __launch_bounds__(128, 4)
+    attend_precise(const __grid_constant__ precise_arguments p) {
   const attend_arguments& a = p.attend;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int split = blockIdx.x % a.splits, kv_head = blockIdx.y, batch = blockIdx.z;

@@ -33,11 +33,27 @@ __device__ float number_to_round(element, unsigned i) {
   return __uint_as_float(sign | exponent | (i < 128 ? noise & 0x7fffffu : tie));
 }
 
-// [256] every 257th pattern of 16 bits as a float. 128 threads.
+// [256] every 257th pattern of 16 bits, or every one of 8, as a float. 128 threads.
 template <class element>
 __global__ void probe_to_float(const __grid_constant__ probe_arguments a) {
   for (unsigned i = threadIdx.x; i < 256; i += blockDim.x)
-    a.out[i] = word_of(to_float(element{static_cast<unsigned short>(i * 257)}));
+    a.out[i] = word_of(to_float(element{static_cast<decltype(element::bits)>(i * 257)}));
+}
+
+// [1024] pairs of f16 from every pattern of 8 bits but NaN, in each of the ways that kernels pick
+// them out of four. 128 threads.
+__global__ void probe_widen(const __grid_constant__ probe_arguments a) {
+  for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) {
+    unsigned four = 0;
+    for (unsigned byte = 0; byte < 4; ++byte) {
+      const unsigned bits = (i + 64 * byte) & 0xffu;
+      four |= ((bits & 0x7fu) == 0x7fu ? bits - 1 : bits) << 8 * byte;
+    }
+    a.out[4 * i] = widen<0, 1>(float8_e4m3(), four);
+    a.out[4 * i + 1] = widen<2, 3>(float8_e4m3(), four);
+    a.out[4 * i + 2] = widen<0, 2>(float8_e4m3(), four);
+    a.out[4 * i + 3] = widen<1, 3>(float8_e4m3(), four);
+  }
 }
 
 // [256] pairs of floats rounded to nearest, ties to even. 128 threads.

@@ -1,6 +1,6 @@
 // Compiles kernels with the real NVRTC, which needs no GPU:
 //
-//   compile_check KERNELS_FOLDER TABLE ARCHITECTURE [ELEMENT_LEFT_OUT]
+//   compile_check KERNELS_FOLDER TABLE ARCHITECTURE [STEP]
 //
 // TABLE has a line "architecture registers spilled_bytes instance" for each instance that the host
 // chooses on a device of that architecture; a test of the host code holds the list to its choice.
@@ -8,9 +8,9 @@
 // line says, and spill nothing. For 100, which NVRTC 12 does not know, the host falls back on PTX
 // for an older architecture: the first instance of every kernel must come that way (or to a CUBIN,
 // where NVRTC knows the device). Prints the lines as they were found, so that the output of 80 and
-// 90 is a new table. Half of the time goes into instances that differ in the storage type alone:
-// ELEMENT_LEFT_OUT skips those of one type, for runs that are short of it. TREEATTN_NVRTC_LIBRARY
-// names the library (default libnvrtc.so.12, then .13). Ends with 77 without NVRTC.
+// 90 is a new table. An instance takes about a second: with STEP only the first of each kernel and
+// every so many-th line are compiled, for runs that are short of time. TREEATTN_NVRTC_LIBRARY names
+// the library (default libnvrtc.so.12, then .13). Ends with 77 without NVRTC.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -19,6 +19,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -218,8 +219,8 @@ bool check_fall_back(const compiler& nvrtc, const instance& wanted) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4 && argc != 5) {
-    std::printf("usage: compile_check KERNELS_FOLDER TABLE ARCHITECTURE [ELEMENT_LEFT_OUT]\n");
+  if (argc < 4 || argc > 5 || (argc == 5 && std::atoi(argv[4]) < 1)) {
+    std::printf("usage: compile_check KERNELS_FOLDER TABLE ARCHITECTURE [STEP]\n");
     return 2;
   }
   void* const library = load();
@@ -237,9 +238,12 @@ int main(int argc, char** argv) {
         ++compiled, failed += !check_fall_back(nvrtc, line);
     }
   } else {
+    const int step = argc == 5 ? std::atoi(argv[4]) : 1;
+    int index = 0;
+    std::set<std::string> kernels;
     for (auto& line : read_table(argv[2], architecture)) {
-      if (argc == 5 && line.expression.find(std::string("<") + argv[4] + ",") != std::string::npos)
-        continue;
+      const bool first = kernels.insert(line.kernel()).second;
+      if (index++ % step != 0 && !first) continue;
       ++compiled, failed += !check_cubin(nvrtc, line, architecture);
     }
   }

@@ -131,3 +131,22 @@ defect(merge_fuses_a_product states.cu plain "merge.a, b. and merge.b, a. differ
   "__fadd_rn(__fmul_rn(a, share_a), __fmul_rn(b, share_b))" "fmaf(a, share_a, __fmul_rn(b, share_b))")
 defect(merge_does_not_clamp states.cu plain "(equal outputs do not stay equal|output of a merge)"
   "return mean < least ? least : mean > most ? most : mean" "return least < most ? mean : mean")
+
+# ---- append ----
+set(lost "token -?[0-9]+, head -?[0-9]+: ")
+defect(append_takes_the_wrong_half append.cu plain "${lost}key"
+  "is_interleaved ? i % 2 == 0 : i < pairs" "i % 2 == 0")
+defect(append_drops_the_tail append.cu plain "${lost}key"
+  "if (i >= 2 * pairs) return own" "if (i >= 2 * pairs) return pairs > 0 ? 0 : own")
+defect(append_swaps_the_sign append.cu plain "${lost}key"
+  "__fadd_rn(straight, -across) : __fadd_rn(straight, across)" "__fadd_rn(straight, across) : __fadd_rn(straight, -across)")
+defect(append_is_off_by_one_row append.cu plain "${lost}(key|value|an element that no token has)"
+  "size_t(head) * a.capacity" "size_t(head) * a.capacity + (head == 1)")
+defect(append_writes_past_the_contents append.cu address "heap-buffer-overflow"
+  "size_t(head) * a.capacity" "(size_t(head) + 1) * a.capacity")
+defect(append_forgets_earlier_limits append.cu plain "${lost}limit of"
+  "atomicMax(reinterpret_cast<int*>(limit)" "atomicExch(reinterpret_cast<unsigned*>(limit)")
+defect(append_measures_before_rounding append.cu plain "${lost}limit of the norm"
+  "const float back = to_float(stored)" "const float back = number")
+defect(append_rounds_the_quotient_twice append.cu plain "${lost}value"
+  "if (nearest == exact || nearest - nearest != 0) return nearest" "if (nearest - nearest == 0) return nearest")

@@ -62,6 +62,23 @@ def brain_to_float(pattern):
     return bits_of(float_of(pattern << 16))
 
 
+def eight_to_float(pattern):
+    """The value of an OCP E4M3 pattern: sign, exponent of bias 7, fraction; no infinity."""
+    exponent, fraction = pattern >> 3 & 15, pattern & 7
+    magnitude = math.ldexp(fraction if exponent == 0 else 8 + fraction, max(exponent, 1) - 10)
+    return math.nan if pattern & 127 == 127 else math.copysign(magnitude, -1 if pattern & 128 else 1)
+
+
+def widened():
+    def half(i, byte):
+        pattern = (i + 64 * byte) & 255
+        value = eight_to_float(pattern - 1 if pattern & 127 == 127 else pattern)
+        return struct.unpack("<H", struct.pack("<e", value))[0]
+
+    pairs = [(0, 1), (2, 3), (0, 2), (1, 3)]
+    return [half(i, low) | half(i, high) << 16 for i in range(256) for low, high in pairs]
+
+
 def number_to_round(kept, i):
     noise = scrambled(i)
     tie = (noise & 0x7FFFFF) >> (23 - kept) << (23 - kept) | 1 << (22 - kept)
@@ -142,6 +159,8 @@ PROBES = [
     # name, threads, shared bytes, relative tolerance, words
     ("probe_to_float<bfloat16>", 128, 0, 0, [brain_to_float(i * 257) for i in range(256)]),
     ("probe_to_float<float16>", 128, 0, 0, [half_to_float(i * 257) for i in range(256)]),
+    ("probe_to_float<float8_e4m3>", 128, 0, 0, [bits_of(eight_to_float(i)) for i in range(256)]),
+    ("probe_widen", 128, 0, 0, widened()),
     ("probe_pack<bfloat16>", 128, 0, 0, packs(brain_bits, 7)),
     ("probe_pack<float16>", 128, 0, 0, packs(half_bits, 10)),
     ("probe_exp2", 128, 0, 2.0**-21, powers()),

@@ -27,9 +27,18 @@ void case_data::make_limits() {
 
 std::string case_data::run_precise(const emulation::kernel& kernel, const attend_arguments& a,
                                    std::uint64_t seed) const {
+  // Slots in another order than pages, as in a cache.
+  std::vector<page_limits> by_slot(limits.size());
+  std::vector<int> slots(pages.size());
+  for (std::size_t page = 0; page < pages.size(); ++page) {
+    slots[page] = int(pages.size() - 1 - page);
+    std::copy_n(limits.begin() + long(page) * c.kv_heads, c.kv_heads,
+                by_slot.begin() + long(slots[page]) * c.kv_heads);
+  }
   precise_arguments p{};
   p.attend = a;
-  p.limits = limits.data();
+  p.limits = by_slot.data();
+  p.slots = slots.data();
   p.scale = c.scale == 0 ? 1 / std::sqrt(double(c.head_dim)) : c.scale;
   p.score_limit = c.type == storage::f32 ? 48 : 2048;
   p.value_limit = 1e30f;

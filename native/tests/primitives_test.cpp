@@ -170,6 +170,26 @@ void check_conversions() {
     const float x = to_float(float16{std::uint16_t(bits)});
     if (!std::isnan(x)) EXPECT((pack(float16(), x, 0) & 0xffff) == bits);
   }
+  // Every 8-bit pattern as a sum of powers of two, as a float and widened to f16 from each place.
+  for (unsigned bits = 0; bits < 0x100; ++bits) {
+    double exact = bits & 0x78 ? 0x1p-6 : 0;
+    for (unsigned bit = 0; bit < 3; ++bit)
+      exact += bits >> bit & 1 ? 0x1p-9 * (1 << bit) : 0;
+    for (unsigned exponent = 1; exponent < (bits >> 3 & 15); ++exponent)
+      exact *= 2;
+    if (bits & 0x80) exact = -exact;
+    const float x = to_float(float8_e4m3{std::uint8_t(bits)});
+    if ((bits & 0x7f) == 0x7f) {
+      EXPECT(std::isnan(x));
+      continue;
+    }
+    EXPECT(x == exact && std::signbit(x) == (bits > 0x7f));
+    const unsigned half = pack(float16(), float(exact), 0), one = 0x38;  // 0x38 is 1, 0x3c00 as f16
+    EXPECT(widen<0, 1>(float8_e4m3(), bits | one << 8) == (half | 0x3c000000u));
+    EXPECT(widen<2, 3>(float8_e4m3(), one << 16 | bits << 24) == (half << 16 | 0x3c00u));
+    EXPECT(widen<0, 2>(float8_e4m3(), one | bits << 16) == (half << 16 | 0x3c00u));
+    EXPECT(widen<1, 3>(float8_e4m3(), bits << 8 | one << 24) == (half | 0x3c000000u));
+  }
   EXPECT((pack(bfloat16(), __uint_as_float(0x3f808000), 0) & 0xffff) == 0x3f80);
   EXPECT((pack(bfloat16(), __uint_as_float(0x3f818000), 0) & 0xffff) == 0x3f82);
   EXPECT(pack(bfloat16(), 1, 2) == 0x40003f80u && pack(float16(), 1, 2) == 0x40003c00u);

@@ -121,6 +121,7 @@ internal sealed class DecodeCommand
         {
             Tensors = hasFiles ? tensors : null,
             StorageType = tensors.StorageType ?? ElementType.Float32,
+            Scales = tensors.Scales,
             NonFinite = tensors.NonFinite,
             Semantics = _semantics.Read(parsed, SemanticsFiles.PerHead),
             Rotary = _rotary.Read(parsed),

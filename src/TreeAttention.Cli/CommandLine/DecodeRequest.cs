@@ -11,6 +11,9 @@ internal sealed record DecodeRequest
     /// <summary>Storage of synthetic keys and values.</summary>
     public ElementType StorageType { get; init; }
 
+    /// <summary>Scales of synthetic keys and values.</summary>
+    public required ScalesRequest Scales { get; init; }
+
     public NonFinitePolicy NonFinite { get; init; }
 
     public required SemanticsRequest Semantics { get; init; }

@@ -24,6 +24,7 @@ internal sealed class DecodeInputs : IDisposable
             (int added, int all) = Lengths();
             Shape = new AttentionShape(request.Batch, added, all, request.Heads, request.KvHeads, request.HeadDim, request.ValueDim);
             RequireSizes(request.Rotary);
+            Scales = request.Scales.Read(request.StorageType, request.KvHeads);
             _synthetic = new SyntheticTensors(Shape, Seed);
             (Query, StorageType) = (_synthetic.Query, request.StorageType);
             return;
@@ -51,7 +52,7 @@ internal sealed class DecodeInputs : IDisposable
         }
 
         Shape = files with { QueryLength = queries, KeyLength = keys };
-        (Query, StorageType, ValuesInKeys) = (_files.Query, _files.StorageType, tensors.ValueFromKey is not null);
+        (Query, StorageType, Scales, ValuesInKeys) = (_files.Query, _files.StorageType, _files.Scales, tensors.ValueFromKey is not null);
 
         (int, int) Lengths()
         {
@@ -75,6 +76,9 @@ internal sealed class DecodeInputs : IDisposable
     /// <summary>Storage of keys and values.</summary>
     public ElementType StorageType { get; }
 
+    /// <summary>Scales of f8e4m3 storage; null: 1.</summary>
+    public KeyValueScales? Scales { get; }
+
     /// <summary>Values are the first elements of the keys.</summary>
     public bool ValuesInKeys { get; }
 
@@ -94,14 +98,14 @@ internal sealed class DecodeInputs : IDisposable
     {
         if (_files is not null)
         {
-            return new DecodeReference(Shape, 0, rotary, StorageType, Context, queryLength, _files.Query, _files.Key, _files.Value, null);
+            return new DecodeReference(Shape, 0, rotary, StorageType, Scales, Context, queryLength, _files.Query, _files.Key, _files.Value, null);
         }
 
         int kvHead = Shape.KvHeads / 2;
         var head = SyntheticTensors.OneHead(Shape, Seed, kvHead);
         return new DecodeReference(
-            Shape with { QueryHeads = Shape.GroupSize, KvHeads = 1 }, kvHead * Shape.GroupSize, rotary, StorageType, Context, queryLength,
-            head.Query, head.Key, head.Value, head);
+            Shape with { QueryHeads = Shape.GroupSize, KvHeads = 1 }, kvHead * Shape.GroupSize, rotary, StorageType, Scales?.OfHead(kvHead), Context,
+            queryLength, head.Query, head.Key, head.Value, head);
     }
 
     // Sizes of synthetic numbers are the command line's own: no file is to blame.

@@ -11,6 +11,7 @@ internal sealed class DecodeReference : IDisposable
     private readonly AttentionShape _shape;
     private readonly int _firstHead;
     private readonly ElementType _storage;
+    private readonly KeyValueScales? _scales;
     private readonly int _context;
     private readonly int _queryLength;
     private readonly RotaryOptions? _rotary;
@@ -25,6 +26,7 @@ internal sealed class DecodeReference : IDisposable
     /// <param name="firstHead">The first of these query heads among all.</param>
     /// <param name="rotary">Rotary embedding, or null.</param>
     /// <param name="storage">What keys and values are stored as.</param>
+    /// <param name="scales">Scales of f8e4m3 storage of the heads that are compared; 1 when null.</param>
     /// <param name="context">Keys before the first step.</param>
     /// <param name="queryLength">Tokens of a step.</param>
     /// <param name="query">[batch, queries of all steps, heads, head_dim]</param>
@@ -32,10 +34,11 @@ internal sealed class DecodeReference : IDisposable
     /// <param name="value">[batch, keys, kv_heads, value_dim]</param>
     /// <param name="tensors">Owner of the tensors, disposed of with this; null when somebody else does.</param>
     public DecodeReference(
-        AttentionShape shape, int firstHead, RotaryOptions? rotary, ElementType storage, int context, int queryLength,
+        AttentionShape shape, int firstHead, RotaryOptions? rotary, ElementType storage, KeyValueScales? scales, int context, int queryLength,
         TensorView query, TensorView key, TensorView value, IDisposable? tensors)
     {
-        (_shape, _firstHead, _rotary, _storage, _context, _queryLength) = (shape, firstHead, rotary, storage, context, queryLength);
+        (_shape, _firstHead, _rotary, _storage, _scales) = (shape, firstHead, rotary, storage, scales);
+        (_context, _queryLength) = (context, queryLength);
         (_query, _key, _value, _tensors) = (query, key, value, tensors);
         if (rotary is not null)
         {
@@ -62,12 +65,12 @@ internal sealed class DecodeReference : IDisposable
             Sinks = HeadsOf<float>(options.Sinks, problem.Shape.QueryHeads, 1),
         });
         bool isAligned = options.Causal || options.WindowLeft >= 0 || options.WindowRight >= 0;
-        TensorView query = Part(_query, first, _queryLength);
+        TensorView query = _query.PartOfLength(first, _queryLength);
         using HostMemory? rotated = _rotary is null ? null
             : ReferenceRotary.Rotate(query, _rotary, i => _context + first + (isAligned ? i : 0), out query);
         return Verification.Check(
-            alone, query, Part(_key, 0, keys), Part(_value, 0, keys), _storage,
-            HeadsOf(output, problem.Shape.QueryHeads, shape.ValueDim), LinesOf(lse, problem.Shape), Seed + step);
+            alone, query, _key.PartOfLength(0, keys), _value.PartOfLength(0, keys), _storage,
+            HeadsOf(output, problem.Shape.QueryHeads, shape.ValueDim), LinesOf(lse, problem.Shape), Seed + step, _scales);
     }
 
     /// <inheritdoc/>
@@ -76,10 +79,6 @@ internal sealed class DecodeReference : IDisposable
         _rotatedKey?.Dispose();
         _tensors?.Dispose();
     }
-
-    private static TensorView Part(TensorView tensor, int first, int count) => new(
-        tensor.Name, tensor.Address + (nint)(first * tensor.Strides[1] * tensor.Type.SizeInBytes()), tensor.Type,
-        [tensor.Shape[0], count, tensor.Shape[2], tensor.Shape[3]], tensor.Strides);
 
     // Of arrays whose axis before the last is the heads: those that are compared.
     private T[]? HeadsOf<T>(ReadOnlySpan<T> all, int heads, int dim)

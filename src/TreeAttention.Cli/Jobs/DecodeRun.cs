@@ -30,7 +30,7 @@ internal sealed class DecodeRun
         DecodeRequest request, AttentionGroup group, DecodeInputs inputs, ShardedKvCache cache, DecodeStep step, ITokenSource tokens)
     {
         (_request, _group, _inputs, _cache, _step, _tokens) = (request, group, inputs, cache, step, tokens);
-        _queries = new TensorTokens(inputs.Query, null, cache.Options with { Type = ElementType.Float32 });
+        _queries = new TensorTokens(inputs.Query, null, cache.Options with { Type = ElementType.Float32, Scales = null });
         AttentionShape shape = step.Problem.Shape;
         int rows = shape.Batch * shape.QueryLength;
         _query = new float[rows * shape.QueryHeads * shape.HeadDim];

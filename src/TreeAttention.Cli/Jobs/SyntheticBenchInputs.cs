@@ -40,8 +40,7 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
         using var head = SyntheticTensors.OneHead(shape, Seed, kvHead);
         var alone = new AttentionProblem(
             shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale });
-        KeyValueScales? scalesOfHead = scales is null ? null : new KeyValueScales([scales.Key[kvHead]], [scales.Value[kvHead]]);
-        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seed, scalesOfHead);
+        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seed, scales?.OfHead(kvHead));
         return result =>
         {
             AttentionResult part = HeadsOf(result, kvHead * shape.GroupSize, shape.GroupSize);

@@ -25,7 +25,7 @@ internal sealed class CaseRun : IDisposable
         _tensors = verifyCase.CreateTensors();
         _call = new ShardedCall(
             group, verifyCase.Problem, new PlanRequest(verifyCase.Plan.Plan, verifyCase.Layout, verifyCase.Plan.IsReproducible),
-            verifyCase.StorageType, verifyCase.ValuesInKeys, LoadShard, LoadQueries);
+            verifyCase.StorageType, verifyCase.ValuesInKeys, LoadShard, LoadQueries, verifyCase.Scales);
         _step = group.Together(() => _call.CreateStep(verifyCase.Plan.Plan));
     }
 
@@ -43,7 +43,7 @@ internal sealed class CaseRun : IDisposable
     public long DigestAlone() => _group.Together(() =>
     {
         AttentionShape shape = _case.Problem.Shape;
-        var shards = new ShardMap(shape, ShardLayout.Lanes, 1, _case.StorageType, _case.ValuesInKeys);
+        var shards = new ShardMap(shape, ShardLayout.Lanes, 1, _case.StorageType, _case.ValuesInKeys, _case.Scales);
         KeyValueShard shard = LoadShard(shards.PlanOf(0));
         int rows = _call.Queries.RowsFor(shape);
         Region region = Device.Allocate(PartialAttention.FloatsFor(rows, shape.ValueDim) * sizeof(float), ElementType.Float32);
@@ -71,7 +71,7 @@ internal sealed class CaseRun : IDisposable
     /// <summary>Float64's rows of this case on rank 0; null elsewhere.</summary>
     public VerificationRows? Expected() => _group.Together(() => _group.IsRoot
         ? VerificationRows.Compute(
-            _case.Problem, _tensors.Query, _tensors.Key, _case.ValuesOf(_tensors), _case.StorageType, _case.Seed)
+            _case.Problem, _tensors.Query, _tensors.Key, _case.ValuesOf(_tensors), _case.StorageType, _case.Seed, _case.Scales)
         : null);
 
     /// <inheritdoc/>

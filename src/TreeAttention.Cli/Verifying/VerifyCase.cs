@@ -1,6 +1,7 @@
 using System;
 using System.Globalization;
 using System.Linq;
+using System.Numerics.Tensors;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -16,6 +17,9 @@ namespace TreeAttention.Cli;
 internal sealed record VerifyCase(
     int Seed, AttentionProblem Problem, ElementType StorageType, bool ValuesInKeys, VerifyPlan Plan, ShardLayout Layout)
 {
+    /// <summary>Scales of f8e4m3 storage, another for each KV head; null where the type has none.</summary>
+    public KeyValueScales? Scales { get; } = ScalesFor(Problem.Shape.KvHeads, StorageType);
+
     /// <summary>What a failure is reported with.</summary>
     public override string ToString() => string.Create(
         CultureInfo.InvariantCulture,
@@ -34,9 +38,9 @@ internal sealed record VerifyCase(
             tensors.FillKey(position);
         }
 
-        Round(tensors.Query);
-        Round(tensors.Key);
-        Round(tensors.Value);
+        Round(tensors.Query, null);
+        Round(tensors.Key, Scales?.Key);
+        Round(tensors.Value, Scales?.Value);
         return tensors;
     }
 
@@ -44,14 +48,41 @@ internal sealed record VerifyCase(
     public TensorView ValuesOf(SyntheticTensors tensors) =>
         ValuesInKeys ? tensors.Key.TruncateLastAxis("value", Problem.Shape.ValueDim) : tensors.Value;
 
-    private void Round(TensorView tensor)
+    // Three halves of a power of two: products with stored elements are exact in single precision, and the smallest scale has
+    // room for ±2.6, where the numbers lie within ±√3.
+    private static KeyValueScales? ScalesFor(int kvHeads, ElementType type)
     {
-        if (StorageType != ElementType.Float32)
+        float[] key = [.. Enumerable.Range(0, kvHeads).Select(head => 1.5f * MathF.ScaleB(1, -6 - (head % 3)))];
+        float[] value = [.. Enumerable.Range(0, kvHeads).Select(head => 1.5f * MathF.ScaleB(1, -4 - (head % 2)))];
+        return type == ElementType.Float8E4M3 ? new KeyValueScales(key, value) : null;
+    }
+
+    // Queries are computed with as f16 where storage has eight bits.
+    private void Round(TensorView tensor, float[]? scales)
+    {
+        if (StorageType == ElementType.Float32)
         {
-            Span<float> numbers = new Region(tensor.Address, tensor.Count * sizeof(float), tensor.Type, MemoryPlace.Host).AsSpan<float>();
-            byte[] stored = new byte[numbers.Length * StorageType.SizeInBytes()];
-            ElementConversion.FromFloat(numbers, StorageType, stored);
-            ElementConversion.ToFloat(stored, StorageType, numbers);
+            return;
+        }
+
+        ElementType type = scales is null && StorageType == ElementType.Float8E4M3 ? ElementType.Float16 : StorageType;
+        Span<float> numbers = new Region(tensor.Address, tensor.Count * sizeof(float), tensor.Type, MemoryPlace.Host).AsSpan<float>();
+        byte[] stored = new byte[numbers.Length * type.SizeInBytes()];
+        if (scales is null)
+        {
+            ElementConversion.FromFloat(numbers, type, stored);
+            ElementConversion.ToFloat(stored, type, numbers);
+            return;
+        }
+
+        int dim = (int)tensor.Shape[3];
+        for (int first = 0; first < numbers.Length; first += dim)
+        {
+            float scale = scales[first / dim % scales.Length];
+            Span<float> row = numbers.Slice(first, dim);
+            ElementConversion.ToFloat8E4M3(row, scale, stored.AsSpan(first, dim));
+            ElementConversion.ToFloat(stored.AsSpan(first, dim), type, row);
+            TensorPrimitives.Multiply(row, scale, row);
         }
     }
 }

@@ -20,7 +20,7 @@ internal sealed class VerifyCases
     private const int AsManyAsKeys = 0;
     private const int MostKeysOfSquares = 33;
 
-    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16];
+    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
     private static readonly int[] _groups = [1, 2, 3, 4, 8, 16];
     private static readonly int[] _headDims = [1, 15, 16, 64, 80, 96, 128, 192, AttentionShape.MaxHeadDim];
     private static readonly int[] _keyLengths = [0, 1, 2, 7, MostKeysOfSquares, 100, 513, 1300]; // 513 and more: several pages

@@ -10,7 +10,7 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
 {
     private const int RunsOfPromisedBits = 3;
 
-    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16];
+    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
 
     private readonly VerifyTally _tally = new();
     private long? _reproducibleBits; // of the first such case, the same whatever the ranks

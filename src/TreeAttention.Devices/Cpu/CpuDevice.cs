@@ -14,7 +14,6 @@ public sealed class CpuDevice : IDevice
     private readonly AttendWork _attend;
     private readonly LaneWork _lanes;
     private readonly TokenRows _tokens = new();
-    private readonly TokenRows.RowWriter _writeRow = WriteRow;
 
     /// <summary>A device of so many threads, the caller's included.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is less than one thread.</exception>
@@ -117,8 +116,7 @@ public sealed class CpuDevice : IDevice
         top.AsSpan<float>(), unit, numerator.AsSpan<float>(), denominator.AsSpan<float>(), into);
 
     /// <inheritdoc/>
-    public void Append(in TokenBlock tokens, KeyValueShard shard) =>
-        _tokens.Store(in tokens, tokens.Keys.AsSpan<float>(), tokens.Values.AsSpan<float>(), shard, _writeRow);
+    public void Append(in TokenBlock tokens, KeyValueShard shard) => _tokens.Store(in tokens, shard);
 
     /// <inheritdoc/>
     public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into) =>
@@ -143,9 +141,6 @@ public sealed class CpuDevice : IDevice
 
         _allocations.Clear();
     }
-
-    private static unsafe void WriteRow(ReadOnlySpan<byte> row, Region contents, long element) =>
-        row.CopyTo(new Span<byte>((byte*)contents.Address + (element * contents.Type.SizeInBytes()), row.Length));
 
     private static void RequireRows(AttentionProblem problem, QueryBlock queries, PartialAttention into)
     {

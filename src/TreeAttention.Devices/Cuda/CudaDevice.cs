@@ -21,7 +21,7 @@ public sealed class CudaDevice : IStreamDevice
     private readonly DeviceTables _tables;
     private readonly AttendLaunch _launch;
     private readonly LaneAttention _lanes;
-    private readonly HostTokens _hostTokens;
+    private readonly TokenLaunch _tokens;
     private readonly PinnedRegions _pinned = new();
     private readonly bool _isEmulated;
 
@@ -42,7 +42,7 @@ public sealed class CudaDevice : IStreamDevice
         _tables = new DeviceTables(_pool, _copies);
         _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
-        _hostTokens = new HostTokens(_copies);
+        _tokens = new TokenLaunch(_kernels, _tables, _pool, _copies);
         Description = $"{_context.Name}, sm_{_context.Architecture}";
     }
 
@@ -204,14 +204,15 @@ public sealed class CudaDevice : IStreamDevice
     public void Append(in TokenBlock tokens, KeyValueShard shard)
     {
         _context.Enter();
-        _hostTokens.Append(in tokens, shard);
+        _tables.MakeRoom();
+        _tokens.Append(in tokens, shard);
     }
 
     /// <inheritdoc/>
     public void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into)
     {
         _context.Enter();
-        _hostTokens.ArrangeQueries(shape, queries, rotary, into);
+        _tokens.ArrangeQueries(shape, queries, rotary, into);
     }
 
     /// <inheritdoc/>
@@ -243,6 +244,7 @@ public sealed class CudaDevice : IStreamDevice
     {
         _context.Drain();
         _launch.Dispose();
+        _tokens.Dispose();
         _kernels.Dispose();
         _pinned.Dispose();
         _copies.Dispose();

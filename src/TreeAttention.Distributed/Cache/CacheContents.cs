@@ -6,6 +6,8 @@ namespace TreeAttention.Distributed;
 /// <remarks>A layer's contents are [slots][kv_heads][512][head_dim] keys, then [slots][kv_heads][512][value_dim] values.</remarks>
 internal sealed class CacheContents : IDisposable
 {
+    private const int FloatsOfLimits = 2;
+
     private readonly IDevice _device;
     private readonly CacheOptions _options;
     private readonly KeyValueShard[] _layers;
@@ -17,14 +19,16 @@ internal sealed class CacheContents : IDisposable
     {
         (_device, _options, _slots) = (device, options, slots);
         var shape = new AttentionShape(options.Rows, 1, options.MaxLength, options.KvHeads, options.KvHeads, options.HeadDim, options.ValueDim);
-        Plan = new ShardPlan(shape, options.Type, options.ValuesInKeys, slots * (options.KeyPageElements + options.ValuePageElements), 0);
+        long elements = slots * (options.KeyPageElements + options.ValuePageElements);
+        Plan = new ShardPlan(shape, options.Type, options.ValuesInKeys, elements, 0, options.Scales);
         _layers = new KeyValueShard[options.Layers];
         try
         {
             for (int layer = 0; layer < options.Layers; layer++)
             {
-                Region contents = device.Allocate(Plan.Bytes, options.Type);
-                _layers[layer] = new KeyValueShard(Plan, contents, new PageLimits[slots * options.KvHeads]);
+                _layers[layer] = new KeyValueShard(Plan, device.Allocate(Plan.Bytes, options.Type), []);
+                long limits = (slots + 1L) * options.KvHeads * FloatsOfLimits; // those behind the last slot stay 0
+                _layers[layer] = _layers[layer] with { Growing = device.Allocate(limits * sizeof(float), ElementType.Float32) };
             }
         }
         catch
@@ -55,20 +59,22 @@ internal sealed class CacheContents : IDisposable
         return new TokenPlace(KeyOffsetOf(slot) + ((long)index * _options.HeadDim), ValueOffsetOf(slot) + ((long)index * valueDim), slot);
     }
 
+    /// <summary>[kv_heads] <see cref="PageLimits"/> of a layer's slot, in the device's memory.</summary>
+    public Region LimitsOf(int layer, int slot) =>
+        _layers[layer].Growing.Slice((long)slot * _options.KvHeads * FloatsOfLimits, _options.KvHeads * FloatsOfLimits);
+
     /// <summary>Makes a slot ready for a row: the contents of another one in all layers, or none.</summary>
     public void Prepare(int source, int slot)
     {
-        foreach (KeyValueShard layer in _layers)
+        for (int layer = 0; layer < _layers.Length; layer++)
         {
-            Span<PageLimits> limits = layer.Limits.AsSpan(slot * _options.KvHeads, _options.KvHeads);
+            _device.Copy(LimitsOf(layer, source < 0 ? _slots : source), LimitsOf(layer, slot));
             if (source < 0)
             {
-                limits.Clear();
                 continue;
             }
 
-            layer.Limits.AsSpan(source * _options.KvHeads, _options.KvHeads).CopyTo(limits);
-            Region contents = layer.Contents;
+            Region contents = _layers[layer].Contents;
             long keys = _options.KeyPageElements;
             _device.Copy(contents.Slice(KeyOffsetOf(source), keys), contents.Slice(KeyOffsetOf(slot), keys));
             if (!_options.ValuesInKeys)
@@ -79,6 +85,24 @@ internal sealed class CacheContents : IDisposable
         }
     }
 
+    /// <summary>The largest value of all layers, NaN when one is not finite. Waits for the device.</summary>
+    public float LargestValue()
+    {
+        float largest = 0;
+        using var host = new HostMemory(_layers[0].Growing.Bytes, ElementType.Float32);
+        foreach (KeyValueShard layer in _layers)
+        {
+            _device.Copy(layer.Growing, host.Region);
+            _device.Synchronize();
+            foreach (PageLimits limits in host.Region.AsSpan<PageLimits>())
+            {
+                largest = MathF.Max(largest, limits.LargestValue);
+            }
+        }
+
+        return largest;
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -87,6 +111,10 @@ internal sealed class CacheContents : IDisposable
             if (layer is not null)
             {
                 _device.Free(layer.Contents);
+                if (layer.Growing.Bytes > 0)
+                {
+                    _device.Free(layer.Growing);
+                }
             }
         }
     }

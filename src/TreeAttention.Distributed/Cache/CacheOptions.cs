@@ -24,6 +24,9 @@ public sealed record CacheOptions
     /// <summary>Storage type of keys and values.</summary>
     public ElementType Type { get; init; } = ElementType.Float32;
 
+    /// <summary>Scales of f8e4m3 storage; 1 when null. Numbers up to 448 × the scale of their KV head can be stored.</summary>
+    public KeyValueScales? Scales { get; init; }
+
     /// <summary>Most tokens of a row.</summary>
     public required int MaxLength { get; init; }
 
@@ -72,6 +75,7 @@ public sealed record CacheOptions
             throw new ShapeMismatchException($"Values of {ValueDim} elements do not lie inside keys of {HeadDim}.");
         }
 
+        KeyValueScales.RequireFit(Scales, Type, KvHeads);
         Rotary?.Validate(HeadDim);
     }
 }

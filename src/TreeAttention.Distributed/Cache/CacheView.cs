@@ -25,7 +25,8 @@ internal sealed class CacheView
         _order = new int[cache.OwnPages(cache.Options.MaxLength)];
         _place = new int[cache.Options.MostPages];
         KeyLengths = new int[rows.Length];
-        Plan = new ShardPlan(shape, cache.Options.Type, cache.Options.ValuesInKeys, cache.Contents.Plan.Elements, _order.Length);
+        ShardPlan whole = cache.Contents.Plan;
+        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, _order.Length, whole.Scales);
     }
 
     /// <summary>[batch] tokens of each row; the array of the call's options, changed in place.</summary>

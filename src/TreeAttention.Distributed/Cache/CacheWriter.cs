@@ -11,6 +11,7 @@ internal sealed class CacheWriter : IDisposable
     private readonly RotaryAngles? _angles;
     private readonly DeviceInput _keys;
     private readonly DeviceInput _values;
+    private readonly float[] _row = new float[AttentionShape.MaxHeadDim];
     private int[] _positions = [];
     private TokenPlace[] _places = [];
 
@@ -55,8 +56,10 @@ internal sealed class CacheWriter : IDisposable
     }
 
     /// <summary>Stores what was written as tokens of one row from a position on.</summary>
+    /// <exception cref="FaultException">A number must not be stored (65).</exception>
     public void StoreAt(int layer, int row, int position, int tokens, bool isRotated)
     {
+        RequireStorable(layer, [row], position - _cache.LengthOf(layer, row), tokens, [], TakeKeys(tokens), TakeValues(tokens), isRotated);
         Reserve(tokens);
         PlaceTokens(0, row, position, tokens);
         Send(
@@ -64,17 +67,11 @@ internal sealed class CacheWriter : IDisposable
             isRotated ? null : _angles);
     }
 
-    /// <summary>Refuses numbers that must not be stored.</summary>
+    /// <summary>Refuses numbers that must not be stored behind the tokens that the rows have in a layer.</summary>
     /// <exception cref="FaultException">Such a number (65).</exception>
     public void RequireStorable(
-        int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
-    {
-        RequireStorable(layer, rows, tokens, depths, key, "key", _cache.Options.HeadDim, _angles is null ? 1 : 1.5);
-        if (!_cache.Options.ValuesInKeys)
-        {
-            RequireStorable(layer, rows, tokens, depths, value, "value", _cache.Options.ValueDim, 1);
-        }
-    }
+        int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, ReadOnlySpan<float> key, ReadOnlySpan<float> value) =>
+        RequireStorable(layer, rows, 0, tokens, depths, key, value, isRotated: false);
 
     /// <inheritdoc/>
     public void Dispose()
@@ -110,43 +107,72 @@ internal sealed class CacheWriter : IDisposable
         _device.Append(new TokenBlock(keys, values, _places, tokens, angles), _cache.Contents[layer]);
     }
 
-    // A rotated number is at most √2 times as large; whether it really overflows is then seen by rotating it.
     private void RequireStorable(
-        int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, ReadOnlySpan<float> numbers, string name, int dim, double growth)
+        int layer, ReadOnlySpan<int> rows, int behind, int tokens, ReadOnlySpan<int> depths, ReadOnlySpan<float> key,
+        ReadOnlySpan<float> value, bool isRotated)
     {
-        double largest = numbers.IsEmpty ? 0 : growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
-        if (double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type, 1f))
+        CacheOptions options = _cache.Options;
+        RotaryAngles? angles = isRotated ? null : _angles;
+        for (int tensor = 0; tensor < (options.ValuesInKeys ? 1 : 2); tensor++)
+        {
+            bool isKey = tensor == 0;
+            ReadOnlySpan<float> numbers = isKey ? key : value;
+            float[]? scales = isKey ? options.Scales?.Key : options.Scales?.Value;
+            int dim = isKey ? options.HeadDim : options.ValueDim;
+            if (Fits(numbers, isKey ? angles : null, scales is null ? 1f : TensorPrimitives.Min<float>(scales)))
+            {
+                continue;
+            }
+
+            for (int place = 0; place < numbers.Length / dim; place++)
+            {
+                (int token, int head) = Math.DivRem(place, options.KvHeads);
+                int row = rows[token / tokens];
+                int length = _cache.LengthOf(layer, row) + behind;
+                int turn = _cache.LeftPaddingOf(row) + length + (depths.IsEmpty ? token % tokens : depths[token]);
+                RequireRow(
+                    isKey ? "key" : "value", row, length + (token % tokens), head, numbers.Slice(place * dim, dim), scales?[head] ?? 1f,
+                    isKey ? angles : null, turn);
+            }
+        }
+    }
+
+    private void RequireRow(
+        string name, int row, int position, int head, ReadOnlySpan<float> numbers, float scale, RotaryAngles? angles, int turn)
+    {
+        if (Fits(numbers, angles, scale))
         {
             return;
         }
 
-        int heads = _cache.Options.KvHeads;
-        float[] stored = new float[dim];
-        for (int place = 0; place < numbers.Length / dim; place++)
+        CacheOptions options = _cache.Options;
+        Span<float> stored = _row.AsSpan(0, numbers.Length);
+        numbers.CopyTo(stored);
+        if (angles is not null)
         {
-            (int token, int head) = Math.DivRem(place, heads);
-            int row = rows[token / tokens];
-            int position = _cache.LengthOf(layer, row) + (token % tokens);
-            numbers.Slice(place * dim, dim).CopyTo(stored);
             Require(stored, ElementType.Float32);
-            if (growth > 1)
-            {
-                int behind = depths.IsEmpty ? token % tokens : depths[token];
-                _angles!.Take([_cache.LengthOf(layer, row) + _cache.LeftPaddingOf(row) + behind]);
-                _angles.Turn(stored, 0);
-            }
+            angles.Take([turn]);
+            angles.Turn(stored, 0);
+        }
 
-            Require(stored, _cache.Options.Type);
-            void Require(float[] elements, ElementType type)
+        Require(stored, options.Type);
+        void Require(ReadOnlySpan<float> elements, ElementType type)
+        {
+            for (int d = 0; d < elements.Length; d++)
             {
-                for (int d = 0; d < dim; d++)
+                if (StorageRange.FaultOf(name, row, position, head, d, elements[d], type, options.NonFinite, scale) is { } fault)
                 {
-                    if (StorageRange.FaultOf(name, row, position, head, d, elements[d], type, _cache.Options.NonFinite) is { } fault)
-                    {
-                        throw fault;
-                    }
+                    throw fault;
                 }
             }
         }
+    }
+
+    // A rotated number is at most √2 times as large; whether it really overflows is then seen by rotating it.
+    private bool Fits(ReadOnlySpan<float> numbers, RotaryAngles? angles, float scale)
+    {
+        double growth = angles is null ? 1 : 1.5;
+        double largest = numbers.IsEmpty ? 0 : growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
+        return double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type, scale);
     }
 }

@@ -16,7 +16,7 @@ public sealed class PagedTokens : ITokenSource
     /// <param name="value">[pages, page_size, kv_heads, value_dim]; null when values lie in the keys.</param>
     /// <param name="table">[rows, pages of a row] index of each page of each row.</param>
     /// <param name="pagesPerRow">Pages of a row in the table.</param>
-    /// <param name="options">The cache's storage type and policy.</param>
+    /// <param name="options">The cache's storage type, scales and policy.</param>
     /// <exception cref="ShapeMismatchException">The table holds no whole rows, or names a page that there is not.</exception>
     public PagedTokens(TensorView key, TensorView? value, int[] table, int pagesPerRow, CacheOptions options)
     {

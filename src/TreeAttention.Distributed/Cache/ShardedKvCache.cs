@@ -150,14 +150,16 @@ public sealed class ShardedKvCache : IDisposable
 
     /// <summary>Appends tokens to a row of a layer, of which this rank reads and stores its own alone: for long prompts.</summary>
     /// <remarks>
-    /// Every rank calls it for the same tokens. Numbers are not checked; <see cref="ShareLimits"/> afterwards tells the ranks how large
-    /// they are, without which sums of numerators take more room than they need.
+    /// Every rank calls it for the same tokens. <see cref="ShareLimits"/> afterwards tells the ranks how large their numbers
+    /// are, without which sums of numerators take more room than they need.
     /// </remarks>
     /// <param name="layer">The layer.</param>
     /// <param name="row">The row.</param>
     /// <param name="tokens">Tokens over all ranks.</param>
     /// <param name="source">Gives the tokens of this rank.</param>
-    /// <exception cref="FaultException">The cache is full (71), or the source failed; then the row is as it was.</exception>
+    /// <exception cref="FaultException">
+    /// The cache is full (71), a number that this rank stores must not be stored (65), or the source failed; then the row is as it was.
+    /// </exception>
     public void AppendShard(int layer, int row, int tokens, ITokenSource source)
     {
         int first = LengthOf(layer, row);
@@ -188,15 +190,7 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Tells every rank how large the values of all ranks are. Every rank calls it, after <see cref="AppendShard"/>.</summary>
     public void ShareLimits(IControlPlane control)
     {
-        float largest = 0;
-        for (int layer = 0; layer < Options.Layers; layer++)
-        {
-            foreach (PageLimits limits in Contents[layer].Limits)
-            {
-                largest = MathF.Max(largest, limits.LargestValue);
-            }
-        }
-
+        float largest = Contents.LargestValue();
         byte[] mine = new byte[sizeof(float)];
         BinaryPrimitives.WriteSingleLittleEndian(mine, largest);
         foreach (byte[] theirs in control.AllGather(mine))
@@ -378,12 +372,14 @@ public sealed class ShardedKvCache : IDisposable
         }
     }
 
-    // Storing may round up by less than 1 in 128.
+    // Storing may round up: f8e4m3 by at most 1 in 16 or half its smallest number, the others by less than 1 in 128.
     private void Measure(ReadOnlySpan<float> values)
     {
         if (values.Length > 0)
         {
-            float largest = MathF.Abs(TensorPrimitives.MaxMagnitude(values)) * 1.01f;
+            float largest = MathF.Abs(TensorPrimitives.MaxMagnitude(values));
+            float scale = Options.Scales is { } scales ? TensorPrimitives.Max<float>(scales.OfStorage(Options.ValuesInKeys)) : 1f;
+            largest = Options.Type == ElementType.Float8E4M3 ? (largest * 1.07f) + (scale / 1024) : largest * 1.01f;
             Largest[0] = new PageLimits(float.NaN, MathF.Max(Largest[0].LargestValue, largest));
         }
     }

@@ -11,17 +11,18 @@ public sealed class TensorTokens : ITokenSource
     private readonly string _keyName;
     private readonly string _valueName;
     private readonly ElementType _storage;
+    private readonly KeyValueScales? _scales;
     private readonly NonFinitePolicy _policy;
 
     /// <summary>A source over tensors that stay valid as long as it is used.</summary>
     /// <param name="key">[batch, length, kv_heads, head_dim]</param>
     /// <param name="value">[batch, length, kv_heads, value_dim]; null when values lie in the keys.</param>
-    /// <param name="options">The cache's storage type and policy: numbers that must not be stored are faults.</param>
+    /// <param name="options">The cache's storage type, scales and policy: numbers that must not be stored are faults.</param>
     public TensorTokens(TensorView key, TensorView? value, CacheOptions options)
     {
         (_key, _keyName) = (new TensorRows(key), key.Name);
         (_value, _valueName) = (value is null ? null : new TensorRows(value), value?.Name ?? "value");
-        (_storage, _policy) = (options.Type, options.NonFinite);
+        (_storage, _scales, _policy) = (options.Type, options.Scales, options.NonFinite);
     }
 
     /// <inheritdoc/>
@@ -30,20 +31,21 @@ public sealed class TensorTokens : ITokenSource
     /// <inheritdoc/>
     public void Read(int row, int position, Span<float> key, Span<float> value)
     {
-        Read(_key, _keyName, row, position, key);
+        Read(_key, _keyName, _scales?.Key, row, position, key);
         if (_value is not null)
         {
-            Read(_value, _valueName, row, position, value);
+            Read(_value, _valueName, _scales?.Value, row, position, value);
         }
     }
 
-    private void Read(TensorRows rows, string name, int row, int position, Span<float> into)
+    private void Read(TensorRows rows, string name, float[]? scales, int row, int position, Span<float> into)
     {
         for (int head = 0; head < into.Length / rows.Dim; head++)
         {
             Span<float> numbers = into.Slice(head * rows.Dim, rows.Dim);
-            ElementConversion.ToFloat(rows.Bytes(row, position, head), rows.Type, numbers);
-            if (double.IsFinite(RowStorage.SumOfSquares(numbers)) && !StorageRange.Overflows(RowStorage.LargestMagnitude(numbers), _storage, 1f))
+            rows.Read(row, position, head, numbers);
+            float scale = scales?[head] ?? 1f;
+            if (double.IsFinite(RowStorage.SumOfSquares(numbers)) && !StorageRange.Overflows(RowStorage.LargestMagnitude(numbers), _storage, scale))
             {
                 continue;
             }
@@ -51,7 +53,7 @@ public sealed class TensorTokens : ITokenSource
             for (int dim = 0; dim < rows.Dim; dim++)
             {
                 double element = rows.Element(row, position, head, dim);
-                if (StorageRange.FaultOf(name, row, position, head, dim, element, _storage, _policy) is { } fault)
+                if (StorageRange.FaultOf(name, row, position, head, dim, element, _storage, _policy, scale) is { } fault)
                 {
                     throw fault;
                 }

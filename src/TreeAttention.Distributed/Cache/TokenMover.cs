@@ -1,4 +1,5 @@
 using System;
+using System.Numerics.Tensors;
 
 namespace TreeAttention.Distributed;
 
@@ -12,6 +13,7 @@ internal sealed class TokenMover : IDisposable
     private readonly int _keyDim;
     private readonly int _valueDim; // 0 when values lie in the keys
     private readonly HostMemory _host;
+    private readonly HostMemory _limits; // [kv_heads] of one page
     private readonly float[] _row;
     private Region _token; // [layers][kv_heads][head_dim] keys and [kv_heads][value_dim] values; made when first needed
 
@@ -21,6 +23,7 @@ internal sealed class TokenMover : IDisposable
         CacheOptions options = cache.Options;
         (_heads, _keyDim, _valueDim) = (options.KvHeads, options.HeadDim, options.ValuesInKeys ? 0 : options.ValueDim);
         _host = new HostMemory((long)_heads * (_keyDim + _valueDim) * options.Type.SizeInBytes(), options.Type);
+        _limits = new HostMemory(cache.Contents.LimitsOf(0, 0).Bytes, ElementType.Float32);
         _row = new float[Math.Max(_keyDim, options.ValueDim)];
     }
 
@@ -35,6 +38,12 @@ internal sealed class TokenMover : IDisposable
         long keys = (long)_heads * _keyDim;
         ElementConversion.ToFloat(host.Slice(0, keys).AsSpan<byte>(), host.Type, key);
         ElementConversion.ToFloat(host.Slice(keys, host.Count - keys).AsSpan<byte>(), host.Type, value);
+        ShardPlan plan = _cache.Contents.Plan;
+        for (int head = 0; head < _heads && plan.Scales is not null; head++)
+        {
+            Scale(key.Slice(head * _keyDim, _keyDim), plan.KeyScaleOf(head));
+            Scale(value.Slice(head * _valueDim, _valueDim), plan.ValueScaleOf(head));
+        }
     }
 
     /// <summary>Moves a token, in every layer. Every rank calls it.</summary>
@@ -79,11 +88,14 @@ internal sealed class TokenMover : IDisposable
     public void Dispose()
     {
         _host.Dispose();
+        _limits.Dispose();
         if (_token.Bytes > 0)
         {
             _device.Free(_token);
         }
     }
+
+    private static void Scale(Span<float> numbers, float scale) => TensorPrimitives.Multiply(numbers, scale, numbers);
 
     private TokenPlace PlaceOf(int row, int position) =>
         _cache.Contents.PlaceOf(_cache.Pages.SlotOf(row, position / PageSpan.Keys), position);
@@ -104,25 +116,31 @@ internal sealed class TokenMover : IDisposable
     private void Scatter(int layer, TokenPlace place, Region from)
     {
         Region contents = _cache.Contents[layer].Contents;
+        ShardPlan plan = _cache.Contents.Plan;
+        Region measured = _cache.Contents.LimitsOf(layer, place.Slot);
         _device.Copy(from, _host.Region);
+        _device.Copy(measured, _limits.Region);
         _device.Synchronize();
+        Span<PageLimits> grown = _limits.Region.AsSpan<PageLimits>();
         for (int head = 0; head < _heads; head++)
         {
             Region key = from.Slice(head * _keyDim, _keyDim);
             _device.Copy(key, KeyOf(contents, place, head));
-            ref PageLimits limits = ref _cache.Contents[layer].Limits[(place.Slot * _heads) + head];
-            limits = limits.WithKey(Numbers(head * _keyDim, _keyDim));
+            ref PageLimits limits = ref grown[head];
+            limits = limits.WithKey(Numbers(head * _keyDim, _keyDim), plan.KeyScaleOf(head));
             if (_valueDim > 0)
             {
                 int first = (_heads * _keyDim) + (head * _valueDim);
                 _device.Copy(from.Slice(first, _valueDim), ValueOf(contents, place, head));
-                limits = limits.WithValue(Numbers(first, _valueDim));
+                limits = limits.WithValue(Numbers(first, _valueDim), plan.ValueScaleOf(head));
             }
             else
             {
-                limits = limits.WithValue(Numbers(head * _keyDim, _cache.Options.ValueDim));
+                limits = limits.WithValue(Numbers(head * _keyDim, _cache.Options.ValueDim), plan.ValueScaleOf(head));
             }
         }
+
+        _device.Copy(_limits.Region, measured);
     }
 
     private ReadOnlySpan<float> Numbers(int first, int count)

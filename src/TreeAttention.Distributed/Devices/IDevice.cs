@@ -67,7 +67,7 @@ public interface IDevice : IDisposable
     /// when one is not finite. Tokens that other ranks own are not read.
     /// </remarks>
     /// <param name="tokens">The tokens, in this device's memory.</param>
-    /// <param name="shard">The cache's contents and limits.</param>
+    /// <param name="shard">The cache's contents, and its limits in <see cref="KeyValueShard.Growing"/>.</param>
     void Append(in TokenBlock tokens, KeyValueShard shard);
 
     /// <summary>Takes queries as models give them into the order of a <see cref="QueryBlock"/>, rotated.</summary>

@@ -50,6 +50,20 @@ public sealed class KeyValueScales
     /// <param name="valuesInKeys">Values are a part of the keys.</param>
     public float[] OfStorage(bool valuesInKeys) => valuesInKeys ? _keysTwice : _keysAndValues;
 
+    /// <summary>The scales of one KV head alone.</summary>
+    public KeyValueScales OfHead(int kvHead) => new([Key[kvHead]], [Value[kvHead]]);
+
+    /// <summary>Throws where scales do not fit what is stored.</summary>
+    /// <exception cref="ShapeMismatchException">There is not one scale for each KV head, or the storage type has none.</exception>
+    internal static void RequireFit(KeyValueScales? scales, ElementType type, int kvHeads)
+    {
+        if (scales is not null && (type != ElementType.Float8E4M3 || scales.Key.Length != kvHeads))
+        {
+            throw new ShapeMismatchException(
+                $"Scales of {scales.Key.Length} KV heads do not fit {kvHeads} KV heads stored as {type.ShortName()}: only f8e4m3 has scales, one for each KV head.");
+        }
+    }
+
     /// <summary>True for a number that can be a scale.</summary>
     public static bool IsScale(float number) => number is >= Smallest and <= Largest;
 }

@@ -7,8 +7,8 @@ namespace TreeAttention.Distributed;
 /// <param name="LargestValue">Largest magnitude of a value element; NaN or ∞ when one is not finite.</param>
 public readonly record struct PageLimits(float LargestKeyNorm, float LargestValue)
 {
-    /// <summary>Limits that also hold for a key as it is stored.</summary>
-    public PageLimits WithKey(ReadOnlySpan<float> key) => WithNorm(RowStorage.SumOfSquares(key));
+    /// <summary>Limits that also hold for a key as it is stored, times <paramref name="scale"/>.</summary>
+    public PageLimits WithKey(ReadOnlySpan<float> key, float scale = 1f) => WithNorm(RowStorage.SumOfSquares(key) * scale * scale);
 
     /// <summary>Limits that also hold for a value as it is stored, times <paramref name="scale"/>.</summary>
     public PageLimits WithValue(ReadOnlySpan<float> value, float scale = 1f) =>

@@ -20,12 +20,7 @@ public sealed class ShardPlan
     public ShardPlan(
         AttentionShape shape, IReadOnlyList<PageSpan> spans, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
     {
-        if (scales is not null && (type != ElementType.Float8E4M3 || scales.Key.Length != shape.KvHeads))
-        {
-            throw new ShapeMismatchException(
-                $"Scales of {scales.Key.Length} KV heads do not fit {shape.KvHeads} KV heads stored as {type.ShortName()}: only f8e4m3 has scales, one for each KV head.");
-        }
-
+        KeyValueScales.RequireFit(scales, type, shape.KvHeads);
         Scales = scales;
         Shape = shape;
         Type = type;

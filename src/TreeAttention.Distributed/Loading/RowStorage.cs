@@ -30,9 +30,13 @@ internal sealed class RowStorage(ElementType source, ElementType storage, int di
         {
             row.CopyTo(into);
         }
+        else if (storage == ElementType.Float8E4M3)
+        {
+            Divide(row, scale, into);
+        }
         else
         {
-            Widen(row, scale);
+            Widen(row);
             ElementConversion.FromFloat(_single, storage, into);
         }
 
@@ -66,34 +70,12 @@ internal sealed class RowStorage(ElementType source, ElementType storage, int di
     /// <summary>Largest magnitude; NaN when there is one.</summary>
     public static float LargestMagnitude(ReadOnlySpan<float> row) => MathF.Abs(TensorPrimitives.MaxMagnitude(row));
 
-    // Rounding to single to nearest and then again to fewer bits could err by more than half a unit. Rounding to odd first keeps
-    // what the second rounding has to know: whether anything was dropped, and on which side of a tie.
-    private void Widen(ReadOnlySpan<byte> row, float scale)
-    {
-        if (source == ElementType.Float64)
-        {
-            ReadOnlySpan<double> exact = MemoryMarshal.Cast<byte, double>(row);
-            for (int i = 0; i < exact.Length; i++)
-            {
-                _single[i] = RoundToOdd(exact[i] / scale);
-            }
-        }
-        else
-        {
-            ElementConversion.ToFloat(row, source, _single);
-            for (int i = 0; i < _single.Length && scale != 1f; i++)
-            {
-                _single[i] = RoundToOdd((double)_single[i] / scale);
-            }
-        }
-
-        for (int i = 0; i < _single.Length && storage == ElementType.Float8E4M3; i++)
-        {
-            _single[i] = MathF.Abs(_single[i]) > StorageRange.LargestRoundedToE4M3 ? float.NaN : _single[i];
-        }
-    }
-
-    private static float RoundToOdd(double exact)
+    /// <summary>The nearest single, or the odd one of two neighbours.</summary>
+    /// <remarks>
+    /// Rounding to single to nearest and then again to fewer bits could err by more than half a unit. Rounding to odd first keeps
+    /// what the second rounding has to know: whether anything was dropped, and on which side of a tie.
+    /// </remarks>
+    public static float RoundToOdd(double exact)
     {
         float nearest = (float)exact;
         if (nearest == exact || !float.IsFinite(nearest))
@@ -104,5 +86,36 @@ internal sealed class RowStorage(ElementType source, ElementType storage, int di
         uint bits = BitConverter.SingleToUInt32Bits(nearest);
         bits -= Math.Abs((double)nearest) > Math.Abs(exact) ? 1u : 0u;
         return BitConverter.UInt32BitsToSingle(bits | 1);
+    }
+
+    private void Divide(ReadOnlySpan<byte> row, float scale, Span<byte> into)
+    {
+        if (source != ElementType.Float64)
+        {
+            ElementConversion.ToFloat(row, source, _single);
+            ElementConversion.ToFloat8E4M3(_single, scale, into);
+            return;
+        }
+
+        ReadOnlySpan<double> exact = MemoryMarshal.Cast<byte, double>(row);
+        for (int i = 0; i < exact.Length; i++)
+        {
+            into[i] = Float8E4M3.FromQuotient(exact[i], scale);
+        }
+    }
+
+    private void Widen(ReadOnlySpan<byte> row)
+    {
+        if (source != ElementType.Float64)
+        {
+            ElementConversion.ToFloat(row, source, _single);
+            return;
+        }
+
+        ReadOnlySpan<double> exact = MemoryMarshal.Cast<byte, double>(row);
+        for (int i = 0; i < exact.Length; i++)
+        {
+            _single[i] = RoundToOdd(exact[i]);
+        }
     }
 }

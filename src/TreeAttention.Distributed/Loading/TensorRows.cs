@@ -86,6 +86,16 @@ internal sealed unsafe class TensorRows
         }
     }
 
+    /// <summary>A row in single precision, scales of heads included.</summary>
+    public void Read(int batch, int position, int head, Span<float> row)
+    {
+        ElementConversion.ToFloat(Bytes(batch, position, head), Type, row);
+        if (_view.HeadScales is { } scales)
+        {
+            TensorPrimitives.Multiply(row, scales[head], row);
+        }
+    }
+
     /// <summary>One element, exactly, its head's scale included.</summary>
     public double Element(int batch, int position, int head, int dim) => (_view.HeadScales?[head] ?? 1.0) * ElementConversion.ToDouble(
         new ReadOnlySpan<byte>(Address(batch, position, head) + (dim * _view.Strides[3] * _size), _size), Type);

@@ -82,6 +82,21 @@ public static class ElementConversion
         }
     }
 
+    /// <summary>Converts single precision to f8e4m3 elements that are to be multiplied by a scale.</summary>
+    /// <remarks>Each is the element nearest to number / scale, rounded once. What f8e4m3 cannot hold becomes NaN.</remarks>
+    /// <param name="source">As many floats as <paramref name="destination"/> holds elements.</param>
+    /// <param name="scale">What the elements are to be multiplied by.</param>
+    /// <param name="destination">Receives one element for each float.</param>
+    /// <exception cref="ArgumentException">The lengths differ.</exception>
+    public static void ToFloat8E4M3(ReadOnlySpan<float> source, float scale, Span<byte> destination)
+    {
+        RequireSameCount(destination.Length, ElementType.Float8E4M3, source.Length);
+        for (int i = 0; i < source.Length; i++)
+        {
+            destination[i] = Float8E4M3.FromQuotient(source[i], scale);
+        }
+    }
+
     /// <summary>The value of one floating-point element, exactly.</summary>
     /// <param name="element">Begins with the bytes of the element; what follows is not looked at.</param>
     /// <param name="type">A floating-point type.</param>

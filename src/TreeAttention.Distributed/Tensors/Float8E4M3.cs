@@ -43,6 +43,13 @@ internal static class Float8E4M3
         return (byte)(sign | (byte)Math.Min(rounded - ExponentShift, LargestEncoding));
     }
 
+    /// <summary>The encoding nearest to a quotient, rounded once; NaN where it is too large or infinite.</summary>
+    public static byte FromQuotient(double number, float scale)
+    {
+        double quotient = number / scale;
+        return Math.Abs(quotient) > StorageRange.LargestRoundedToE4M3 ? NaN : FromSingle(RowStorage.RoundToOdd(quotient));
+    }
+
     private static float[] AllValues()
     {
         float[] values = new float[256];

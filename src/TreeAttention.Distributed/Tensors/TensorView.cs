@@ -85,6 +85,14 @@ public sealed class TensorView
         return new TensorView(name, Address, Type, shape, Strides) { HeadScales = HeadScales };
     }
 
+    /// <summary>Some of the indices of the second axis, the length.</summary>
+    public TensorView PartOfLength(int first, int count)
+    {
+        long[] shape = [.. Shape];
+        shape[1] = count;
+        return new TensorView(Name, Address + (nint)(first * Strides[1] * Type.SizeInBytes()), Type, shape, Strides) { HeadScales = HeadScales };
+    }
+
     /// <summary>Elements from the first to the element at these indices.</summary>
     public long OffsetOf(ReadOnlySpan<long> indices)
     {

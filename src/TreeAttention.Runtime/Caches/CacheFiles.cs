@@ -12,10 +12,14 @@ namespace TreeAttention.Runtime;
 /// <remarks>
 /// A file holds <c>lengths</c> [layers, rows] and <c>padding</c> [rows] of the whole cache, <c>pages</c> [pages, 2], the row and
 /// number of each page, and for each layer <c>layer.N.key</c> [pages, 512, kv_heads, head_dim], rotated as it was stored, and
-/// <c>layer.N.value</c>. Rows that share pages are saved each by itself.
+/// <c>layer.N.value</c>, as they are stored. With f8e4m3 <c>key_scales</c> and <c>value_scales</c> [kv_heads] are what they
+/// are to be multiplied by. Rows that share pages are saved each by itself.
 /// </remarks>
 public static class CacheFiles
 {
+    internal const string KeyScales = "key_scales";
+    internal const string ValueScales = "value_scales";
+
     private const string Prefix = "cache-";
 
     /// <summary>Saves a cache. Every rank calls it; all succeed or all fail.</summary>
@@ -35,7 +39,7 @@ public static class CacheFiles
 
     /// <summary>Fills an empty cache with what was saved, on any number of ranks. Every rank calls it; all succeed or all fail.</summary>
     /// <param name="context">The rank.</param>
-    /// <param name="cache">An empty cache of the same layers, rows and dimensions, and room for the rows.</param>
+    /// <param name="cache">An empty cache of the same layers, rows, dimensions, storage type and scales, and room for the rows.</param>
     /// <param name="directory">The directory of one save; every rank must see all of its files.</param>
     /// <exception cref="FaultException">A file is missing (66) or does not fit the cache (65), or the cache is too small (71).</exception>
     public static void Load(RankContext context, ShardedKvCache cache, string directory)
@@ -77,6 +81,13 @@ public static class CacheFiles
         writer.Declare("lengths", ElementType.Int32, options.Layers, options.Rows);
         writer.Declare("padding", ElementType.Int32, options.Rows);
         writer.Declare("pages", ElementType.Int32, pages.Count, 2);
+        KeyValueScales? scales = ScalesOf(options);
+        if (scales is not null)
+        {
+            writer.Declare(KeyScales, ElementType.Float32, options.KvHeads);
+            writer.Declare(ValueScales, ElementType.Float32, options.KvHeads);
+        }
+
         for (int layer = 0; layer < options.Layers; layer++)
         {
             writer.Declare($"layer.{layer}.key", options.Type, pages.Count, PageSpan.Keys, options.KvHeads, options.HeadDim);
@@ -92,15 +103,23 @@ public static class CacheFiles
         writer.Write(MemoryMarshal.AsBytes<int>(lengths));
         writer.Write(MemoryMarshal.AsBytes<int>([.. Enumerable.Range(0, options.Rows).Select(cache.LeftPaddingOf)]));
         writer.Write(MemoryMarshal.AsBytes<int>([.. pages.SelectMany(page => new[] { page.Row, page.Page })]));
+        writer.Write(MemoryMarshal.AsBytes<float>(scales?.OfStorage(options.ValuesInKeys)));
         float[] key = new float[options.KvHeads * options.HeadDim];
         float[] value = new float[options.ValuesInKeys ? 0 : options.KvHeads * options.ValueDim];
         for (int layer = 0; layer < options.Layers; layer++)
         {
-            WriteTokens(writer, cache, layer, pages, key, value, key);
-            WriteTokens(writer, cache, layer, pages, key, value, value);
+            WriteTokens(writer, cache, layer, pages, key, value, key, scales?.Key);
+            WriteTokens(writer, cache, layer, pages, key, value, value, scales?.Value);
         }
 
         writer.Commit();
+    }
+
+    /// <summary>The scales that a save has: those of the cache, or ones; null where the storage type has none.</summary>
+    internal static KeyValueScales? ScalesOf(CacheOptions options)
+    {
+        float[] ones = [.. Enumerable.Repeat(1f, options.KvHeads)];
+        return options.Type == ElementType.Float8E4M3 ? options.Scales ?? new KeyValueScales(ones, ones) : null;
     }
 
     // This rank's pages that some layer has tokens of.
@@ -123,7 +142,8 @@ public static class CacheFiles
     }
 
     private static void WriteTokens(
-        SafetensorsWriter writer, ShardedKvCache cache, int layer, List<(int Row, int Page)> pages, float[] key, float[] value, float[] written)
+        SafetensorsWriter writer, ShardedKvCache cache, int layer, List<(int Row, int Page)> pages, float[] key, float[] value, float[] written,
+        float[]? scales)
     {
         byte[] bytes = new byte[PageSpan.Keys * written.Length * cache.Options.Type.SizeInBytes()];
         int tokenBytes = bytes.Length / PageSpan.Keys;
@@ -134,10 +154,26 @@ public static class CacheFiles
             for (int i = 0; i < count; i++)
             {
                 cache.TryRead(layer, row, (page * PageSpan.Keys) + i, key, value);
-                ElementConversion.FromFloat(written, cache.Options.Type, bytes.AsSpan(i * tokenBytes, tokenBytes));
+                WriteToken(written, cache.Options.Type, scales, bytes.AsSpan(i * tokenBytes, tokenBytes));
             }
 
             writer.Write(bytes);
+        }
+    }
+
+    // What was read back is a stored element times its scale, to which that element is the nearest one.
+    private static void WriteToken(ReadOnlySpan<float> numbers, ElementType type, float[]? scales, Span<byte> into)
+    {
+        if (scales is null)
+        {
+            ElementConversion.FromFloat(numbers, type, into);
+            return;
+        }
+
+        int dim = numbers.Length / scales.Length;
+        for (int head = 0; head < scales.Length; head++)
+        {
+            ElementConversion.ToFloat8E4M3(numbers.Slice(head * dim, dim), scales[head], into.Slice(head * dim, dim));
         }
     }
 }

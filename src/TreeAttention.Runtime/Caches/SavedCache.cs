@@ -76,22 +76,48 @@ internal sealed class SavedCache : IDisposable
             _pages[(numbers[2 * index], numbers[(2 * index) + 1])] = (file, index);
         }
 
+        KeyValueScales? scales = CacheFiles.ScalesOf(_options);
         for (int layer = 0; layer < _options.Layers; layer++)
         {
-            TensorView key = Tokens(path, $"layer.{layer}.key", pages.Shape[0], _options.HeadDim);
-            TensorView? value = _options.ValuesInKeys ? null : Tokens(path, $"layer.{layer}.value", pages.Shape[0], _options.ValueDim);
+            TensorView key = Tokens(path, $"layer.{layer}.key", pages.Shape[0], _options.HeadDim, scales?.Key);
+            TensorView? value = _options.ValuesInKeys
+                ? null
+                : Tokens(path, $"layer.{layer}.value", pages.Shape[0], _options.ValueDim, scales?.Value);
             _tokens[layer, file] = new TensorTokens(key, value, _options);
+        }
+
+        if (scales is not null)
+        {
+            RequireScales(path, CacheFiles.KeyScales, scales.Key);
+            RequireScales(path, CacheFiles.ValueScales, _options.ValuesInKeys ? scales.Key : scales.Value);
         }
     }
 
-    private TensorView Tokens(string path, string name, long pages, int dim)
+    private static void RequireScales(string path, string name, float[] expected)
+    {
+        (float[] saved, _) = OptionTensor.Floats($"{path}:{name}", name);
+        if (!saved.AsSpan().SequenceEqual(expected))
+        {
+            throw new FaultException(
+                FaultCode.BadInput,
+                FormattableString.Invariant($"{path}: {name} are [{string.Join(", ", saved)}], but this cache has [{string.Join(", ", expected)}]. ")
+                + "Load it into a cache of the scales that it was saved with.");
+        }
+    }
+
+    private TensorView Tokens(string path, string name, long pages, int dim, float[]? scales)
     {
         TensorView view = Keep(TensorFile.Open($"{path}:{name}", name)).View;
         long[] expected = [pages, PageSpan.Keys, _options.KvHeads, dim];
-        return view.Type == _options.Type && view.Shape.AsSpan().SequenceEqual(expected) ? view : throw new FaultException(
-            FaultCode.BadInput,
-            $"{path}: {name} is {view.Type.ShortName()} {view.ShapeText}, but this cache needs {_options.Type.ShortName()} [{string.Join(", ", expected)}]. "
-            + "Load a save of the same model and storage type.");
+        if (view.Type != _options.Type || !view.Shape.AsSpan().SequenceEqual(expected))
+        {
+            throw new FaultException(
+                FaultCode.BadInput,
+                $"{path}: {name} is {view.Type.ShortName()} {view.ShapeText}, but this cache needs {_options.Type.ShortName()} [{string.Join(", ", expected)}]. "
+                + "Load a save of the same model and storage type.");
+        }
+
+        return scales is null ? view : view.WithHeadScales(scales);
     }
 
     private static unsafe int[] Integers(string path, string name, params long[] shape)

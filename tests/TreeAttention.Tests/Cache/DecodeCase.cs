@@ -35,6 +35,8 @@ internal sealed class DecodeCase
 
     public ElementType Type { get; init; } = ElementType.Float32;
 
+    public KeyValueScales? Scales { get; init; }
+
     public RotaryOptions? Rotary { get; init; }
 
     public AttentionOptions Options { get; init; } = new();
@@ -57,6 +59,7 @@ internal sealed class DecodeCase
         ValueDim = ValueDim,
         MaxLength = Longest,
         Type = Type,
+        Scales = Scales,
         Rotary = Rotary,
     };
 
@@ -120,7 +123,7 @@ internal sealed class DecodeCase
         using HostTensor query = RotatedQuery();
         using HostTensor key = Rotary is null ? Stack(KeyOf, HeadDim) : RotatedKey();
         using HostTensor value = Stack(ValueOf, ValueDim);
-        return Verification.Check(new AttentionProblem(Shape, options), query.View, key.View, value.View, Type, output, lse, 7);
+        return Verification.Check(new AttentionProblem(Shape, options), query.View, key.View, value.View, Type, output, lse, 7, Scales);
     }
 
     public override string ToString() => Name;

@@ -123,6 +123,56 @@ public sealed class Float8Tests
         Assert.Equal(0, result.Json.GetProperty("wrong").GetInt32());
     }
 
+    [Theory]
+    [InlineData("--key-scale key-scales.npy --value-scale value-scales.npy --rotary 8 --causal --query-len 2")]
+    [InlineData("--algorithm single --key-scale 0.01")]
+    public void Steps_over_a_cache_of_eight_bits_verify(string arguments)
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(2, 6, 530, 4, 2, 16, 24));
+        files.Save("key-scales.npy", "<f4", [0.01, 0.5], 2);
+        files.Save("value-scales.npy", "<f8", [1.5, 0.02], 2);
+        string[] added = [.. arguments.Split(' ').Select(argument => argument.EndsWith(".npy", StringComparison.Ordinal) ? files.At(argument) : argument)];
+
+        TreeattnResult result = TreeattnProcess.Run(
+            ["decode", .. tensors, "--dtype", "f8e4m3", "--ranks", "2", "--verify", "--json", .. added]).Exits(0);
+
+        Assert.Equal("f8e4m3", result.Json.GetProperty("dtype").GetString());
+        Assert.Equal(0, result.Json.GetProperty("wrong").GetInt64());
+    }
+
+    [Fact]
+    public void Files_of_eight_bits_are_decoded_by_their_scales_and_synthetic_numbers_by_those_of_the_head_that_is_checked()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(_shape);
+        SaveEncoded(files, "key", 16, [0.25, 0.5], 3);
+        SaveEncoded(files, "value", 24, [0.75, 0.125], 5);
+        string scales = files.Save("scales.npy", "<f4", [0.125, 0.009765625], 2);
+
+        TreeattnResult stored = TreeattnProcess.Run(
+            ["decode", tensors[0], tensors[1], "--key", files.At("key.safetensors:t"), "--value", files.At("value.safetensors:t"),
+            "--key-scale", scales, "--value-scale", "3", "--ranks", "2", "--verify", "--json"]).Exits(0);
+        TreeattnResult synthetic = TreeattnProcess.Run(
+            ["decode", .. "--context 600 --steps 5 --heads 4 --kv-heads 2 --head-dim 32 --ranks 2 --threads 1 --dtype f8e4m3 --verify --json".Split(' '),
+            "--key-scale", scales, "--value-scale", scales]).Exits(0);
+
+        Assert.Equal("f8e4m3", stored.Json.GetProperty("dtype").GetString());
+        Assert.Equal(0, stored.Json.GetProperty("wrong").GetInt64());
+        Assert.Equal(0, synthetic.Json.GetProperty("wrong").GetInt64());
+        Assert.Equal(0, synthetic.Json.GetProperty("allocated_bytes").GetInt64());
+    }
+
+    [Fact]
+    public void Decoding_refuses_scales_as_attend_does()
+    {
+        string[] sizes = "decode --context 600 --steps 2 --heads 4 --kv-heads 2 --head-dim 32 --ranks 2 --threads 1".Split(' ');
+
+        TreeattnProcess.Run([.. sizes, "--key-scale", "2"]).Exits(2).Says("--dtype f8e4m3");
+        TreeattnProcess.Run([.. sizes, "--dtype", "f8e4m3", "--value-scale", "0.001"]).Exits(65)
+            .Says("too large for f8e4m3 with a scale of 0.00100000005, which ends at 0.448000021. Give a larger --value-scale");
+    }
+
     // A safetensors file of f8e4m3 elements; gives the numbers that they stand for.
     private static double[] SaveEncoded(CliFiles files, string name, int dim, double[] scales, int step)
     {

@@ -73,7 +73,7 @@ internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel ke
             if (_page.Take(shard.Plan.Pages[page].Span, _tile))
             {
                 Locate(shard, page, end);
-                AttendPage(shard.Limits[(shard.Plan.Pages[page].Slot * shard.Plan.Shape.KvHeads) + _tile.KvHead]);
+                AttendPage(shard.LimitsOf(shard.Plan.Pages[page].Slot, _tile.KvHead));
             }
         }
 

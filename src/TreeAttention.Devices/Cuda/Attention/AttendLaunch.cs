@@ -140,6 +140,7 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
         {
             Attend = attend,
             Limits = tables.LimitsOf(shard),
+            Slots = tables.PagesOf(shard.Plan).Slots,
             Scale = problem.Scale,
             ScoreLimit = type == ElementType.Float32 ? Float32Element.ScoreLimit : Float16Element.ScoreLimit,
             ValueLimit = LargestFastValue,
@@ -151,7 +152,7 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
     {
         AttentionShape shape = problem.Shape;
         AttentionOptions options = problem.Options;
-        (nint entries, nint ranges) = tables.PagesOf(shard.Plan);
+        (nint entries, nint ranges, _) = tables.PagesOf(shard.Plan);
         float scale = (float)problem.Scale;
         return new AttendArguments
         {

@@ -15,43 +15,42 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
     private const int MostKept = 512;
 
     private readonly Dictionary<object, nint> _addresses = new(ReferenceEqualityComparer.Instance);
-    private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges, long Version)> _pages = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges, nint Slots, long Version)> _pages = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<int[], (nint Address, long Version)> _lengths = new(ReferenceEqualityComparer.Instance);
-    private readonly Dictionary<PageLimits[], (nint Address, ShardPlan Plan, long Version)> _limits = new(ReferenceEqualityComparer.Instance);
 
     /// <summary>Gives all back when too many are kept. To be called before a call looks up its first, for it would lose those it has.</summary>
     internal void MakeRoom()
     {
-        if (_addresses.Count + _pages.Count + _lengths.Count + _limits.Count < MostKept)
+        if (_addresses.Count + _pages.Count + _lengths.Count < MostKept)
         {
             return;
         }
 
         foreach (nint address in (IEnumerable<nint>)[
-            .. _addresses.Values, .. _lengths.Values.Select(kept => kept.Address), .. _limits.Values.Select(kept => kept.Address),
-            .. _pages.Values.Select(kept => kept.Entries), .. _pages.Values.Select(kept => kept.Ranges)])
+            .. _addresses.Values, .. _lengths.Values.Select(kept => kept.Address),
+            .. _pages.Values.SelectMany(kept => (nint[])[kept.Entries, kept.Ranges, kept.Slots])])
         {
             pool.Give(address);
         }
 
         _addresses.Clear();
         _lengths.Clear();
-        _limits.Clear();
         _pages.Clear();
     }
 
-    /// <summary>The pages of a plan, and where those of each batch row begin and end.</summary>
-    internal (nint Entries, nint Ranges) PagesOf(ShardPlan plan)
+    /// <summary>The pages of a plan, where those of each batch row begin and end, and their rows in the limits.</summary>
+    internal (nint Entries, nint Ranges, nint Slots) PagesOf(ShardPlan plan)
     {
-        if (_pages.TryGetValue(plan, out (nint Entries, nint Ranges, long Version) kept))
+        if (_pages.TryGetValue(plan, out (nint Entries, nint Ranges, nint Slots, long Version) kept))
         {
             if (kept.Version == plan.Version)
             {
-                return (kept.Entries, kept.Ranges);
+                return (kept.Entries, kept.Ranges, kept.Slots);
             }
 
             pool.Give(kept.Entries);
             pool.Give(kept.Ranges);
+            pool.Give(kept.Slots);
         }
 
         PageEntry[] entries = [.. plan.Pages.Select(page => new PageEntry
@@ -66,8 +65,9 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
             Capacity = page.Capacity,
         })];
         int[] ranges = [.. Enumerable.Range(0, plan.Shape.Batch + 1).Select(batch => batch * plan.PagesPerBatch)];
-        (nint Entries, nint Ranges) uploaded = (Upload(entries.AsSpan()), Upload(ranges.AsSpan()));
-        _pages[plan] = (uploaded.Entries, uploaded.Ranges, plan.Version);
+        int[] slots = [.. plan.Pages.Select(page => page.Slot)];
+        (nint Entries, nint Ranges, nint Slots) uploaded = (Upload(entries.AsSpan()), Upload(ranges.AsSpan()), Upload(slots.AsSpan()));
+        _pages[plan] = (uploaded.Entries, uploaded.Ranges, uploaded.Slots, plan.Version);
         return uploaded;
     }
 
@@ -91,26 +91,8 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
         return address;
     }
 
-    /// <summary>The limits of a shard's pages, [pages, kv_heads] in the order of its plan.</summary>
-    internal nint LimitsOf(KeyValueShard shard)
-    {
-        ShardPlan plan = shard.Plan;
-        if (_limits.TryGetValue(shard.Limits, out (nint Address, ShardPlan Plan, long Version) kept))
-        {
-            if (kept.Plan == plan && kept.Version == plan.Version)
-            {
-                return kept.Address;
-            }
-
-            pool.Give(kept.Address);
-        }
-
-        int heads = plan.Shape.KvHeads;
-        PageLimits[] limits = [.. plan.Pages.SelectMany(page => shard.Limits.Skip(page.Slot * heads).Take(heads))];
-        nint address = Upload(limits.AsSpan());
-        _limits[shard.Limits] = (address, plan, plan.Version);
-        return address;
-    }
+    /// <summary>The limits of a shard's slots, [slots, kv_heads]: those that grow on the device, or the copy of a loaded shard's.</summary>
+    internal nint LimitsOf(KeyValueShard shard) => shard.Growing.Bytes > 0 ? shard.Growing.Address : Of(shard.Limits);
 
     /// <summary>An array's copy; 0 for none. The array must not change afterwards.</summary>
     internal nint Of<T>(T[]? values)

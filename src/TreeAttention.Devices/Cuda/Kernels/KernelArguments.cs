@@ -73,10 +73,59 @@ internal struct PreciseArguments
 {
     internal AttendArguments Attend;
     internal nint Limits;
+    internal nint Slots;
     internal double Scale;
     internal double ScoreLimit;
     internal float ValueLimit;
     internal int Unused;
+}
+
+/// <summary>token_place</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct TokenEntry
+{
+    internal long KeyOffset;
+    internal long ValueOffset;
+    internal int Slot;
+    internal int Unused;
+}
+
+/// <summary>append_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct AppendArguments
+{
+    internal nint Keys;
+    internal nint Values;
+    internal nint Places;
+    internal nint Cosine;
+    internal nint Sine;
+    internal nint Scales;
+    internal nint Contents;
+    internal nint Limits;
+    internal int Tokens;
+    internal int KvHeads;
+    internal int HeadDim;
+    internal int ValueDim;
+    internal int Capacity;
+    internal int RotaryPairs;
+    internal int IsInterleaved;
+    internal int Unused;
+}
+
+/// <summary>rotate_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct RotateArguments
+{
+    internal nint From;
+    internal nint Into;
+    internal nint Cosine;
+    internal nint Sine;
+    internal int Rows;
+    internal int QueryHeads;
+    internal int QueryLength;
+    internal int HeadDim;
+    internal int RotaryPairs;
+    internal int IsInterleaved;
 }
 
 /// <summary>merge_arguments</summary>

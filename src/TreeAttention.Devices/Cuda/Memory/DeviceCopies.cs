@@ -61,14 +61,6 @@ internal sealed unsafe class DeviceCopies : IDisposable
         }
     }
 
-    /// <summary>A region's copy in host memory.</summary>
-    internal HostMemory Download(Region region)
-    {
-        var host = new HostMemory(region.Bytes, region.Type);
-        Copy(region, host.Region);
-        return host;
-    }
-
     /// <summary>Uploads an array.</summary>
     internal void Upload<T>(ReadOnlySpan<T> values, nint to)
         where T : unmanaged

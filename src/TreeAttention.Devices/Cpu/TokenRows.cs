@@ -3,24 +3,20 @@ using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
 
-/// <summary>New tokens on the host: each row rotated, converted to the storage type and measured, then written by whoever has the memory.</summary>
+/// <summary>New tokens in host memory: each row rotated, converted to the storage type, written and measured.</summary>
 internal sealed class TokenRows
 {
     private readonly float[] _row = new float[AttentionShape.MaxHeadDim];
-    private readonly byte[] _stored = new byte[AttentionShape.MaxHeadDim * sizeof(float)];
-
-    /// <summary>Writes a row of the storage type to an element of the contents.</summary>
-    internal delegate void RowWriter(ReadOnlySpan<byte> row, Region contents, long element);
 
     /// <summary>Stores the tokens that this rank owns.</summary>
     /// <param name="tokens">The tokens.</param>
-    /// <param name="keys">Their keys in host memory.</param>
-    /// <param name="values">Their values in host memory.</param>
     /// <param name="shard">The cache's contents and limits; the limits grow.</param>
-    /// <param name="write">Writes a row.</param>
-    internal void Store(in TokenBlock tokens, ReadOnlySpan<float> keys, ReadOnlySpan<float> values, KeyValueShard shard, RowWriter write)
+    internal void Store(in TokenBlock tokens, KeyValueShard shard)
     {
         AttentionShape shape = shard.Plan.Shape;
+        ReadOnlySpan<float> keys = tokens.Keys.AsSpan<float>();
+        ReadOnlySpan<float> values = tokens.Values.AsSpan<float>();
+        Span<PageLimits> grown = shard.Growing.AsSpan<PageLimits>();
         for (int row = 0; row < tokens.Count * shape.KvHeads; row++)
         {
             (int token, int head) = Math.DivRem(row, shape.KvHeads);
@@ -30,21 +26,23 @@ internal sealed class TokenRows
                 continue;
             }
 
-            ref PageLimits limits = ref shard.Limits[(place.Slot * shape.KvHeads) + head];
+            ref PageLimits limits = ref grown[(place.Slot * shape.KvHeads) + head];
             Span<float> key = _row.AsSpan(0, shape.HeadDim);
             keys.Slice(row * shape.HeadDim, shape.HeadDim).CopyTo(key);
             tokens.Rotary?.Turn(key, token);
-            write(Convert(key, shard.Plan.Type), shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
-            limits = limits.WithKey(key);
+            float keyScale = shard.Plan.KeyScaleOf(head);
+            Write(key, keyScale, shard.Contents, place.KeyOffset + ((long)head * PageSpan.Keys * shape.HeadDim));
+            limits = limits.WithKey(key, keyScale);
 
+            float valueScale = shard.Plan.ValueScaleOf(head);
             Span<float> value = _row.AsSpan(0, shape.ValueDim);
             if (!shard.Plan.ValuesInKeys)
             {
                 values.Slice(row * shape.ValueDim, shape.ValueDim).CopyTo(value);
-                write(Convert(value, shard.Plan.Type), shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
+                Write(value, valueScale, shard.Contents, place.ValueOffset + ((long)head * PageSpan.Keys * shape.ValueDim));
             }
 
-            limits = limits.WithValue(value);
+            limits = limits.WithValue(value, valueScale);
         }
     }
 
@@ -63,12 +61,19 @@ internal sealed class TokenRows
         }
     }
 
-    // The row becomes what was stored, for its limits.
-    private ReadOnlySpan<byte> Convert(Span<float> row, ElementType type)
+    // The row becomes what was stored, not multiplied by the scale, for its limits.
+    private static void Write(Span<float> row, float scale, Region contents, long element)
     {
-        Span<byte> stored = _stored.AsSpan(0, row.Length * type.SizeInBytes());
-        ElementConversion.FromFloat(row, type, stored);
-        ElementConversion.ToFloat(stored, type, row);
-        return stored;
+        Span<byte> stored = contents.Slice(element, row.Length).AsSpan<byte>();
+        if (contents.Type == ElementType.Float8E4M3)
+        {
+            ElementConversion.ToFloat8E4M3(row, scale, stored);
+        }
+        else
+        {
+            ElementConversion.FromFloat(row, contents.Type, stored);
+        }
+
+        ElementConversion.ToFloat(stored, contents.Type, row);
     }
 }
