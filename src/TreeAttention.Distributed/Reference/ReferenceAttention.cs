@@ -49,7 +49,7 @@ public static class ReferenceAttention
 
         var values = new TensorRows(value);
         double[] element = new double[output.Length];
-        double whole = Weight(sink, top);
+        double whole = sink == top ? 1 : Math.Exp(sink - top); // a sink of +∞ leaves the keys nothing, and is no NaN
         for (int j = 0; j < scores.Length; j++)
         {
             if (double.IsNegativeInfinity(scores[j]))
@@ -57,7 +57,7 @@ public static class ReferenceAttention
                 continue;
             }
 
-            double weight = Weight(scores[j], top);
+            double weight = Math.Exp(scores[j] - top); // a score of +∞ is one, as ∞ / ∞ is
             whole += weight;
             values.Read(row.Batch, j, row.Head / problem.Shape.GroupSize, element);
             TensorPrimitives.MultiplyAdd(element, weight, output, output);
@@ -97,7 +97,4 @@ public static class ReferenceAttention
 
         return scores;
     }
-
-    // A sink of +∞ leaves the keys nothing, and ∞ - ∞ must not make that NaN.
-    private static double Weight(double score, double top) => score == top ? 1 : Math.Exp(score - top);
 }

@@ -130,6 +130,20 @@ public sealed class FileFaultTests
         Assert.Equal(before, File.ReadAllBytes(file));
     }
 
+    [Theory, InlineData("--ranks 2"), InlineData("--causal --reproducible"), InlineData("--algorithm gather --ranks 3 --dtype f16")]
+    public void Infinite_keys_that_are_let_through_agree_with_float64(string arguments)
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(_shape);
+        files.Poison("key.npy", (17 * 2 * 8) + 3, float.PositiveInfinity);
+        files.Poison("key.npy", (18 * 2 * 8) + 8, float.NegativeInfinity);
+
+        AttendFilesTests.Attend(files, tensors, ["--nan", "propagate", "--verify", .. arguments.Split(' ')]).Exits(0);
+
+        Assert.Contains(files.Read("output.npy", 2, 3, 4, 8), float.IsNaN);
+        Assert.Contains(files.Read("output.npy", 2, 3, 4, 8), float.IsFinite);
+    }
+
     [Fact]
     public void A_bad_token_tree_is_told_with_its_option_and_row()
     {
