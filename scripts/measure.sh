@@ -14,7 +14,7 @@ run() { # name of the results file, command
   local name=$1
   shift
   echo "$*" | tee -a "$out/commands.txt"
-  "$@" --json >"$out/$name.jsonl"
+  "$@" --json | grep "^{" >"$out/$name.jsonl" # decode says in words what it did, before its object
 }
 
 launch() { # results file, launcher, arguments of treeattn
