@@ -2,7 +2,7 @@
 # brings both), and tells the program by TREEATTN_NVRTC_LIBRARY and TREEATTN_NCCL_LIBRARY. What is set already stays; what
 # is not found the program looks for itself, by the system's library paths.
 
-python=$(command -v python3 || true)
+python=$(command -v python3) || python=
 
 package_library() { # places below the folders of Python's packages, the best first
   [ -n "$python" ] || return 0
