@@ -60,9 +60,6 @@ public sealed unsafe class MpiWorld : IDisposable
     /// <summary>The name under which the library was found: <c>libmpi.so.40</c>.</summary>
     public string LibraryFile => _library.File;
 
-    /// <summary>What the library says of itself, in one line.</summary>
-    public string LibraryVersion => _library.Version;
-
     /// <summary>The binary interface in use: <c>OpenMpi</c>, <c>Mpich</c> or <c>Standard</c>.</summary>
     public string BinaryInterface => _library.Constants.Abi.ToString();
 

@@ -13,14 +13,8 @@ internal static unsafe partial class MpiNative
     [LibraryImport(Library, EntryPoint = "MPI_Init_thread")]
     internal static partial int InitThread(int* argc, byte*** argv, int required, int* provided);
 
-    [LibraryImport(Library, EntryPoint = "MPI_Initialized")]
-    internal static partial int Initialized(int* flag);
-
     [LibraryImport(Library, EntryPoint = "MPI_Finalize")]
     internal static partial int FinalizeLibrary();
-
-    [LibraryImport(Library, EntryPoint = "MPI_Finalized")]
-    internal static partial int Finalized(int* flag);
 
     [LibraryImport(Library, EntryPoint = "MPI_Abort")]
     internal static partial int Abort(nint communicator, int code);

@@ -35,6 +35,31 @@ public sealed class AttentionGroupTests
         });
     }
 
+    [Theory, InlineData(1), InlineData(3)]
+    public void A_tree_of_one_chain_is_causal_decoding_until_it_is_rejected(int ranks)
+    {
+        var decode = new DecodeCase("a chain") { Options = new AttentionOptions { Causal = true }, NewTokens = 2, QueryLength = 2 };
+
+        RunAll(AttentionGroup.JoinInProcess(ranks, _options), group =>
+        {
+            using ShardedKvCache cache = group.CreateCache(decode.CacheOptions);
+            decode.Fill(cache, 200);
+            int before = cache.LengthOf(0, 0);
+            using SpeculativeStep step = group.CreateSpeculativeStep(cache, decode.DecodeOptions(), TokenTree.FromParents([-1, 0]));
+            float[] output = new float[decode.Rows * 2 * decode.QueryHeads * decode.ValueDim];
+            float[] lse = new float[decode.Rows * decode.QueryHeads * 2];
+            (float[] key, float[] value) = decode.LastTokens();
+
+            step.Run(0, decode.Query, key, value, output, lse);
+            int during = cache.LengthOf(0, 0);
+            step.Reject(0);
+
+            VerificationReport report = decode.Check(output, lse);
+            Assert.True(report.Wrong == 0, report.WorstRow);
+            Assert.Equal((before + 2, before), (during, cache.LengthOf(0, 0)));
+        });
+    }
+
     [Fact]
     public void A_prompt_prefilled_in_chunks_is_causal_attention_and_decoding_goes_on_over_it()
     {
