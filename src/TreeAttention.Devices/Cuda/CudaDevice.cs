@@ -121,6 +121,9 @@ public sealed class CudaDevice : IStreamDevice
     }
 
     /// <inheritdoc/>
+    public void EndReplays() => _context.Replays.ForEach(replay => replay.End());
+
+    /// <inheritdoc/>
     public IStreamTimer CreateTimer() => new CudaTimer(_context);
 
     /// <inheritdoc/>

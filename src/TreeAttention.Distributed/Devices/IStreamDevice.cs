@@ -21,6 +21,10 @@ public interface IStreamDevice : IStagingDevice
     /// <exception cref="FaultException">The device failed (202).</exception>
     IReplay Capture(Action work);
 
+    /// <summary>Ends all replays, and the capture that is under way: none can be launched any more, and what was launched goes on without being waited for.</summary>
+    /// <remarks>For transports whose operations they hold, and which cannot end before them.</remarks>
+    void EndReplays();
+
     /// <summary>Makes a timer of the stream.</summary>
     IStreamTimer CreateTimer();
 

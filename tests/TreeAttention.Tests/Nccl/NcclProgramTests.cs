@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.IO;
 using System.Linq;
 using System.Net;
 using System.Net.Sockets;
@@ -39,7 +40,7 @@ public sealed class NcclProgramTests
         string[] arguments =
         [
             "attend", .. files.Tensors(new AttentionShape(2, 3, 700, 4, 2, 16, 16)), "--output", files.At("output.npy"), "--transport", "nccl",
-            "--device", "cuda", "--reduction", reduction, "--causal", "--verify", "--json",
+            "--device", "cuda", "--reduction", reduction, "--causal", "--verify", "--json", "--repeat", "4", // from the second on it is a graph
         ];
 
         TreeattnResult result = RunRanks(mpi, 3, arguments).Exits(0);
@@ -49,6 +50,39 @@ public sealed class NcclProgramTests
         Assert.Equal(0, result.Json.GetProperty("wrong").GetInt64());
         Assert.Equal(24 * 18 * sizeof(float), result.Json.GetProperty("bytes_sent").GetInt64());
         Assert.Equal(reduction == "allgather" ? 1 : 3, result.Json.GetProperty("collectives").GetInt64());
+    }
+
+    [Theory, InlineData("openmpi", "ring"), InlineData("mpich", "tree")]
+    public void A_step_that_is_repeated_as_a_graph_ends_in_the_bits_of_one_that_is_not(string mpi, string algorithm)
+    {
+        using var files = new CliFiles();
+        string[] arguments =
+        [
+            "attend", .. files.Tensors(new AttentionShape(1, 3, 900, 4, 2, 16, 16)), "--transport", "nccl", "--algorithm", algorithm, "--causal", "--warmup", "0",
+        ];
+
+        RunRanks(mpi, 3, [.. arguments, "--output", files.At("once.npy"), "--repeat", "1"]).Exits(0);
+        RunRanks(mpi, 3, [.. arguments, "--output", files.At("again.npy"), "--repeat", "4"]).Exits(0);
+
+        Assert.Equal(File.ReadAllBytes(files.At("once.npy")), File.ReadAllBytes(files.At("again.npy")));
+    }
+
+    [Fact]
+    public void An_asynchronous_error_in_a_graph_ends_all_with_203()
+    {
+        using var files = new CliFiles();
+        string[] arguments =
+        [
+            "attend", .. files.Tensors(new AttentionShape(1, 3, 300, 2, 2, 16, 16)), "--output", files.At("output.npy"), "--transport", "nccl",
+            "--reduction", "allgather", "--repeat", "100",
+        ];
+
+        using var process = TreeattnProcess.StartRanks("openmpi", 3, arguments, [.. Emulation, ("TREEATTN_EMULATION_NCCL_FAULT", "1:50:3")]);
+        TreeattnResult result = process.Wait().Exits(203);
+
+        Assert.Contains("failed in NCCL with ncclInternalError", result.Errors, StringComparison.Ordinal);
+        Assert.False(File.Exists(files.At("output.npy")));
+        Assert.Empty(process.Survivors());
     }
 
     [Fact]
