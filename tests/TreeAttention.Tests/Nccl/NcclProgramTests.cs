@@ -119,6 +119,17 @@ public sealed class NcclProgramTests
         ranks.Wait().Exits(0);
     }
 
+    [Theory, InlineData("one", "two", 0), InlineData("one", "one", 69)]
+    public void Ranks_share_a_GPU_where_each_calls_its_machine_by_another_name(string first, string second, int code)
+    {
+        TreeattnResult[] results = RunAtRendezvous(
+            2, rank => [.. _verify, "--oversubscribe-gpus"],
+            rank => [("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_HOSTID", rank == 0 ? first : second)]);
+
+        Assert.All(results, result => result.Exits(code));
+        Assert.Equal(code == 69, results[0].Errors.Contains("ranks 0, 1 compute on the same GPU (one,", StringComparison.Ordinal));
+    }
+
     [Theory, InlineData("openmpi"), InlineData("mpich"), InlineData("alone")]
     public void An_asynchronous_error_ends_all_with_203(string launcher)
     {
@@ -167,7 +178,7 @@ public sealed class NcclProgramTests
     [Fact]
     public void A_fault_of_one_of_them_ends_all_with_its_code()
     {
-        TreeattnResult[] results = RunAtRendezvous(2, rank => _verify, ("TREEATTN_EMULATION_NCCL_FAULT", "1:5:3"));
+        TreeattnResult[] results = RunAtRendezvous(2, rank => _verify, rank => [("TREEATTN_EMULATION_NCCL_FAULT", "1:5:3")]);
 
         Assert.All(results, result => result.Exits(203));
         Assert.Contains(results, result => result.Errors.Contains("Rank 1 of 2", StringComparison.Ordinal));
@@ -185,7 +196,7 @@ public sealed class NcclProgramTests
     }
 
     private static TreeattnResult[] RunAtRendezvous(
-        int ranks, Func<int, string[]> arguments, params ReadOnlySpan<(string Name, string Value)> variables)
+        int ranks, Func<int, string[]> arguments, Func<int, (string Name, string Value)[]>? variables = null)
     {
         using var probe = new TcpListener(IPAddress.Loopback, 0);
         probe.Start();
@@ -197,7 +208,7 @@ public sealed class NcclProgramTests
             for (int rank = 0; rank < ranks; rank++)
             {
                 processes.Add(TreeattnProcess.Start(arguments(rank), [
-                    .. Emulation, .. variables, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", $"{rank}"), ("TREEATTN_WORLD_SIZE", $"{ranks}"),
+                    .. Emulation, .. variables?.Invoke(rank) ?? [], ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", $"{rank}"), ("TREEATTN_WORLD_SIZE", $"{ranks}"),
                 ]));
             }
 
