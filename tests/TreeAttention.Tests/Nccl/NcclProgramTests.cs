@@ -77,7 +77,7 @@ public sealed class NcclProgramTests
             "--reduction", "allgather", "--repeat", "100",
         ];
 
-        using var process = TreeattnProcess.StartRanks("openmpi", 3, arguments, [.. Emulation, ("TREEATTN_EMULATION_NCCL_FAULT", "1:50:3")]);
+        using var process = TreeattnProcess.StartRanks("openmpi", 3, arguments, [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_NCCL_FAULT", "1:50:3")]);
         TreeattnResult result = process.Wait().Exits(203);
 
         Assert.Contains("failed in NCCL with ncclInternalError", result.Errors, StringComparison.Ordinal);
@@ -91,9 +91,9 @@ public sealed class NcclProgramTests
         // The answer is pretended; an emulated GPU's memory is the host's, so MPI reaches it.
         string[] arguments = ["verify", "--device", "cuda", "--cases", "1", "--threads", "1"];
 
-        using var direct = TreeattnProcess.StartRanks("openmpi", 2, arguments, [.. Emulation, ("TREEATTN_MPI_CUDA", "direct")]);
+        using var direct = TreeattnProcess.StartRanks("openmpi", 2, arguments, [.. EmulatedCuda.Variables, ("TREEATTN_MPI_CUDA", "direct")]);
         TreeattnResult handed = direct.Wait().Exits(0);
-        using var wrong = TreeattnProcess.StartRanks("mpich", 2, arguments, [.. Emulation, ("TREEATTN_MPI_CUDA", "maybe")]);
+        using var wrong = TreeattnProcess.StartRanks("mpich", 2, arguments, [.. EmulatedCuda.Variables, ("TREEATTN_MPI_CUDA", "maybe")]);
         wrong.Wait().Exits(2).Says("TREEATTN_MPI_CUDA is 'maybe'");
 
         Assert.Contains("device memory handed to MPI", handed.Output, StringComparison.Ordinal);
@@ -104,9 +104,9 @@ public sealed class NcclProgramTests
     {
         string[] pair = variable.Split('=');
 
-        using var alone = TreeattnProcess.Start([.. _verify, "--ranks", "2", .. arguments], [.. Emulation, (pair[0], pair[1])]);
+        using var alone = TreeattnProcess.Start([.. _verify, "--ranks", "2", .. arguments], [.. EmulatedCuda.Variables, (pair[0], pair[1])]);
         alone.Wait().Exits(code).Says(words);
-        using var ranks = TreeattnProcess.StartRanks("mpich", 2, [.. _verify, .. arguments], [.. Emulation, (pair[0], pair[1])]);
+        using var ranks = TreeattnProcess.StartRanks("mpich", 2, [.. _verify, .. arguments], [.. EmulatedCuda.Variables, (pair[0], pair[1])]);
         ranks.Wait().Exits(code).Says(words);
     }
 
@@ -114,7 +114,7 @@ public sealed class NcclProgramTests
     public void Ranks_share_a_GPU_where_NCCL_is_told_that_they_may()
     {
         using var ranks = TreeattnProcess.StartRanks(
-            "mpich", 2, [.. _verify, "--oversubscribe-gpus"], [.. Emulation, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
+            "mpich", 2, [.. _verify, "--oversubscribe-gpus"], [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
 
         ranks.Wait().Exits(0);
     }
@@ -133,7 +133,7 @@ public sealed class NcclProgramTests
     [Theory, InlineData("openmpi"), InlineData("mpich"), InlineData("alone")]
     public void An_asynchronous_error_ends_all_with_203(string launcher)
     {
-        (string, string)[] planted = [.. Emulation, ("TREEATTN_EMULATION_NCCL_FAULT", "1:7:3")];
+        (string, string)[] planted = [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_NCCL_FAULT", "1:7:3")];
 
         using TreeattnProcess process = launcher == "alone"
             ? TreeattnProcess.Start([.. _verify, "--ranks", "3"], planted)
@@ -149,7 +149,7 @@ public sealed class NcclProgramTests
     public void A_rank_that_is_killed_or_stopped_ends_the_job(string mpi, string signal, int code)
     {
         string[] arguments = ["bench", "--transport", "nccl", "-b", "64", "-n", "1000000", "-c", "0", "--algorithm", "tree", "--reduction", "allgather"];
-        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "2", "--threads", "1"], Emulation);
+        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "2", "--threads", "1"], EmulatedCuda.Variables);
         int[] ranks = process.Ranks(2);
         System.Threading.Thread.Sleep(3000); // into the runs
 
@@ -188,7 +188,7 @@ public sealed class NcclProgramTests
     public void A_rendezvous_that_cannot_be_is_refused(string address, string rank, string size, string words)
     {
         using var process = TreeattnProcess.Start(
-            [.. _verify], [.. Emulation, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", rank), ("TREEATTN_WORLD_SIZE", size)]);
+            [.. _verify], [.. EmulatedCuda.Variables, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", rank), ("TREEATTN_WORLD_SIZE", size)]);
 
         TreeattnResult result = process.Wait().Exits(2);
 
@@ -208,7 +208,7 @@ public sealed class NcclProgramTests
             for (int rank = 0; rank < ranks; rank++)
             {
                 processes.Add(TreeattnProcess.Start(arguments(rank), [
-                    .. Emulation, .. variables?.Invoke(rank) ?? [], ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", $"{rank}"), ("TREEATTN_WORLD_SIZE", $"{ranks}"),
+                    .. EmulatedCuda.Variables, .. variables?.Invoke(rank) ?? [], ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", $"{rank}"), ("TREEATTN_WORLD_SIZE", $"{ranks}"),
                 ]));
             }
 
@@ -220,18 +220,9 @@ public sealed class NcclProgramTests
         }
     }
 
-    private static (string Name, string Value)[] Emulation
-    {
-        get
-        {
-            EmulatedCuda.RequireLibrary();
-            return [("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder)];
-        }
-    }
-
     private static TreeattnResult RunRanks(string mpi, int ranks, IReadOnlyList<string> arguments)
     {
-        using var process = TreeattnProcess.StartRanks(mpi, ranks, arguments, Emulation);
+        using var process = TreeattnProcess.StartRanks(mpi, ranks, arguments, EmulatedCuda.Variables);
         return process.Wait();
     }
 }
