@@ -32,7 +32,7 @@ internal sealed unsafe class CallerStream : IDisposable
         Region source = Allocate(host.Region.Bytes, type);
         _device.Copy(host.Region, source);
         DeviceTensor tensor = Room(numbers.Length, type);
-        Enqueue(source.Address, tensor);
+        Copy(new DeviceTensor(source.Address, numbers.Length, type), tensor);
         return tensor;
     }
 
@@ -48,12 +48,9 @@ internal sealed unsafe class CallerStream : IDisposable
     }
 
     /// <summary>A copy that the stream makes when it has come so far.</summary>
-    internal DeviceTensor Leaves(DeviceTensor tensor)
-    {
-        DeviceTensor copy = Room(tensor.Count, tensor.Type);
-        Enqueue(tensor.Address, copy);
-        return copy;
-    }
+    internal void Copy(DeviceTensor from, DeviceTensor to) => Assert.Equal(
+        CUresult.CUDA_SUCCESS,
+        CudaDriver.cuMemcpyDtoDAsync_v2((ulong)to.Address, (ulong)from.Address, (nuint)(to.Count * to.Type.SizeInBytes()), Handle));
 
     /// <summary>Whether a tensor holds anything yet; memory of the emulated GPU is the process's.</summary>
     internal static bool IsWritten(DeviceTensor tensor) => new ReadOnlySpan<byte>((void*)tensor.Address, tensor.Type.SizeInBytes()).ContainsAnyExcept((byte)0xff);
@@ -79,8 +76,4 @@ internal sealed unsafe class CallerStream : IDisposable
         _memory.Add(region);
         return region;
     }
-
-    private void Enqueue(nint from, DeviceTensor to) => Assert.Equal(
-        CUresult.CUDA_SUCCESS,
-        CudaDriver.cuMemcpyDtoDAsync_v2((ulong)to.Address, (ulong)from, (nuint)(to.Count * to.Type.SizeInBytes()), Handle));
 }
