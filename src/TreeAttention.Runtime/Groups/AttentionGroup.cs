@@ -223,10 +223,10 @@ public sealed class AttentionGroup : IDisposable
     /// <summary>Refuses to work when the ranks were started with different settings.</summary>
     /// <param name="settings">Names and values; the same names on every rank.</param>
     /// <exception cref="FaultException">Ranks disagree (78): a line for each setting that differs.</exception>
-    public void Agree(IReadOnlyList<KeyValuePair<string, string>> settings) => RankAgreement.Agree(Context.Control, settings);
+    public void Agree(IReadOnlyList<KeyValuePair<string, string>> settings) => SettingsAgreement.Agree(Context.Control, settings);
 
     /// <summary>Gathers the same number of integers of every rank on every rank: [rank][index].</summary>
-    public long[][] Gather(params ReadOnlySpan<long> mine) => RankAgreement.Gather(Context.Control, mine);
+    public long[][] Gather(params ReadOnlySpan<long> mine) => SettingsAgreement.Gather(Context.Control, mine);
 
     private CancellationTokenRegistration Watch(CancellationToken cancellation)
     {
