@@ -10,7 +10,7 @@ internal static class BuggyRank
 {
     private static readonly AttentionShape _shape = new(1, 3, 60, 2, 1, 8, 8);
 
-    /// <summary>Runs until the bug: in an agreement, while loading, or during a step of an algorithm.</summary>
+    /// <summary>Runs until the bug, or until memory is short: in an agreement, while loading, or during a step of an algorithm.</summary>
     internal static int Run(string place)
     {
         try
@@ -21,6 +21,10 @@ internal static class BuggyRank
         {
             return (int)FaultCode.Bug;
         }
+        catch (FaultException fault)
+        {
+            return (int)fault.Code;
+        }
     }
 
     private static FaultCode Work(AttentionGroup group, string place)
@@ -30,6 +34,10 @@ internal static class BuggyRank
         {
             case "agreement":
                 FailOnLastRank(group);
+                group.Agree([]);
+                break;
+            case "memory":
+                FailOnLastRank(group, new OutOfMemoryException("a rank alone"));
                 group.Agree([]);
                 break;
             case "loading":
@@ -65,11 +73,11 @@ internal static class BuggyRank
         }
     }
 
-    private static void FailOnLastRank(AttentionGroup group)
+    private static void FailOnLastRank(AttentionGroup group, Exception? error = null)
     {
         if (group.Rank == group.Size - 1)
         {
-            throw new InvalidOperationException("a bug of one rank");
+            throw error ?? new InvalidOperationException("a bug of one rank");
         }
     }
 }

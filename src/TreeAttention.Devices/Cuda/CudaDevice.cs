@@ -63,6 +63,16 @@ public sealed class CudaDevice : IStreamDevice
     public MemoryAccount Memory { get; } = new();
 
     /// <inheritdoc/>
+    public long AvailableBytes
+    {
+        get
+        {
+            _context.Enter();
+            return CudaContext.FreeMemory() + _pool.FreeBytes;
+        }
+    }
+
+    /// <inheritdoc/>
     public string BusAddress => _context.BusAddress;
 
     /// <inheritdoc/>

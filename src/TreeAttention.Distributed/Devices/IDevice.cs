@@ -21,6 +21,9 @@ public interface IDevice : IDisposable
     /// <summary>What was allocated through this device.</summary>
     MemoryAccount Memory { get; }
 
+    /// <summary>Bytes that can still be allocated, by this device or by others that share its memory; <see cref="long.MaxValue"/> where nobody knows.</summary>
+    long AvailableBytes => long.MaxValue;
+
     /// <summary>Allocates zeroed memory of the device.</summary>
     /// <exception cref="FaultException">Out of memory (71): what was needed and what there is.</exception>
     Region Allocate(long bytes, ElementType type);
