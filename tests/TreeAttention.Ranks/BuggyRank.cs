@@ -1,5 +1,6 @@
 using System;
 using System.Linq;
+using System.Runtime.InteropServices;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -37,7 +38,11 @@ internal static class BuggyRank
                 group.Agree([]);
                 break;
             case "memory":
-                FailOnLastRank(group, new OutOfMemoryException("a rank alone"));
+                if (group.Rank == group.Size - 1)
+                {
+                    Marshal.AllocHGlobal(nint.MaxValue);
+                }
+
                 group.Agree([]);
                 break;
             case "loading":
@@ -73,11 +78,11 @@ internal static class BuggyRank
         }
     }
 
-    private static void FailOnLastRank(AttentionGroup group, Exception? error = null)
+    private static void FailOnLastRank(AttentionGroup group)
     {
         if (group.Rank == group.Size - 1)
         {
-            throw error ?? new InvalidOperationException("a bug of one rank");
+            throw new InvalidOperationException("a bug of one rank");
         }
     }
 }
