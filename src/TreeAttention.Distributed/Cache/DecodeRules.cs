@@ -24,12 +24,12 @@ internal static class DecodeRules
         }
 
         AttentionAlgorithm algorithm = options.Plan.Algorithm;
-        if (algorithm is not (AttentionAlgorithm.Tree or AttentionAlgorithm.RingQuery or AttentionAlgorithm.Single))
+        if (algorithm == AttentionAlgorithm.Gather)
         {
             throw new FaultException(
                 FaultCode.CommandLine,
-                $"--algorithm {algorithm.Name()} moves whole shards from rank to rank, which a growing cache has not. Use tree or ring-query, or bench "
-                + "to compare rings over fixed keys.");
+                "--algorithm gather would bring the whole cache to every rank in every step. Use tree or ring-query, ring to compare with one that moves "
+                + "keys, or single with all keys on every rank.");
         }
 
         if ((algorithm == AttentionAlgorithm.Single) != cache.Options.Replicated)
