@@ -7,6 +7,9 @@ internal abstract class TravellingShards
     /// <summary>Bytes of memory in which any rank's message has room.</summary>
     public abstract long RoomBytes { get; }
 
+    /// <summary>Bytes of memory in which the messages of all ranks have room.</summary>
+    public abstract long RoomsBytes { get; }
+
     /// <summary>A rank's shard as it lies in the room that its message arrives in.</summary>
     public abstract KeyValueShard ShardIn(Region room, int rank);
 
@@ -18,4 +21,13 @@ internal abstract class TravellingShards
     /// <param name="own">This rank's shard.</param>
     /// <param name="room">Where the message is made, unless the shard is one already.</param>
     public abstract Region Pack(IDevice device, KeyValueShard own, Region room);
+
+    /// <summary>A rank's room among those of all ranks.</summary>
+    public abstract Region RoomIn(Region rooms, int rank);
+
+    /// <summary>The keys of all ranks as one shard, in the order of their positions; to be made once.</summary>
+    public abstract KeyValueShard JoinedIn(Region rooms);
+
+    /// <summary>Makes the joined shard whole, when all messages have come.</summary>
+    public abstract void Join(IDevice device, Region rooms);
 }

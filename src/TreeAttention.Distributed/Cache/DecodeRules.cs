@@ -24,14 +24,6 @@ internal static class DecodeRules
         }
 
         AttentionAlgorithm algorithm = options.Plan.Algorithm;
-        if (algorithm == AttentionAlgorithm.Gather)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine,
-                "--algorithm gather would bring the whole cache to every rank in every step. Use tree or ring-query, ring to compare with one that moves "
-                + "keys, or single with all keys on every rank.");
-        }
-
         if ((algorithm == AttentionAlgorithm.Single) != cache.Options.Replicated)
         {
             throw new FaultException(

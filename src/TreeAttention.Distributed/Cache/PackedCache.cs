@@ -24,6 +24,7 @@ internal sealed class PackedCache : TravellingShards
     private readonly long _contentsFirst; // byte of a room
     private readonly ElementType _type;
     private long _version = -1;
+    private ShardPlan? _joined; // over the rooms of all ranks
 
     /// <summary>Rows of a cache as messages.</summary>
     /// <param name="cache">The cache.</param>
@@ -39,9 +40,9 @@ internal sealed class PackedCache : TravellingShards
         CountPages(options.MostPages);
         _limitSlots = Enumerable.Range(0, cache.Ranks).Max(rank => (int)Math.Min(cache.Pages.SlotsOn(rank), (long)rows.Length * _pages[rank]));
         _limitBytes = LimitBytesOf(_limitSlots);
-        _contentsFirst = (_limitBytes + Alignment - 1) / Alignment * Alignment;
+        _contentsFirst = Aligned(_limitBytes);
         long elements = _limitSlots * (options.KeyPageElements + options.ValuePageElements);
-        RoomBytes = _contentsFirst + (elements * _type.SizeInBytes());
+        RoomBytes = Aligned(_contentsFirst + (elements * _type.SizeInBytes()));
         _shards = [.. Enumerable.Range(0, cache.Ranks).Select(rank => new PackedShard(
             options,
             new ShardPlan(shape, _type, options.ValuesInKeys, elements, _pages[rank], options.Scales),
@@ -53,11 +54,12 @@ internal sealed class PackedCache : TravellingShards
     public override long RoomBytes { get; }
 
     /// <inheritdoc/>
-    public override KeyValueShard ShardIn(Region room, int rank)
-    {
-        Region limits = room.Slice(_contentsFirst - _limitBytes, _limitBytes) with { Type = ElementType.Float32 };
-        return new KeyValueShard(_shards[rank].Plan, ContentsOf(room), []) { Growing = limits };
-    }
+    /// <remarks>The limits of all ranks lie behind their rooms.</remarks>
+    public override long RoomsBytes => _shards.Length * (RoomBytes + _limitBytes);
+
+    /// <inheritdoc/>
+    public override KeyValueShard ShardIn(Region room, int rank) =>
+        new(_shards[rank].Plan, ContentsOf(room), []) { Growing = LimitsOf(room) with { Type = ElementType.Float32 } };
 
     /// <inheritdoc/>
     public override Region MessageIn(Region room, int rank)
@@ -77,7 +79,36 @@ internal sealed class PackedCache : TravellingShards
         return MessageIn(room, rank);
     }
 
-    private Region ContentsOf(Region room) => room.Slice(_contentsFirst, room.Bytes - _contentsFirst) with { Type = _type };
+    /// <inheritdoc/>
+    public override Region RoomIn(Region rooms, int rank) => rooms.Slice(rank * RoomBytes, RoomBytes);
+
+    /// <inheritdoc/>
+    public override KeyValueShard JoinedIn(Region rooms)
+    {
+        CacheOptions options = _cache.Options;
+        long contents = _shards.Length * RoomBytes;
+        AttentionShape shape = _shards[0].Plan.Shape;
+        _joined = new ShardPlan(shape, _type, options.ValuesInKeys, contents / _type.SizeInBytes(), options.MostPages, options.Scales);
+        return new KeyValueShard(_joined, rooms.Slice(0, contents) with { Type = _type }, [])
+        {
+            Growing = rooms.Slice(contents, rooms.Bytes - contents) with { Type = ElementType.Float32 },
+        };
+    }
+
+    /// <inheritdoc/>
+    public override void Join(IDevice device, Region rooms)
+    {
+        for (int rank = 0; rank < _shards.Length; rank++)
+        {
+            device.Copy(LimitsOf(RoomIn(rooms, rank)), rooms.Slice((_shards.Length * RoomBytes) + (rank * _limitBytes), _limitBytes));
+        }
+    }
+
+    private static long Aligned(long bytes) => (bytes + Alignment - 1) / Alignment * Alignment;
+
+    private Region LimitsOf(Region room) => room.Slice(_contentsFirst - _limitBytes, _limitBytes);
+
+    private Region ContentsOf(Region room) => room.Slice(_contentsFirst, _shards[0].Plan.Bytes) with { Type = _type };
 
     private long LimitBytesOf(int slots) => (long)slots * _cache.Options.KvHeads * CacheContents.FloatsOfLimits * sizeof(float);
 
@@ -112,6 +143,7 @@ internal sealed class PackedCache : TravellingShards
             _shards[rank].Settle(_pages[rank]);
         }
 
+        _joined?.Grow(most);
         for (int batch = 0; batch < _rows.Length; batch++)
         {
             FillPages(batch, most);
@@ -127,7 +159,11 @@ internal sealed class PackedCache : TravellingShards
             int keys = KeysOf(batch, page);
             int slot = keys == 0 ? 0 : _cache.Pages.SlotOf(_rows[batch], page);
             var span = new PageSpan(KeyRun.Contiguous(page * PageSpan.Keys, PageSpan.Keys), 0, keys);
-            _shards[rank].Fill(_pages[rank]++, batch, span, slot);
+            KeyPage place = _shards[rank].PageOf(batch, span, slot);
+            _shards[rank].Plan.Fill(_pages[rank]++, place);
+            long first = ((rank * RoomBytes) + _contentsFirst) / _type.SizeInBytes();
+            _joined?.Fill(
+                page, place with { KeyOffset = first + place.KeyOffset, ValueOffset = first + place.ValueOffset, Slot = (rank * _limitSlots) + place.Slot });
         }
     }
 

@@ -62,13 +62,13 @@ internal sealed class PackedShard
         Plan.Grow(pagesPerBatch);
     }
 
-    /// <summary>Fills the plan's entry of a row's page.</summary>
-    public void Fill(int page, int batch, PageSpan span, int slot)
+    /// <summary>Where a row's page lies.</summary>
+    public KeyPage PageOf(int batch, PageSpan span, int slot)
     {
         long first = _starts[slot];
         long keyOffset = first * _options.KeyFloats;
         long valueOffset = _options.ValuesInKeys ? keyOffset : KeyElements + (first * _options.ValueFloats);
-        Plan.Fill(page, new KeyPage(batch, span, keyOffset, valueOffset, _filled[slot], _limitSlots - Slots + _places[slot]));
+        return new KeyPage(batch, span, keyOffset, valueOffset, _filled[slot], _limitSlots - Slots + _places[slot]);
     }
 
     /// <summary>Copies a layer's keys, values and limits together.</summary>

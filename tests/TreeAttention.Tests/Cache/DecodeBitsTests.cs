@@ -67,6 +67,7 @@ public sealed class DecodeBitsTests
         { AttentionAlgorithm.Ring, ReductionKind.Auto },
         { AttentionAlgorithm.RingNoOverlap, ReductionKind.Auto },
         { AttentionAlgorithm.RingQuery, ReductionKind.Auto },
+        { AttentionAlgorithm.Gather, ReductionKind.Auto },
     };
 
     [Theory, MemberData(nameof(Plans))]

@@ -4,10 +4,11 @@ using Xunit;
 
 namespace TreeAttention.Tests;
 
-/// <summary>Rings that move the keys of a growing cache.</summary>
-public sealed class RingDecodeTests
+/// <summary>Algorithms that move the keys of a growing cache: rings and gather.</summary>
+public sealed class MovingDecodeTests
 {
     private static readonly AttentionAlgorithm[] _rings = [AttentionAlgorithm.Ring, AttentionAlgorithm.RingNoOverlap];
+    private static readonly AttentionAlgorithm[] _algorithms = [.. _rings, AttentionAlgorithm.Gather];
 
     private static readonly DecodeCase[] _cases =
     [
@@ -24,10 +25,10 @@ public sealed class RingDecodeTests
         new("loud keys") { Before = [1300, 600], Size = 1e19f, NewTokens = 2, QueryLength = 2, Options = new AttentionOptions { Causal = true } },
     ];
 
-    public static MatrixTheoryData<string, AttentionAlgorithm> Cases => new(_cases.Select(decode => decode.Name), _rings);
+    public static MatrixTheoryData<string, AttentionAlgorithm> Cases => new(_cases.Select(decode => decode.Name), _algorithms);
 
     [Theory, MemberData(nameof(Cases))]
-    public void A_ring_gives_attention_over_all_that_the_cache_holds(string name, AttentionAlgorithm algorithm)
+    public void Moving_keys_gives_attention_over_all_that_the_cache_holds(string name, AttentionAlgorithm algorithm)
     {
         DecodeCase decode = _cases.Single(one => one.Name == name);
         foreach (int ranks in (int[])[1, 2, 3, 5])
@@ -48,11 +49,12 @@ public sealed class RingDecodeTests
 
     [Theory]
     [InlineData(AttentionAlgorithm.Ring, 2), InlineData(AttentionAlgorithm.Ring, 3), InlineData(AttentionAlgorithm.RingNoOverlap, 4)]
-    public void Whatever_happens_to_the_cache_a_ring_agrees_with_the_tree(AttentionAlgorithm algorithm, int ranks) =>
+    [InlineData(AttentionAlgorithm.Gather, 1), InlineData(AttentionAlgorithm.Gather, 2), InlineData(AttentionAlgorithm.Gather, 5)]
+    public void Whatever_happens_to_the_cache_moving_its_keys_agrees_with_the_tree(AttentionAlgorithm algorithm, int ranks) =>
         CacheRanks.Run(ranks, context => Assert.True(GrowingStory.Play(context, algorithm) > 0));
 
     [Theory, InlineData(1), InlineData(2), InlineData(3), InlineData(4), InlineData(5)]
-    public void A_rank_sends_all_shards_but_one_each_without_gaps_and_with_its_limits(int ranks)
+    public void What_travels_are_the_keys_and_values_alone_and_the_limits_of_their_pages(int ranks)
     {
         // Row 2 shares its pages with row 0, and has fewer keys of the second: they travel once, as many as row 0 has.
         (int Page, int Keys)[] held = [(0, 512), (1, 512), (2, 276), (0, 512), (1, 188)];
@@ -64,25 +66,34 @@ public sealed class RingDecodeTests
             using var cache = new ShardedKvCache(context, decode.CacheOptions);
             decode.Fill(cache, 512);
             cache.Fork(0, 2, 900);
-            foreach (AttentionAlgorithm algorithm in _rings)
+            int mine = context.Transport.Rank;
+            long[] sent = [.. Enumerable.Range(0, ranks).Where(rank => rank != (mine + 1) % ranks).Select(BytesOf)];
+            int holders = ranks == 1 ? 0 : Enumerable.Range(0, ranks).Count(rank => BytesOf(rank) > 0);
+            foreach (AttentionAlgorithm algorithm in _algorithms)
             {
                 using var step = new DecodeStep(context, cache, decode.DecodeOptions(algorithm: algorithm));
                 Traffic traffic = context.Transport.Traffic;
                 traffic.Reset();
                 step.Attend(0, decode.Query, new float[3 * 6 * 7], new float[3 * 6]);
 
-                long[] sent = [.. Enumerable.Range(0, ranks).Where(rank => rank != (context.Transport.Rank + 1) % ranks).Select(BytesOf)];
-                Assert.Equal(new TrafficCount(sent.Sum(), sent.Count(bytes => bytes > 0), 0), traffic.Count);
+                TrafficCount expected = algorithm == AttentionAlgorithm.Gather
+                    ? new TrafficCount(ranks == 1 ? 0 : BytesOf(mine), 0, holders)
+                    : new TrafficCount(sent.Sum(), sent.Count(bytes => bytes > 0), 0);
+                Assert.Equal(expected, traffic.Count);
             }
         });
     }
 
-    [Theory, InlineData(1, 0), InlineData(2, 2), InlineData(4, 2)]
-    public void A_ring_takes_two_rooms_for_the_largest_shard_that_can_be_and_nothing_later(int ranks, int rooms)
+    [Theory]
+    [InlineData(AttentionAlgorithm.Ring, 1, 0), InlineData(AttentionAlgorithm.Ring, 2, 2), InlineData(AttentionAlgorithm.Ring, 4, 2)]
+    [InlineData(AttentionAlgorithm.Gather, 1, 0), InlineData(AttentionAlgorithm.Gather, 4, 4)]
+    public void Memory_is_rooms_for_the_largest_shard_that_can_be_and_nothing_later(AttentionAlgorithm algorithm, int ranks, int rooms)
     {
         var decode = new DecodeCase("rooms") { Before = [20, 2100], NewTokens = 1, ValueDim = 7, Type = ElementType.BFloat16 };
         int pages = Enumerable.Range(0, ranks).Max(rank => Enumerable.Range(0, 6).Count(page => LaneTree.OwnerOf(page, ranks) == rank));
-        long room = ((((2 * pages * 2 * 8) + 63) / 64) * 64) + (2 * pages * 2 * 512L * (16 + 7) * 2);
+        long limits = 2 * pages * 2 * 8;
+        long room = ((limits + 63) / 64 * 64) + (2 * pages * 2 * 512L * (16 + 7) * 2);
+        int states = algorithm == AttentionAlgorithm.Gather ? 1 : 2;
 
         CacheRanks.Run(ranks, context =>
         {
@@ -90,11 +101,12 @@ public sealed class RingDecodeTests
             decode.Fill(cache, 512);
             MemoryAccount memory = context.Device.Memory;
             long before = memory.Bytes;
-            using var step = new DecodeStep(context, cache, decode.DecodeOptions(algorithm: AttentionAlgorithm.Ring));
+            using var step = new DecodeStep(context, cache, decode.DecodeOptions(algorithm: algorithm));
 
             long state = PartialAttention.FloatsFor(2 * 6, 7) * sizeof(float);
             long queries = 2 * 6 * 16 * sizeof(float);
-            Assert.Equal((rooms * room) + (2 * state) + queries, memory.Bytes - before);
+            long joined = algorithm == AttentionAlgorithm.Gather ? rooms * limits : 0;
+            Assert.Equal((rooms * room) + joined + (states * state) + queries, memory.Bytes - before);
             decode.RunLast(step);
             long warm = memory.Bytes;
             for (int i = 0; i < 500; i++)
