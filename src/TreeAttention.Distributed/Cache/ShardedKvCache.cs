@@ -69,6 +69,9 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Lanes of this rank, ascending.</summary>
     internal int[] Lanes { get; }
 
+    /// <summary>This rank among those that share the keys.</summary>
+    internal int Rank => _rank;
+
     /// <summary>Ranks that share the keys.</summary>
     internal int Ranks => _ranks;
 
