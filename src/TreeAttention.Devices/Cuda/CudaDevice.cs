@@ -71,6 +71,12 @@ public sealed class CudaDevice : IStreamDevice
     /// <summary>Kernels that the host enqueued one by one.</summary>
     internal long Launches => _kernels.Launches;
 
+    /// <summary>How often the host waited for the enqueued work.</summary>
+    internal long Waits => _context.Waits;
+
+    /// <summary>Graphs that were captured.</summary>
+    internal long Captures { get; private set; }
+
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
 
@@ -117,7 +123,22 @@ public sealed class CudaDevice : IStreamDevice
     public IReplay Capture(Action work)
     {
         _context.Enter();
+        Captures++;
         return new CudaReplay(_context, _pool, work);
+    }
+
+    /// <inheritdoc/>
+    public long Follow(ShardPlan plan)
+    {
+        _context.Enter();
+        return _tables.Follow(plan);
+    }
+
+    /// <inheritdoc/>
+    public IStepInput CreateStepInput(AttentionShape shape, int tokens, ShardPlan plan, RotaryOptions? rotary)
+    {
+        _context.Enter();
+        return new StepInput(_context, _pool, _copies, _tokens, shape, tokens, plan, rotary);
     }
 
     /// <inheritdoc/>

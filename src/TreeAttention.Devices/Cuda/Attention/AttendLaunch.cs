@@ -34,9 +34,14 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
     internal static int MostStates(PartialAttention like) => (int)Math.Max(1, MostScratchBytes / Math.Max(1, like.Region.Bytes));
 
     /// <summary>Attention over all pages, split over the device and merged into one state.</summary>
+    /// <remarks>
+    /// Of a plan that grows the splits are those of all pages that there is room for, and share out the present ones on the device:
+    /// the launch is the same, and so are the bits, whether it is done directly or again by a graph. Splits that get none are identities.
+    /// </remarks>
     internal void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
     {
-        int pages = shard.Plan.PagesPerBatch;
+        bool isGrowing = shard.Plan.RowLengths is not null;
+        int pages = shard.Plan.RoomPages;
         if (into.Rows == 0)
         {
             return;
@@ -54,7 +59,15 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
         int wanted = Math.Max((BlocksPerMultiprocessor * context.Multiprocessors) / blocks, (pages + ChapterPages - 1) / ChapterPages);
         int splits = Math.Clamp(wanted, 1, Math.Min(pages, MostStates(into)));
         int pagesPerSplit = (pages + splits - 1) / splits;
-        splits = (pages + pagesPerSplit - 1) / pagesPerSplit;
+        if (isGrowing)
+        {
+            pagesPerSplit = 0;
+        }
+        else
+        {
+            splits = (pages + pagesPerSplit - 1) / pagesPerSplit;
+        }
+
         if (splits == 1)
         {
             Launch(kernel, problem, queries, shard, 0, pagesPerSplit, 1, into.Region.Address);

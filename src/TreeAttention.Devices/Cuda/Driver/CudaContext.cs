@@ -69,6 +69,9 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>The stream records what is enqueued on it.</summary>
     internal bool IsCapturing { get; set; }
 
+    /// <summary>How often the host waited for the enqueued work.</summary>
+    internal long Waits { get; private set; }
+
     /// <summary>What was launched last; an error that comes later may be its.</summary>
     internal string? LastLaunch { get; set; }
 
@@ -101,6 +104,7 @@ internal sealed unsafe class CudaContext : IDisposable
     internal void Synchronize()
     {
         RefuseWhileCapturing("A wait for the enqueued work");
+        Waits++;
         if (WhileWaiting is { } look)
         {
             Poll(look);
