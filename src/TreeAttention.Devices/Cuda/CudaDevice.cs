@@ -13,6 +13,8 @@ namespace TreeAttention.Devices;
 /// </remarks>
 public sealed class CudaDevice : IStreamDevice
 {
+    private const long MostScratchBytes = 256 << 20;
+
     private readonly CudaContext _context;
     private readonly DeviceMemoryPool _pool;
     private readonly DeviceCopies _copies;
@@ -30,6 +32,12 @@ public sealed class CudaDevice : IStreamDevice
     /// <param name="ordinal">Which of the platform's GPUs.</param>
     /// <exception cref="FaultException">No such GPU (69), out of memory (71), the GPU failed (202).</exception>
     public CudaDevice(CudaPlatform platform, int ordinal = 0)
+        : this(platform, ordinal, MostScratchBytes)
+    {
+    }
+
+    /// <summary>A device object that keeps at most so many bytes of split states.</summary>
+    internal CudaDevice(CudaPlatform platform, int ordinal, long scratchBytes)
     {
         CudaOptions options = platform.Options;
         _isEmulated = options.IsEmulated;
@@ -40,7 +48,7 @@ public sealed class CudaDevice : IStreamDevice
         _kernels = new KernelFunctions(_context, new KernelCache(options.CacheFolder, compiler, IdentityOf(options)));
         _states = new StateKernels(_kernels);
         _tables = new DeviceTables(_pool, _copies);
-        _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
+        _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies, scratchBytes);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
         _tokens = new TokenLaunch(_kernels, _tables, _pool, _copies);
         Description = $"{_context.Name}, sm_{_context.Architecture}";

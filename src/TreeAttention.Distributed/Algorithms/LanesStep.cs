@@ -1,4 +1,3 @@
-using System;
 using System.Collections.Generic;
 using System.Linq;
 
@@ -52,22 +51,6 @@ internal sealed class LanesStep : AttentionStep
 
     /// <inheritdoc/>
     public override ReductionKind Reduction => ReductionKind.Lanes;
-
-    /// <inheritdoc/>
-    /// <remarks>The order of the folds follows from the pages of the longest row.</remarks>
-    internal override long Constants
-    {
-        get
-        {
-            int longest = 0;
-            foreach (int length in Shards.IsGrowing ? Problem.Options.KeyLengths! : [])
-            {
-                longest = Math.Max(longest, length);
-            }
-
-            return ((long)longest + PageSpan.Keys - 1) / PageSpan.Keys;
-        }
-    }
 
     /// <summary>States that each rank sends: the most nodes that any rank has.</summary>
     internal static int StatesPerRank(int ranks) => Enumerable.Range(0, ranks).Max(rank => LaneTree.NodesOf(rank, ranks).Count);

@@ -15,7 +15,7 @@ internal sealed class StepReplay(IStreamDevice device, AttentionStep step, Func<
 {
     private QueryBlock? _queries;
     private KeyValueShard? _shard;
-    private (long Tables, int Reach, long Constants) _basis;
+    private (long Tables, int Room, long Constants) _basis;
     private PartialAttention? _result;
     private IReplay? _replay;
     private TrafficCount _sent;
@@ -28,7 +28,7 @@ internal sealed class StepReplay(IStreamDevice device, AttentionStep step, Func<
             return enqueue(queries, shard);
         }
 
-        (long, int, long) basis = (device.Follow(shard.Plan), shard.Plan.Reach, step.Constants);
+        (long, int, long) basis = (device.Follow(shard.Plan), shard.Plan.RoomPages, step.Constants);
         if (!ReferenceEquals(queries, _queries) || !ReferenceEquals(shard, _shard) || basis != _basis)
         {
             Dispose();

@@ -1,4 +1,5 @@
 using System;
+using System.Linq;
 
 namespace TreeAttention.Distributed;
 
@@ -39,6 +40,18 @@ internal sealed class CachePages
 
     /// <summary>The rank that owns a page.</summary>
     public int OwnerOf(int page) => _owners[page % LaneTree.Lanes];
+
+    /// <summary>The most that a rank owns of a row's first pages.</summary>
+    public int MostPagesOfRank(int pages)
+    {
+        Array.Clear(_wanted);
+        for (int lane = 0; lane < LaneTree.Lanes; lane++)
+        {
+            _wanted[_owners[lane]] += (Math.Max(0, pages - lane) + LaneTree.Lanes - 1) / LaneTree.Lanes;
+        }
+
+        return _wanted.Max();
+    }
 
     /// <summary>Slot of a row's page in its owner's memory.</summary>
     public int SlotOf(int row, int page) => _slots[(row * _mostPages) + page];

@@ -17,6 +17,7 @@ internal sealed class CacheView
     private readonly int[] _order; // this rank's pages of the longest row, in lane order
     private readonly int[] _place; // [pages] index in that order
     private long _version = -1;
+    private int _room; // pages over all ranks that the plan has room for
 
     /// <summary>A view of rows.</summary>
     /// <param name="cache">The cache.</param>
@@ -48,10 +49,11 @@ internal sealed class CacheView
         }
 
         int pages = _cache.OwnPages(longest);
-        int reach = ReachFor(longest);
-        if (pages != Plan.PagesPerBatch || reach != Plan.Reach || _version != _cache.Pages.Version)
+        int room = RoomFor(PagesFor(longest));
+        if (pages != Plan.PagesPerBatch || room != _room || _version != _cache.Pages.Version)
         {
-            Plan.Grow(pages, _cache.OwnPages(reach), reach);
+            Plan.Grow(pages, room == _room ? Plan.RoomPages : _cache.Pages.MostPagesOfRank(room));
+            _room = room;
             Rebuild(layer, longest);
             return;
         }
@@ -83,8 +85,8 @@ internal sealed class CacheView
 
     private static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
 
-    private int ReachFor(int longest) =>
-        (int)Math.Min(_cache.Options.MaxLength, (long)BitOperations.RoundUpToPowerOf2((uint)Math.Max(1, PagesFor(longest))) * PageSpan.Keys);
+    private int RoomFor(int pages) =>
+        (int)Math.Min((uint)_cache.Options.MostPages, BitOperations.RoundUpToPowerOf2((uint)Math.Max(1, pages)));
 
     private void Rebuild(int layer, int longest)
     {

@@ -25,7 +25,7 @@ public sealed class ShardPlan
         Shape = shape;
         Type = type;
         ValuesInKeys = valuesInKeys;
-        (PagesPerBatch, RoomPages, Reach) = (spans.Count, spans.Count, shape.KeyLength);
+        (PagesPerBatch, RoomPages) = (spans.Count, spans.Count);
         long keys = 0;
         foreach (PageSpan span in spans)
         {
@@ -49,7 +49,7 @@ public sealed class ShardPlan
         Pages = new PageTable(pages, pages.Length);
     }
 
-    /// <summary>An empty plan over a cache's contents; <see cref="Grow(int, int, int)"/> and <see cref="Fill"/> give it pages.</summary>
+    /// <summary>An empty plan over a cache's contents; <see cref="Grow(int, int)"/> and <see cref="Fill"/> give it pages.</summary>
     internal ShardPlan(
         AttentionShape shape, ElementType type, bool valuesInKeys, long elements, int mostPagesPerBatch, KeyValueScales? scales = null)
     {
@@ -79,11 +79,11 @@ public sealed class ShardPlan
     /// <summary>Pages of each batch row.</summary>
     public int PagesPerBatch { get; private set; }
 
-    /// <summary>Pages of each batch row that work has room for which is enqueued again as the rows grow: at least <see cref="PagesPerBatch"/>.</summary>
+    /// <summary>
+    /// Pages of each batch row that work has room for which is enqueued again as the rows grow: at least <see cref="PagesPerBatch"/>,
+    /// and of a cache the same on every rank.
+    /// </summary>
     public int RoomPages { get; private set; }
-
-    /// <summary>Positions that there is such room for; the same on every rank, unlike its pages.</summary>
-    public int Reach { get; private set; }
 
     /// <summary>All pages, batch row after batch row.</summary>
     public PageTable Pages { get; }
@@ -113,15 +113,14 @@ public sealed class ShardPlan
     public float ValueScaleOf(int kvHead) => (ValuesInKeys ? Scales?.Key : Scales?.Value)?[kvHead] ?? 1f;
 
     /// <summary>Says how many pages each batch row has; their entries are filled afterwards.</summary>
-    internal void Grow(int pagesPerBatch) => Grow(pagesPerBatch, pagesPerBatch, Shape.KeyLength);
+    internal void Grow(int pagesPerBatch) => Grow(pagesPerBatch, pagesPerBatch);
 
     /// <summary>The same, with room for more.</summary>
     /// <param name="pagesPerBatch">Pages of each batch row.</param>
     /// <param name="roomPages">As <see cref="RoomPages"/>.</param>
-    /// <param name="reach">As <see cref="Reach"/>.</param>
-    internal void Grow(int pagesPerBatch, int roomPages, int reach)
+    internal void Grow(int pagesPerBatch, int roomPages)
     {
-        (PagesPerBatch, RoomPages, Reach) = (pagesPerBatch, roomPages, reach);
+        (PagesPerBatch, RoomPages) = (pagesPerBatch, roomPages);
         Pages.Resize(Shape.Batch * pagesPerBatch);
         TouchPages();
     }

@@ -79,6 +79,49 @@ public sealed class CudaDecodeReplayTests
         });
     }
 
+    [Fact]
+    public void Replays_that_do_not_follow_the_lengths_of_rows_are_wrong()
+    {
+        // The comparison above can fail: what a graph reads of a growing cache is what lies in device memory, and nothing else.
+        (CacheOptions options, DecodeOptions decode) = CaseOf("plain");
+        List<float[]> Steps(Func<CudaDevice, IDevice> choose)
+        {
+            List<float[]> outputs = [];
+            OnCuda((device, context) =>
+            {
+                using var cache = new ShardedKvCache(context, options);
+                using var step = new DecodeStep(context with { Device = choose(device) }, cache, decode);
+                var tokens = new Tokens(options, decode, 11);
+                Prefill(cache, tokens, [40, 30]);
+                for (int i = 0; i < 6 * Layers; i++)
+                {
+                    tokens.Step(step, i % Layers);
+                    outputs.Add([.. tokens.Output]);
+                }
+            });
+            return outputs;
+        }
+
+        List<float[]> expected = Steps(device => device);
+        List<float[]> stale = Steps(device => new ForgetfulDevice(device, captures: Layers));
+
+        // The first step of a layer is direct, the second is captured; the lengths of both are those of the first layer's.
+        Assert.All(Enumerable.Range(0, 2 * Layers), i => Assert.Equal(expected[i], stale[i]));
+        Assert.All(Enumerable.Range(2 * Layers, 4 * Layers), i => Assert.NotEqual(expected[i], stale[i]));
+    }
+
+    [Fact]
+    public void Reproducible_steps_have_the_same_bits_where_scratch_holds_three_states()
+    {
+        (CacheOptions options, DecodeOptions decode) = CaseOf("lanes");
+        List<float[]> expected = Generate(options, decode, isFresh: false);
+        List<float[]> seen = [];
+
+        OnCuda((_, context) => Generate(context, options, decode, isFresh: false, seen), scratchBytes: 3 * Rows * Heads * (Dim + 2) * sizeof(float));
+
+        Assert.Equal(expected.SelectMany(x => x).Select(BitConverter.SingleToInt32Bits), seen.SelectMany(x => x).Select(BitConverter.SingleToInt32Bits));
+    }
+
     private static List<float[]> Generate(CacheOptions options, DecodeOptions decode, bool isFresh)
     {
         List<float[]> outputs = [];
@@ -146,10 +189,10 @@ public sealed class CudaDecodeReplayTests
         }
     }
 
-    private static void OnCuda(Action<CudaDevice, RankContext> body)
+    private static void OnCuda(Action<CudaDevice, RankContext> body, long scratchBytes = 256 << 20)
     {
         using var group = InProcessGroup.Create(1);
-        using CudaDevice device = EmulatedCuda.CreateDevice();
+        using var device = new CudaDevice(EmulatedCuda.Platform, 0, scratchBytes);
         using var transport = new StagedTransport(group.Transports[0], device);
         body(device, new RankContext(transport, device, group.Controls[0]));
     }

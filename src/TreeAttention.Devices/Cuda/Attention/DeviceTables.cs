@@ -54,9 +54,27 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
             return (_evictions << 32) + plan.Version;
         }
 
-        GrowingOf(plan);
-        return _evictions << 32;
+        // Of work that depends on the number of pages all ranks take the longest row's: they capture alike.
+        int longest = 0;
+        foreach (int length in GrowingOf(plan).IsPageBound ? plan.RowLengths : [])
+        {
+            longest = Math.Max(longest, length);
+        }
+
+        return (_evictions << 32) + ((longest + PageSpan.Keys - 1L) / PageSpan.Keys);
     }
+
+    /// <summary>The folds of a growing plan's lanes for some nodes.</summary>
+    internal nint LanesOf(ShardPlan plan, ReadOnlySpan<LaneNode> nodes)
+    {
+        LaneProgram lanes = GrowingOf(plan).Lanes;
+        lanes.SetNodes(nodes);
+        lanes.Follow(plan);
+        return lanes.Address;
+    }
+
+    /// <summary>Says that work over a growing plan depends on the number of its pages.</summary>
+    internal void BindToPages(ShardPlan plan) => GrowingOf(plan).IsPageBound = true;
 
     /// <summary>The pages of a plan, where those of each batch row begin and end, and their rows in the limits.</summary>
     internal (nint Entries, nint Ranges, nint Slots) PagesOf(ShardPlan plan)

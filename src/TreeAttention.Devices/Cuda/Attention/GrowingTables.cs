@@ -29,11 +29,12 @@ internal sealed class GrowingTables
         _entries = new PageEntry[most];
         _slots = new int[most];
         _ranges = new int[plan.Shape.Batch + 1];
-        (long slots, long ranges) = (BytesOf<PageEntry>(_entries), BytesOf<int>(_slots));
-        long bytes = slots + ranges + BytesOf<int>(_ranges) + BytesOf<int>(plan.RowLengths);
-        Memory = pool.Take(bytes);
-        Slots = Memory + (nint)slots;
-        Ranges = Slots + (nint)ranges;
+        (long entries, long slots) = (BytesOf<PageEntry>(_entries), BytesOf<int>(_slots));
+        long program = LaneProgram.BytesFor(most / Math.Max(1, plan.Shape.Batch));
+        Memory = pool.Take(entries + program + slots + BytesOf<int>(_ranges) + BytesOf<int>(plan.RowLengths));
+        Lanes = new LaneProgram(copies, Memory + (nint)entries);
+        Slots = Lanes.Address + (nint)program;
+        Ranges = Slots + (nint)slots;
         _lengths = Ranges + (nint)BytesOf<int>(_ranges);
     }
 
@@ -52,12 +53,19 @@ internal sealed class GrowingTables
     /// <summary>[batch]</summary>
     internal nint Lengths => _lengths;
 
+    /// <summary>The folds of the lanes.</summary>
+    internal LaneProgram Lanes { get; }
+
+    /// <summary>Captured work depends on the number of pages.</summary>
+    internal bool IsPageBound { get; set; }
+
     /// <summary>Enqueues copies of what has changed since the last call.</summary>
     internal void Follow(ShardPlan plan)
     {
         if (_pagesVersion != plan.PagesVersion)
         {
             FollowPages(plan);
+            Lanes.Follow(plan);
             _pagesVersion = plan.PagesVersion;
         }
 

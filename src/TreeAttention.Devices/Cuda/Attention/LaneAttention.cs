@@ -6,10 +6,14 @@ namespace TreeAttention.Devices;
 /// <summary>The reproducible mode: every page from scratch, states folded in the fixed order of the lanes and their tree.</summary>
 /// <remarks>
 /// How many pages are computed at once depends on the memory of a state, and changes no bit: a part of the tree that does not
-/// fit is folded by halves, a lane that does not fit page after page, as ever.
+/// fit is folded by halves, a lane that does not fit page after page, as ever. Of a plan that grows all pages that there is room for
+/// are computed at once, if they fit, so that the launches stay the same while it grows.
 /// </remarks>
 internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies)
 {
+    // Nodes of a rank, and a state more: more than there can be, and the same on every rank.
+    private const int MostNodes = 32;
+
     private readonly LaneFolds _folds = new();
     private AttentionProblem _problem = null!;
     private QueryBlock _queries = null!;
@@ -30,6 +34,17 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
         }
 
         (_problem, _queries, _shard) = (problem, queries, shard);
+        if (shard.Plan.RowLengths is not null)
+        {
+            if (shard.Plan.RoomPages + MostNodes < launch.MostStates(into[0]))
+            {
+                AttendRoom(nodes, into);
+                return;
+            }
+
+            tables.BindToPages(shard.Plan);
+        }
+
         LaneFold folds = _folds.Of(shard.Plan);
         for (int i = 0; i < nodes.Length; i++)
         {
@@ -40,6 +55,23 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
         }
     }
 
+    private void AttendRoom(ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into)
+    {
+        PartialAttention like = into[0];
+        if (like.Rows == 0)
+        {
+            return;
+        }
+
+        int room = _shard.Plan.RoomPages;
+        nint parts = AttendPages(0, LaneProgram.StatesFor(_shard.Plan, nodes.Length), like);
+        states.Fold(parts, tables.LanesOf(_shard.Plan, nodes), like.Region.Count, room, like.Rows, like.ValueDim);
+        for (int node = 0; node < nodes.Length; node++)
+        {
+            copies.Copy(like.Region with { Address = parts + (nint)((room + node) * like.Region.Bytes) }, into[node].Region);
+        }
+    }
+
     private void Attend(LaneFold folds, LaneNode node, PartialAttention into)
     {
         (int first, int count) = folds.PagesOf(node);
@@ -47,7 +79,7 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
         {
             states.Clear(into);
         }
-        else if (count <= AttendLaunch.MostStates(into))
+        else if (count <= launch.MostStates(into))
         {
             nint parts = AttendPages(first, count, into);
             StateFold[] program = folds.ProgramOf(node);
@@ -80,7 +112,7 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
 
     private void AttendLane(int first, int count, PartialAttention into)
     {
-        int most = AttendLaunch.MostStates(into);
+        int most = launch.MostStates(into);
         states.Clear(into);
         for (int done = 0; done < count; done += most)
         {
