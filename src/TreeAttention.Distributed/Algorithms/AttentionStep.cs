@@ -18,7 +18,7 @@ public abstract class AttentionStep : IDisposable
         Shards = shards;
         QueryCount = queryCount;
         _clock = StepClock.For(context.Device);
-        _replay = context.Device is IStreamDevice device ? new StepReplay(device, this, Enqueue) : null;
+        _replay = context.Device is IStreamDevice device ? new StepReplay(device, this, RunDirectly) : null;
     }
 
     /// <summary>Where the time of the last run went.</summary>
@@ -87,6 +87,15 @@ public abstract class AttentionStep : IDisposable
     /// <exception cref="ShapeMismatchException">The queries or the shard are not those that the step was made for.</exception>
     public PartialAttention Run(QueryBlock queries, KeyValueShard shard)
     {
+        PartialAttention result = Enqueue(queries, shard);
+        AwaitEnd();
+        return result;
+    }
+
+    /// <summary>The same without waiting for the device: whoever enqueues more finds the state. <see cref="Times"/> stay those of the last run.</summary>
+    /// <inheritdoc cref="Run"/>
+    public PartialAttention Enqueue(QueryBlock queries, KeyValueShard shard)
+    {
         ShardPlan plan = Shards.PlanOf(Shards.Ranks == 1 ? 0 : Transport.Rank);
         if (queries.Count != QueryCount || shard.Plan.Elements != plan.Elements)
         {
@@ -95,9 +104,7 @@ public abstract class AttentionStep : IDisposable
                 + $"elements was given {queries.Count} queries and {shard.Plan.Elements} elements.");
         }
 
-        PartialAttention result = _replay is null ? Enqueue(queries, shard) : _replay.Run(queries, shard);
-        AwaitEnd();
-        return result;
+        return _replay is null ? RunDirectly(queries, shard) : _replay.Run(queries, shard);
     }
 
     /// <inheritdoc/>
@@ -155,7 +162,7 @@ public abstract class AttentionStep : IDisposable
     }
 
     /// <summary>Does the work of a run as far as the host has a part in it; <see cref="AwaitEnd"/> comes after it.</summary>
-    internal PartialAttention Enqueue(QueryBlock queries, KeyValueShard shard)
+    internal PartialAttention RunDirectly(QueryBlock queries, KeyValueShard shard)
     {
         _clock.Restart();
         return RunStep(queries, shard);

@@ -10,7 +10,7 @@ namespace TreeAttention.Distributed;
 /// </remarks>
 /// <param name="device">The device.</param>
 /// <param name="step">What is done; its transport's traffic is counted at every replay.</param>
-/// <param name="enqueue">The work, the step's <see cref="AttentionStep.Enqueue"/> among it.</param>
+/// <param name="enqueue">The work, the step's <see cref="AttentionStep.RunDirectly"/> among it.</param>
 internal sealed class StepReplay(IStreamDevice device, AttentionStep step, Func<QueryBlock, KeyValueShard, PartialAttention> enqueue) : IDisposable
 {
     private QueryBlock? _queries;
@@ -28,7 +28,7 @@ internal sealed class StepReplay(IStreamDevice device, AttentionStep step, Func<
             return enqueue(queries, shard);
         }
 
-        (long, int, long) basis = (device.Follow(shard.Plan), shard.Plan.RoomPages, step.Constants);
+        (long, int, long) basis = (device.Refresh(shard.Plan), shard.Plan.RoomPages, step.Constants);
         if (!ReferenceEquals(queries, _queries) || !ReferenceEquals(shard, _shard) || basis != _basis)
         {
             Dispose();

@@ -119,22 +119,16 @@ internal sealed class CachePages
         }
     }
 
-    /// <summary>Says that what a page holds has changed without the row's length.</summary>
-    public void Touch() => Version++;
-
     /// <summary>Gives the pages past a length back.</summary>
     public void Truncate(int row, int length)
     {
         for (int page = PagesFor(length); page < PagesFor(_lengths[row]); page++)
         {
             _pools[OwnerOf(page)].Release(SlotOf(row, page));
-        }
-
-        if (length < _lengths[row])
-        {
-            _lengths[row] = length;
             Version++;
         }
+
+        _lengths[row] = Math.Min(length, _lengths[row]);
     }
 
     /// <summary>Makes an empty row share the first pages of another.</summary>

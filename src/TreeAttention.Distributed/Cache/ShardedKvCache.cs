@@ -128,11 +128,7 @@ public sealed class ShardedKvCache : IDisposable
         int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths, IStepInput? input)
     {
         int tokens = TokensIn(rows.Length, key.Length, value.Length);
-        if (depths.Length > 0 && depths.Length != rows.Length * tokens)
-        {
-            throw new ShapeMismatchException($"{depths.Length} depths were given for {rows.Length} rows × {tokens} tokens.");
-        }
-
+        RequireDepths(rows.Length, tokens, depths);
         _writer.RequireStorable(layer, rows, tokens, depths, key, value);
         Extend(layer, rows, tokens);
         key.CopyTo(input is null ? _writer.TakeKeys(rows.Length * tokens) : input.Keys);
@@ -143,12 +139,13 @@ public sealed class ShardedKvCache : IDisposable
     }
 
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
-    /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})"/>
-    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value)
+    /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
+    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default)
     {
         int tokens = TokensIn(rows.Length, key.Count, value.Count);
+        RequireDepths(rows.Length, tokens, depths);
         Extend(layer, rows, tokens);
-        _writer.Store(layer, rows, tokens, [], key, value);
+        _writer.Store(layer, rows, tokens, depths, key, value);
         Advance(layer, rows, tokens);
         Largest[0] = new PageLimits(float.NaN, float.NaN);
     }
@@ -254,7 +251,6 @@ public sealed class ShardedKvCache : IDisposable
         }
 
         Truncate(row, first + kept.Length);
-        Pages.Touch();
     }
 
     /// <summary>This rank stores the tokens at a position, of whichever row.</summary>
@@ -347,6 +343,14 @@ public sealed class ShardedKvCache : IDisposable
         }
 
         return (int)tokens;
+    }
+
+    private static void RequireDepths(int rows, int tokens, ReadOnlySpan<int> depths)
+    {
+        if (depths.Length > 0 && depths.Length != rows * tokens)
+        {
+            throw new ShapeMismatchException($"{depths.Length} depths were given for {rows} rows × {tokens} tokens.");
+        }
     }
 
     private void Extend(int layer, ReadOnlySpan<int> rows, int tokens)

@@ -26,8 +26,7 @@ internal sealed class StreamedStep : IDisposable
     {
         (_device, _step, _queries) = (device, step, queries);
         AttentionShape shape = plan.Shape;
-        Tokens = shape.Batch * shape.QueryLength;
-        Input = device.CreateStepInput(shape, Tokens, plan, cache.Rotary is { Dim: > 0 } rotary ? rotary : null);
+        Input = device.CreateStepInput(shape, shape.Batch * shape.QueryLength, plan, cache.Rotary is { Dim: > 0 } rotary ? rotary : null);
         int rows = queries.RowsFor(shape);
         Region result = device.AllocatePinned(PartialAttention.FloatsFor(rows, shape.ValueDim) * sizeof(float), ElementType.Float32);
         _result = new PartialAttention(result, rows, shape.ValueDim);
@@ -37,9 +36,6 @@ internal sealed class StreamedStep : IDisposable
             _replays[layer] = new StepReplay(device, step, Enqueue);
         }
     }
-
-    /// <summary>Tokens that a step appends: as many as there are queries.</summary>
-    public int Tokens { get; }
 
     /// <summary>What the next step takes from the host.</summary>
     public IStepInput Input { get; }
@@ -70,7 +66,7 @@ internal sealed class StreamedStep : IDisposable
         Input.Upload();
         Input.Append(shard);
         Input.Arrange(queries);
-        PartialAttention state = _step.Enqueue(queries, shard);
+        PartialAttention state = _step.RunDirectly(queries, shard);
         _device.Copy(state.Region, _result.Region);
         return _result;
     }

@@ -11,7 +11,9 @@ namespace TreeAttention.Tests;
 [Collection(EmulatedGpu.Name)]
 public sealed class BundleTests(UnpackedBundle bundle) : IClassFixture<UnpackedBundle>
 {
-    private static readonly (string, string)[] _emulation = [("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library)];
+    // One GPU, as on the machines that the scripts are for.
+    private static readonly (string, string)[] _emulation =
+        [("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("TREEATTN_EMULATION_DEVICES", "1")];
 
     [Fact]
     public void Ranks_of_the_bundled_mpi_attend_and_load_nothing_of_the_machines_own_mpi()
@@ -49,6 +51,9 @@ public sealed class BundleTests(UnpackedBundle bundle) : IClassFixture<UnpackedB
         Assert.Matches(@"gpu-check: [1-9]\d* passed, 0 failed, 0 skipped, 2 probes; logs in ", run.Output);
         Assert.Equal(["verify, 1 in-process ranks", "verify, 2 in-process ranks", "verify, 2 MPI ranks", "verify, NCCL, 1 rank"],
             lines.Where(line => line.StartsWith("ok\tverify", StringComparison.Ordinal)).Select(line => line.Split('\t')[1]));
+        Assert.Equal(["probe: NCCL, 2 ranks as 2 hosts", "probe: NCCL, 2 ranks on one GPU"],
+            lines.Where(line => line.StartsWith("probe\t", StringComparison.Ordinal) && line.Contains("\texit 0: ", StringComparison.Ordinal))
+                .Select(line => line.Split('\t')[1]));
         Assert.Contains("GPU primitives", File.ReadAllText(Path.Combine(results, "verify--1-in-process-ranks.log")), StringComparison.Ordinal);
     }
 

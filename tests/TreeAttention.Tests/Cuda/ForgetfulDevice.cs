@@ -25,7 +25,7 @@ internal sealed class ForgetfulDevice(CudaDevice device, int captures) : IStream
         set => device.WhileWaiting = value;
     }
 
-    public long Follow(ShardPlan plan) => device.Captures < captures ? _place = device.Follow(plan) : _place;
+    public long Refresh(ShardPlan plan) => device.Captures < captures ? _place = device.Refresh(plan) : _place;
 
     public Region Allocate(long bytes, ElementType type) => device.Allocate(bytes, type);
 
@@ -63,7 +63,13 @@ internal sealed class ForgetfulDevice(CudaDevice device, int captures) : IStream
 
     public nint EnterStream() => device.EnterStream();
 
+    public void Follow(nint stream) => device.Follow(stream);
+
+    public void Precede(nint stream) => device.Precede(stream);
+
     public IReplay Capture(Action work) => device.Capture(work);
+
+    public void EndReplays() => device.EndReplays();
 
     public IStepInput CreateStepInput(AttentionShape shape, int tokens, ShardPlan plan, RotaryOptions? rotary) =>
         device.CreateStepInput(shape, tokens, plan, rotary);

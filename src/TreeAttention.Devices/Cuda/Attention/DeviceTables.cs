@@ -44,9 +44,9 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
         _evictions++;
     }
 
-    /// <summary><see cref="IStreamDevice.Follow"/></summary>
+    /// <summary><see cref="IStreamDevice.Refresh"/></summary>
     /// <remarks>Tables of a growing plan never move, so what is counted is how often all others were given back.</remarks>
-    internal long Follow(ShardPlan plan)
+    internal long Refresh(ShardPlan plan)
     {
         if (plan.RowLengths is null)
         {

@@ -1,4 +1,5 @@
 using System;
+using System.Numerics;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
@@ -15,6 +16,7 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
     private const int MostNodes = 32;
 
     private readonly LaneFolds _folds = new();
+    private readonly (nint Address, long Bytes)[] _halves = new (nint, long)[BitOperations.Log2(LaneTree.Lanes)];
     private AttentionProblem _problem = null!;
     private QueryBlock _queries = null!;
     private KeyValueShard _shard = null!;
@@ -104,10 +106,26 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
     {
         int half = node.Size / 2;
         Attend(folds, new LaneNode(node.First, half), into);
-        nint other = pool.Take(into.Region.Bytes);
+        nint other = OtherHalf(BitOperations.Log2((uint)half), into.Region.Bytes);
         Attend(folds, new LaneNode(node.First + half, half), new PartialAttention(into.Region with { Address = other }, into.Rows, into.ValueDim));
         states.Merge(into.Region.Address, other, into.Region.Count, 1, into.Rows, into.ValueDim);
-        pool.Give(other);
+    }
+
+    // Kept, so that a capture finds it: for the halves of each size one state, of which a larger call makes a larger one.
+    private nint OtherHalf(int size, long bytes)
+    {
+        ref (nint Address, long Bytes) half = ref _halves[size];
+        if (half.Bytes < bytes)
+        {
+            if (half.Bytes > 0)
+            {
+                pool.Give(half.Address);
+            }
+
+            half = (pool.Take(bytes), bytes);
+        }
+
+        return half.Address;
     }
 
     private void AttendLane(int first, int count, PartialAttention into)
