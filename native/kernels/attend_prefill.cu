@@ -173,6 +173,7 @@ __global__ void __launch_bounds__(32 * prefill_warps<value_tile>, value_tile > 1
       next.walk.advance(a);
       next.look_up(a);
     }
+    __syncwarp();  // tensor-core products are the whole warp's
 
     const warp_sight& sight = sights[warp];
     const bool is_seen = tile.first_place < sight.any.end && tile.last_place >= sight.any.first;

@@ -9,7 +9,8 @@ namespace TreeAttention.Distributed;
 /// The semantics are those of flash-attn's <c>flash_attn_with_kvcache</c>: queries are aligned with the end of each row, new tokens
 /// included; keys are rotated at their positions, query i at that of new token i where the mask is causal or a window, else at
 /// that of the first new token. Where queries have depths they are nodes of a token tree, and so are the new tokens: both turn by
-/// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does.
+/// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does. Where the device has
+/// a stream, a step that appends as many tokens as it has queries is enqueued whole (<see cref="StreamedStep"/>).
 /// Calls come from one thread, the same on every rank.
 /// </remarks>
 public sealed class DecodeStep : IDisposable
@@ -21,12 +22,14 @@ public sealed class DecodeStep : IDisposable
     private readonly KeyValueShard[] _shards; // [layers]
     private readonly AttentionStep _step;
     private readonly DeviceInput _given;
+    private readonly CallerTensors _caller;
     private readonly QueryBlock _queries;
     private readonly RotaryAngles? _angles;
     private readonly int[] _positions;
     private readonly int[] _depths; // [batch, query_len], or none
     private readonly HostMemory? _result;
     private readonly PartialAttention? _onHost;
+    private StreamedStep? _streamed; // made when first needed: its page-locked memory has room for whole steps
 
     /// <summary>Makes a step. Every rank calls it with the same options.</summary>
     /// <param name="context">The rank, as the cache was made with it.</param>
@@ -50,9 +53,10 @@ public sealed class DecodeStep : IDisposable
         _positions = new int[_rows.Length * options.QueryLength];
         int[] depths = options.Attention.QueryDepths ?? [];
         _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
-        var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Largest);
+        var shards = new ShardMap(_view, cache.Ranks, cache.Largest);
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
+        _caller = new CallerTensors(_device);
         long floats = (long)_rows.Length * options.QueryLength * options.QueryHeads * sizes.HeadDim;
         _queries = new QueryBlock(
             _device.Allocate(floats * sizeof(float), ElementType.Float32), [.. Enumerable.Range(0, options.QueryLength)]);
@@ -86,14 +90,59 @@ public sealed class DecodeStep : IDisposable
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
         RequireQueries(query);
+        if (_device is IStreamDevice stream && key.Length == (long)_positions.Length * _cache.Options.KeyFloats)
+        {
+            _streamed ??= new StreamedStep(stream, _step, _queries, _view.Plan, _cache.Options);
+            RunWhole(_streamed, layer, query, key, value, output, lse);
+            return;
+        }
+
         int before = _cache.LengthOf(layer, _rows[0]);
         _cache.Append(layer, _rows, key, value, key.IsEmpty ? [] : _depths);
         int tokens = _cache.LengthOf(layer, _rows[0]) - before;
         Attend(layer, query, tokens, output, lse);
     }
 
+    /// <summary>The same over tensors in the device's memory, in the order of a stream of the caller's; on a GPU the host does not wait for the device.</summary>
+    /// <remarks>
+    /// The work begins when what the stream holds is done, and what the stream gets afterwards begins when the result is there.
+    /// Nobody looks at the numbers: what is not finite propagates. Where the ranks' transport moves host memory, their reduction
+    /// waits all the same; NCCL's does not. Faults of the device come with the next call that waits.
+    /// </remarks>
+    /// <param name="layer">The layer.</param>
+    /// <param name="query">[batch, query_len, query_heads, head_dim], not rotated.</param>
+    /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
+    /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
+    /// <param name="lse">[batch, query_heads, query_len], f32, natural logarithm, sinks included.</param>
+    /// <param name="stream">A CUDA stream of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
+    /// <exception cref="ArgumentException">A CPU is given a stream.</exception>
+    /// <exception cref="ShapeMismatchException">A tensor is of another size or type.</exception>
+    /// <exception cref="FaultException">The cache is full (71): nothing was stored. Or the ranks failed.</exception>
+    public void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
+    {
+        RequireQueries(query.Count);
+        _caller.RequireResult(Problem.Shape, Problem.Shape.QueryLength, output, lse);
+        _caller.Begin(stream);
+        try
+        {
+            Region queries = _caller.Take(StepTensor.Query, query);
+            int before = _cache.LengthOf(layer, _rows[0]);
+            _cache.Append(
+                layer, _rows, _caller.Take(StepTensor.Key, key), _caller.Take(StepTensor.Value, value), key.Count == 0 ? [] : _depths);
+            int tokens = _cache.LengthOf(layer, _rows[0]) - before;
+            _view.Follow(layer);
+            _device.ArrangeQueries(Problem.Shape, queries, AnglesBehind(tokens), _queries);
+            _caller.Finish(Problem, _queries.Indices, _step.Enqueue(_queries, _shards[layer]), output, lse);
+        }
+        finally
+        {
+            _caller.End(stream); // also after a fault: what was enqueued may still read the caller's tensors
+        }
+    }
+
     /// <summary>Attends to what a layer holds; the last keys are those of the queries' own tokens.</summary>
-    /// <inheritdoc cref="Run"/>
+    /// <inheritdoc cref="Run(int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float})"/>
     public void Attend(int layer, ReadOnlySpan<float> query, Span<float> output, Span<float> lse)
     {
         RequireQueries(query);
@@ -103,10 +152,27 @@ public sealed class DecodeStep : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        _streamed?.Dispose();
         _step.Dispose();
         _given.Dispose();
+        _caller.Dispose();
         _result?.Dispose();
         _device.Free(_queries.Values);
+    }
+
+    private void RunWhole(
+        StreamedStep streamed, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output,
+        Span<float> lse)
+    {
+        _cache.Append(layer, _rows, key, value, _depths, streamed.Input);
+        _view.Follow(layer);
+        query.CopyTo(streamed.Input.Queries);
+        if (AnglesBehind(Problem.Shape.QueryLength) is { } angles)
+        {
+            streamed.Input.Turn(angles);
+        }
+
+        AttentionEdge.Finish(Problem, _queries.Indices, streamed.Run(layer, _shards[layer]), output, lse);
     }
 
     private void Attend(int layer, ReadOnlySpan<float> query, int tokens, Span<float> output, Span<float> lse)
@@ -151,15 +217,19 @@ public sealed class DecodeStep : IDisposable
         return _onHost;
     }
 
-    private void RequireQueries(ReadOnlySpan<float> query)
+    private void RequireQueries(long count)
     {
-        if (query.Length != _queries.Values.Count)
+        if (count != _queries.Values.Count)
         {
             throw new ShapeMismatchException(
                 $"A step of {Problem.Shape.Batch} rows × {Problem.Shape.QueryLength} queries × {Problem.Shape.QueryHeads} heads × "
-                + $"{Problem.Shape.HeadDim} was given {query.Length} query elements.");
+                + $"{Problem.Shape.HeadDim} was given {count} query elements.");
         }
+    }
 
+    private void RequireQueries(ReadOnlySpan<float> query)
+    {
+        RequireQueries(query.Length);
         if (_cache.Options.NonFinite == NonFinitePolicy.Error && !query.IsEmpty && !float.IsFinite(TensorPrimitives.MaxMagnitude(query)))
         {
             throw NotFinite(query);

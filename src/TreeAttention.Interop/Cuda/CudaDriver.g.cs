@@ -86,6 +86,9 @@ internal static unsafe partial class CudaDriver
     public static extern CUresult cuDeviceTotalMem_v2(nuint* bytes, int dev);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuMemGetInfo_v2(nuint* free, nuint* total);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuDeviceGetAttribute(int* pi, CUdevice_attribute attrib, int dev);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
@@ -153,6 +156,9 @@ internal static unsafe partial class CudaDriver
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuEventRecord(nint hEvent, nint hStream);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventQuery(nint hEvent);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuEventDestroy_v2(nint hEvent);
