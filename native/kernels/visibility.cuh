@@ -265,8 +265,7 @@ template <int tile_keys>
 __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_arguments& a, int batch,
                                                            int split, row_hull hull) {
   const int first = first_page_of(a, batch, split);
-  const int last =
-      min(first + pages_per_split_of(a, batch), __ldg(a.page_ranges + batch + 1));
+  const int last = min(first + pages_per_split_of(a, batch), __ldg(a.page_ranges + batch + 1));
   tile_walk<tile_keys> walk = {batch, first - 1, last, 0, {0, 0}, hull};
   if (hull.end <= hull.first) {
     walk.page = last;
