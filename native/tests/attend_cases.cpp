@@ -260,6 +260,9 @@ const std::vector<attention_case> attend_cases = {
      .keys = 40,
      .alibi = true,
      .depths = true},
+};
+
+const std::vector<attention_case> prefill_cases = {
     {.name = "several tiles of rows, causal",
      .kv_heads = 2,
      .group = 3,
@@ -347,10 +350,10 @@ const std::vector<attention_case> row_cases = {
      .causal = true,
      .ragged_keys = true},
     {.name = "rows alone, tiles that some rows see whole",
-     .group = 2,
-     .queries = 96,
-     .keys = 190,
-     .page_keys = 150,
+     .group = 4,
+     .queries = 36,
+     .keys = 150,
+     .page_keys = 130,
      .causal = true,
      .left = 80},
 };
