@@ -15,7 +15,6 @@ namespace TreeAttention.Runtime;
 /// </remarks>
 public sealed class AttentionGroup : IDisposable
 {
-    private readonly List<IDisposable> _owned = [];
     private Action<Exception?>? _leave;
     private Exception? _fault;
 
@@ -120,11 +119,11 @@ public sealed class AttentionGroup : IDisposable
         long[][] choices = Gather(color, key);
         int[] members = [.. Enumerable.Range(0, Size).Where(rank => choices[rank][0] == color).OrderBy(rank => choices[rank][1]).ThenBy(rank => rank)];
         ITransport transport = Context.Transport.Split(color, key);
-#pragma warning disable CA2000 // the part owns its control plane, and gives it up in Dispose
+#pragma warning disable CA2000 // the control plane of a part holds nothing
         var part = new AttentionGroup(
             new RankContext(transport, Context.Device, new PartControlPlane(Context.Control, members)), Threads, $"{members.Length} of {Description}");
 #pragma warning restore CA2000
-        part._owned.AddRange([transport, part.Context.Control]);
+        part.LeaveBy(_ => transport.Dispose());
         return part;
     }
 
@@ -215,12 +214,7 @@ public sealed class AttentionGroup : IDisposable
     }
 
     /// <summary>Leaves the group: in order, or, after a fault that only this rank met, telling the others.</summary>
-    public void Dispose()
-    {
-        _owned.ForEach(part => part.Dispose());
-        _owned.Clear();
-        Interlocked.Exchange(ref _leave, null)?.Invoke(_fault);
-    }
+    public void Dispose() => Interlocked.Exchange(ref _leave, null)?.Invoke(_fault);
 
     /// <summary>What a rank that leaves does: in order, or with the fault that it alone met.</summary>
     internal void LeaveBy(Action<Exception?> leave) => _leave = leave;
