@@ -23,7 +23,6 @@ public sealed unsafe class MpiWorld : IDisposable
     private readonly MpiLibrary _library;
     private readonly Action<string> _warn;
     private readonly nint _communicator;
-    private readonly bool _isGuest;
     private readonly MpiChannel _bootstrap;
     private readonly MpiNodes _nodes;
 
@@ -58,7 +57,7 @@ public sealed unsafe class MpiWorld : IDisposable
 
     private MpiWorld(MpiLibrary library, nint communicator, Action whileWaiting)
     {
-        (_library, _warn, _isGuest) = (library, _ => { }, true);
+        (_library, _warn, IsGuest) = (library, _ => { }, true);
         nint duplicate = 0;
         int error = MpiNative.CommDup(communicator, &duplicate);
         if (error != 0)
@@ -87,6 +86,9 @@ public sealed unsafe class MpiWorld : IDisposable
     /// <summary>The binary interface in use: <c>OpenMpi</c>, <c>Mpich</c> or <c>Standard</c>.</summary>
     public string BinaryInterface => _library.Constants.Abi.ToString();
 
+    /// <summary>MPI is the caller's: this is a copy of a communicator of its.</summary>
+    public bool IsGuest { get; }
+
     /// <summary>The library says that it reads and writes GPU memory by itself.</summary>
     public bool IsCudaAware => _library.IsCudaAware;
 
@@ -106,7 +108,7 @@ public sealed unsafe class MpiWorld : IDisposable
     public bool IsOversubscribed => _nodes.IsOversubscribed;
 
     /// <summary>Calls of MPI may still be made: nobody has left it, and no fault has.</summary>
-    internal bool MayCall => !HasLeft && (!_isGuest || MpiLibrary.IsRunning);
+    internal bool MayCall => !HasLeft && (!IsGuest || MpiLibrary.IsRunning);
 
     private bool HasLeft { get; set; }
 
@@ -160,7 +162,7 @@ public sealed unsafe class MpiWorld : IDisposable
     /// <param name="pieceBytes">Bytes of the longest piece of a message; every rank gives the same.</param>
     public MpiTransport CreateTransport(IReadOnlyList<int>? nodes = null, int pieceBytes = MpiTransport.DefaultPieceBytes)
     {
-        var channel = new MpiChannel(_library, _communicator, _isGuest || IsOversubscribed, pieceBytes, _bootstrap.WhileWaiting);
+        var channel = new MpiChannel(_library, _communicator, IsGuest || IsOversubscribed, pieceBytes, _bootstrap.WhileWaiting);
         return new MpiTransport(this, channel, MpiNodes.Number([.. nodes ?? Nodes]), new Traffic(), ownsCommunicator: false);
     }
 
@@ -198,13 +200,13 @@ public sealed unsafe class MpiWorld : IDisposable
     /// <summary>Leaves the job, when every rank does; at most 10 seconds, after which the process ends with its exit code so far.</summary>
     public void Dispose()
     {
-        if (_isGuest && MayCall)
+        if (IsGuest && MayCall)
         {
             States.Free(_bootstrap);
             nint duplicate = _communicator;
             _bootstrap.Check(MpiNative.CommFree(&duplicate), "freeing a communicator");
         }
-        else if (!_isGuest && !HasLeft)
+        else if (!IsGuest && !HasLeft)
         {
             AppDomain.CurrentDomain.ProcessExit -= AbortUnlessLeft;
             Leave();

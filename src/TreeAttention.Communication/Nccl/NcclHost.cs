@@ -28,7 +28,9 @@ public sealed unsafe class NcclHost : IDisposable
         Check(Nccl.ncclCommUserRank(communicator, &rank), "rank");
         Check(Nccl.ncclCommCount(communicator, &size), "size");
         _device = device;
-        _session = new NcclSession(device, lookForFault);
+
+        // The caller may launch graphs of its own communicators.
+        _session = new NcclSession(device, mayCapture: false, lookForFault);
         _communicator = new NcclCommunicator(_session, communicator, rank, size);
     }
 

@@ -82,7 +82,11 @@ public static class GroupLauncher
             IControlPlane control = group.Controls[rank];
             using NcclTransport? gpus = nccl is null
                 ? null
-                : NcclSource.Connect(environment, NcclSource.Beside(group.Transports[rank], device, control) with { LookForFault = group.ThrowIfEnded });
+                : NcclSource.Connect(environment, NcclSource.Beside(group.Transports[rank], device, control) with
+                {
+                    IsAloneInProcess = ranks == 1,
+                    LookForFault = group.ThrowIfEnded,
+                });
             using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(group.Transports[rank], device) : null;
             var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)group.Transports[rank], device, control);
             using var member = new AttentionGroup(context, threads, description);

@@ -24,7 +24,8 @@ internal sealed class MpiParts : IDisposable
             IDevice device = _owned.Add(
                 () => RankAgreement.Together(control, () => DeviceSource.Open(options, environment, ranksOfNode).Create(Threads, rankOfNode)));
             string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
-            _gpus = nccl is null ? null : _owned.Add(() => NcclSource.Connect(environment, NcclSource.Beside(transport, device, control)));
+            _gpus = nccl is null ? null : _owned.Add(
+                () => NcclSource.Connect(environment, NcclSource.Beside(transport, device, control) with { IsAloneInProcess = !world.IsGuest }));
             _bridge = _gpus is null ? DeviceSource.BridgeFor(transport, device, world.IsCudaAware, environment.MpiCuda) : null;
             Context = new RankContext(_gpus ?? _bridge ?? transport, device, control);
             Description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"

@@ -1,6 +1,5 @@
 using System;
 using System.Linq;
-using System.Security.Cryptography;
 using System.Text;
 using TreeAttention.Communication;
 using TreeAttention.Distributed;
@@ -43,6 +42,7 @@ internal static class RendezvousGroup
         bool onOneMachine = neighbours.Length == control.Size;
         using NcclTransport gpus = NcclSource.Connect(environment, new NcclSetUp((IStreamDevice)device, control, options.Nodes ?? machines, traffic)
         {
+            IsAloneInProcess = true,
             SharePeerMemory = bytes => onOneMachine ? NodeMemory.Share(control, bytes) : null,
         });
         using var group = new AttentionGroup(new RankContext(gpus, device, control), threads, $"{control.Size} ranks, {nccl}");
@@ -73,7 +73,7 @@ internal static class RendezvousGroup
     }
 
     /// <summary>The same number on the ranks of a machine, and almost surely another on others.</summary>
-    internal static long MachineNumber() => BitConverter.ToInt64(SHA256.HashData(Encoding.UTF8.GetBytes(Environment.MachineName)));
+    internal static long MachineNumber() => (long)(ulong)Fingerprint.Of(Encoding.UTF8.GetBytes(Environment.MachineName));
 
     /// <summary>The node of each rank: ranks whose machine has the same name share it.</summary>
     internal static int[] NodesOf(IControlPlane control)

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.Runtime.InteropServices;
 using System.Threading;
 using TreeAttention.Distributed;
@@ -69,6 +70,12 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>The stream records what is enqueued on it.</summary>
     internal bool IsCapturing { get; set; }
 
+    /// <summary>How often the host waited for the enqueued work.</summary>
+    internal long Waits { get; private set; }
+
+    /// <summary>Graphs of the stream, and the one that is recorded.</summary>
+    internal List<CudaReplay> Replays { get; } = [];
+
     /// <summary>What was launched last; an error that comes later may be its.</summary>
     internal string? LastLaunch { get; set; }
 
@@ -101,6 +108,7 @@ internal sealed unsafe class CudaContext : IDisposable
     internal void Synchronize()
     {
         RefuseWhileCapturing("A wait for the enqueued work");
+        Waits++;
         if (WhileWaiting is { } look)
         {
             Poll(look);
@@ -132,6 +140,18 @@ internal sealed unsafe class CudaContext : IDisposable
     internal void Drain()
     {
         _ = CudaDriver.cuCtxSetCurrent(_context);
+        if (WhileWaiting is { } look)
+        {
+            try
+            {
+                Poll(look);
+            }
+            catch (FaultException)
+            {
+                // Other ranks are gone: whoever looked has ended what waits for them.
+            }
+        }
+
         _ = CudaDriver.cuStreamSynchronize(_stream);
     }
 
