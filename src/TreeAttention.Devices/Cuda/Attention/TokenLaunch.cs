@@ -110,7 +110,7 @@ internal sealed class TokenLaunch(KernelFunctions kernels, DeviceTables tables, 
             return (0, 0, 0);
         }
 
-        nint sine = to + (rotary.Cosine.Length * sizeof(float));
+        nint sine = to + ((nint)rotary.Cosine.Length * sizeof(float));
         copies.Upload(rotary.Cosine, to);
         copies.Upload(rotary.Sine, sine);
         return (to, sine, rotary.Cosine.Length / rotary.Count);
