@@ -174,6 +174,7 @@ CUDA_API cuEventSynchronize(event* e) {
 CUDA_API cuEventQuery(event* e) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   REQUIRE(!e->captured, captured_event);
   return e->counts->reached == e->counts->recorded ? success : not_ready;
 }
