@@ -61,7 +61,7 @@ internal sealed class CacheView
             if (length != KeyLengths[batch])
             {
                 int first = Math.Min(length, KeyLengths[batch]) / PageSpan.Keys;
-                int end = CachePages.PagesFor(Math.Max(length, KeyLengths[batch]));
+                int end = (Math.Max(length, KeyLengths[batch]) + PageSpan.Keys - 1) / PageSpan.Keys;
                 KeyLengths[batch] = length;
                 FillPages(batch, first, end);
                 changed = true;
@@ -91,7 +91,7 @@ internal sealed class CacheView
         for (int batch = 0; batch < _rows.Length; batch++)
         {
             KeyLengths[batch] = _cache.LengthOf(layer, _rows[batch]);
-            FillPages(batch, 0, CachePages.PagesFor(longest));
+            FillPages(batch, 0, (longest + PageSpan.Keys - 1) / PageSpan.Keys);
         }
     }
 

@@ -11,7 +11,7 @@ namespace TreeAttention.Distributed;
 /// </remarks>
 public sealed class ShardPlan
 {
-    private static long _lastVersion;
+    private static long _firstVersion;
 
     /// <summary>Plans the keys of one rank.</summary>
     /// <param name="shape">Sizes of the call.</param>
@@ -62,6 +62,9 @@ public sealed class ShardPlan
         ValuesInKeys = valuesInKeys;
         Elements = elements;
         Pages = new PageTable(new KeyPage[checked(shape.Batch * mostPagesPerBatch)], 0);
+
+        // Plans of several ranks share the lengths of their rows, so no two of them may ever have the same version.
+        Version = Interlocked.Add(ref _firstVersion, 1L << 32);
     }
 
     /// <summary>Sizes of the call.</summary>
@@ -85,10 +88,7 @@ public sealed class ShardPlan
     /// <summary>All pages, batch row after batch row.</summary>
     public PageTable Pages { get; }
 
-    /// <summary>
-    /// Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.
-    /// No two plans that changed have the same: plans of several ranks share the lengths of their rows.
-    /// </summary>
+    /// <summary>Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.</summary>
     public long Version { get; private set; }
 
     /// <summary>Elements of the contents.</summary>
@@ -108,12 +108,12 @@ public sealed class ShardPlan
     {
         PagesPerBatch = pagesPerBatch;
         Pages.Resize(Shape.Batch * pagesPerBatch);
-        Touch();
+        Version++;
     }
 
     /// <summary>Fills the entry of a batch row's page.</summary>
     internal void Fill(int page, KeyPage entry) => Pages.Set((entry.Batch * PagesPerBatch) + page, entry);
 
     /// <summary>Says that entries or the lengths of rows have changed.</summary>
-    internal void Touch() => Version = Interlocked.Increment(ref _lastVersion);
+    internal void Touch() => Version++;
 }
