@@ -140,12 +140,16 @@ public sealed class ShardedKvCache : IDisposable
 
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
-    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default)
+    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default) =>
+        Append(layer, rows, key, value, depths, null);
+
+    /// <summary>The same, where a step's input is given, which has the tokens and then stores them.</summary>
+    internal void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths, IStepInput? input)
     {
         int tokens = TokensIn(rows.Length, key.Count, value.Count);
         RequireDepths(rows.Length, tokens, depths);
         Extend(layer, rows, tokens);
-        _writer.Store(layer, rows, tokens, depths, key, value);
+        _writer.Store(layer, rows, tokens, depths, key, value, input);
         Advance(layer, rows, tokens);
         Largest[0] = new PageLimits(float.NaN, float.NaN);
     }

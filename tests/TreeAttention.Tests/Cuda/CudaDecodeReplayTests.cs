@@ -80,6 +80,49 @@ public sealed class CudaDecodeReplayTests
     }
 
     [Fact]
+    public void Steps_over_the_callers_tensors_are_replayed_too_and_none_overtakes_what_is_still_enqueued()
+    {
+        const int Steps = 12;
+        (CacheOptions options, DecodeOptions decode) = CaseOf("rotary and window");
+        List<float[]> expected = [], seen = [];
+        OnCuda((device, context) =>
+        {
+            using ShardedKvCache cache = new(context, options), other = new(context, options);
+            using DecodeStep step = new(context, cache, decode), onHost = new(context, other, decode);
+            StepTokens tokens = new(options, decode, 9), same = new(options, decode, 9);
+            tokens.Prefill(cache, 300, 40);
+            same.Prefill(other, 300, 40);
+            using var caller = new CallerStream(device);
+            DeviceTensor[] outputs = [.. Enumerable.Range(0, Steps).Select(_ => caller.Room(tokens.Output.Length, ElementType.Float32))];
+            DeviceTensor[] sums = [.. Enumerable.Range(0, Steps).Select(_ => caller.Room(tokens.Lse.Length, ElementType.Float32))];
+            DeviceTensor[][] given = [.. Enumerable.Range(0, Steps).Select(_ =>
+            {
+                tokens.Next();
+                return (DeviceTensor[])[.. ((float[][])[tokens.Query, tokens.Key, tokens.Value]).Select(one => caller.Arrives(one, ElementType.Float32))];
+            })];
+            (long launches, long waits) = (0, device.Waits);
+            for (int i = 0; i < Steps; i++)
+            {
+                launches = i == 2 * Layers ? device.Launches : launches;
+                step.Run(i % Layers, given[i][0], given[i][1], given[i][2], outputs[i], sums[i], caller.Handle);
+            }
+
+            // What is launched one by one makes the caller's result: one kernel a step.
+            Assert.Equal((launches + Steps - (2 * Layers), waits), (device.Launches, device.Waits));
+            seen.AddRange(outputs.Zip(sums).Select(pair => (float[])[.. caller.Read(pair.First), .. caller.Read(pair.Second)]));
+            for (int i = 0; i < Steps; i++)
+            {
+                same.Step(onHost, i % Layers);
+                expected.Add([.. same.Output, .. same.Lse]);
+            }
+        });
+
+        Assert.Equal(Steps, seen.Count);
+        Assert.All(expected.Zip(seen), step => Assert.All(
+            step.First.Zip(step.Second), pair => Assert.Equal(pair.First, pair.Second, 1e-6f * MathF.Max(1, MathF.Abs(pair.First)))));
+    }
+
+    [Fact]
     public void Replays_that_do_not_follow_the_lengths_of_rows_are_wrong()
     {
         // The comparison above can fail: what a graph reads of a growing cache is what lies in device memory, and nothing else.

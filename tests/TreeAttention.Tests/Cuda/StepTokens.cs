@@ -7,29 +7,30 @@ namespace TreeAttention.Tests;
 internal sealed class StepTokens(CacheOptions cache, DecodeOptions decode, int seed)
 {
     private readonly Random _random = new(seed);
-    private readonly float[] _query = new float[cache.Rows * decode.QueryLength * decode.QueryHeads * cache.HeadDim];
-    private readonly float[] _key = new float[cache.Rows * decode.QueryLength * cache.KvHeads * cache.HeadDim];
-    private readonly float[] _value = new float[cache.ValuesInKeys ? 0 : cache.Rows * decode.QueryLength * cache.KvHeads * cache.ValueDim];
+
+    internal float[] Query { get; } = new float[cache.Rows * decode.QueryLength * decode.QueryHeads * cache.HeadDim];
+
+    internal float[] Key { get; } = new float[cache.Rows * decode.QueryLength * cache.KvHeads * cache.HeadDim];
+
+    internal float[] Value { get; } = new float[cache.ValuesInKeys ? 0 : cache.Rows * decode.QueryLength * cache.KvHeads * cache.ValueDim];
 
     internal float[] Output { get; } = new float[cache.Rows * decode.QueryLength * decode.QueryHeads * cache.ValueDim];
 
     internal float[] Lse { get; } = new float[cache.Rows * decode.QueryLength * decode.QueryHeads];
 
+    /// <summary>The next tokens, run on a layer.</summary>
     internal void Step(DecodeStep step, int layer)
     {
-        Fill(_query);
-        Fill(_key);
-        Fill(_value);
-        step.Run(layer, _query, _key, _value, Output, Lse);
+        Next();
+        step.Run(layer, Query, Key, Value, Output, Lse);
     }
 
-    private (float[] Key, float[] Value) Prompt(int count)
+    /// <summary>The next tokens.</summary>
+    internal void Next()
     {
-        float[] key = new float[count * cache.KvHeads * cache.HeadDim];
-        float[] value = new float[cache.ValuesInKeys ? 0 : count * cache.KvHeads * cache.ValueDim];
-        Fill(key);
-        Fill(value);
-        return (key, value);
+        Fill(Query);
+        Fill(Key);
+        Fill(Value);
     }
 
     /// <summary>Appends a prompt to every layer of each row: so many tokens.</summary>
@@ -43,6 +44,15 @@ internal sealed class StepTokens(CacheOptions cache, DecodeOptions decode, int s
                 into.Append(layer, [row], key, value);
             }
         }
+    }
+
+    private (float[] Key, float[] Value) Prompt(int count)
+    {
+        float[] key = new float[count * cache.KvHeads * cache.HeadDim];
+        float[] value = new float[cache.ValuesInKeys ? 0 : count * cache.KvHeads * cache.ValueDim];
+        Fill(key);
+        Fill(value);
+        return (key, value);
     }
 
     private void Fill(float[] numbers)
