@@ -30,7 +30,8 @@ internal sealed class CacheView
         _place = new int[cache.Options.MostPages];
         KeyLengths = new int[rows.Length];
         ShardPlan whole = cache.Contents.Plan;
-        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, _order.Length, whole.Scales) { RowLengths = KeyLengths };
+        int most = cache.Pages.MostPagesOfRank(cache.Options.MostPages); // the same on every rank, as the room is that grows up to it
+        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, most, whole.Scales) { RowLengths = KeyLengths };
     }
 
     /// <summary>[batch] tokens of each row; the array of the call's options, changed in place.</summary>
@@ -38,6 +39,9 @@ internal sealed class CacheView
 
     /// <summary>The pages, changed in place.</summary>
     public ShardPlan Plan { get; }
+
+    /// <summary>What the rows have on each rank, for algorithms that move it; it follows this view.</summary>
+    public PackedCache Pack() => new(_cache, _rows, KeyLengths, Plan.Shape);
 
     /// <summary>Takes over what a layer of the cache holds now.</summary>
     public void Follow(int layer)
@@ -49,7 +53,7 @@ internal sealed class CacheView
         }
 
         int pages = _cache.OwnPages(longest);
-        int room = RoomFor(PagesFor(longest));
+        int room = RoomFor(CachePages.PagesFor(longest));
         if (pages != Plan.PagesPerBatch || room != _room || _version != _cache.Pages.Version)
         {
             Plan.Grow(pages, room == _room ? Plan.RoomPages : _cache.Pages.MostPagesOfRank(room));
@@ -65,8 +69,8 @@ internal sealed class CacheView
             if (length != KeyLengths[batch])
             {
                 int first = Math.Min(length, KeyLengths[batch]) / PageSpan.Keys;
-                int end = PagesFor(Math.Max(length, KeyLengths[batch]));
-                isMoved |= PagesFor(length) != PagesFor(KeyLengths[batch]);
+                int end = CachePages.PagesFor(Math.Max(length, KeyLengths[batch]));
+                isMoved |= CachePages.PagesFor(length) != CachePages.PagesFor(KeyLengths[batch]);
                 KeyLengths[batch] = length;
                 FillPages(batch, first, end);
                 isChanged = true;
@@ -82,8 +86,6 @@ internal sealed class CacheView
             Plan.Touch();
         }
     }
-
-    private static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
 
     private int RoomFor(int pages) =>
         (int)Math.Min((uint)_cache.Options.MostPages, BitOperations.RoundUpToPowerOf2((uint)Math.Max(1, pages)));
@@ -104,7 +106,7 @@ internal sealed class CacheView
         for (int batch = 0; batch < _rows.Length; batch++)
         {
             KeyLengths[batch] = _cache.LengthOf(layer, _rows[batch]);
-            FillPages(batch, 0, PagesFor(longest));
+            FillPages(batch, 0, CachePages.PagesFor(longest));
         }
     }
 

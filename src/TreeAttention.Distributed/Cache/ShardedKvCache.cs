@@ -69,6 +69,9 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Lanes of this rank, ascending.</summary>
     internal int[] Lanes { get; }
 
+    /// <summary>This rank among those that share the keys.</summary>
+    internal int Rank => _rank;
+
     /// <summary>Ranks that share the keys.</summary>
     internal int Ranks => _ranks;
 
@@ -108,10 +111,8 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="value">[rows given, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <exception cref="ShapeMismatchException">The keys or values are no whole tokens for each row.</exception>
     /// <exception cref="FaultException">The cache is full (71) or a number must not be stored (65), on every rank alike; nothing was stored.</exception>
-    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
-    {
+    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value) =>
         Append(layer, rows, key, value, depths: []);
-    }
 
     /// <summary>The same for the nodes of token trees, whose rotary positions are their depths behind the row's tokens.</summary>
     /// <param name="layer">The layer.</param>

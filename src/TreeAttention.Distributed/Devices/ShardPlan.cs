@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using System.Threading;
 
 namespace TreeAttention.Distributed;
 
@@ -10,6 +11,8 @@ namespace TreeAttention.Distributed;
 /// </remarks>
 public sealed class ShardPlan
 {
+    private static long _lastVersion;
+
     /// <summary>Plans the keys of one rank.</summary>
     /// <param name="shape">Sizes of the call.</param>
     /// <param name="spans">The rank's pages, in storage order; every batch row has the same.</param>
@@ -94,7 +97,10 @@ public sealed class ShardPlan
     /// </summary>
     public int[]? RowLengths { get; internal init; }
 
-    /// <summary>Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.</summary>
+    /// <summary>
+    /// Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.
+    /// No two plans that changed have the same: plans of several ranks share the lengths of their rows.
+    /// </summary>
     public long Version { get; private set; }
 
     /// <summary>Changes whenever pages come, go or move; not when rows grow inside theirs.</summary>
@@ -129,8 +135,12 @@ public sealed class ShardPlan
     internal void Fill(int page, KeyPage entry) => Pages.Set((entry.Batch * PagesPerBatch) + page, entry);
 
     /// <summary>Says that lengths of rows have changed inside their pages.</summary>
-    internal void Touch() => Version++;
+    internal void Touch() => Version = Interlocked.Increment(ref _lastVersion);
 
     /// <summary>Says that entries have changed.</summary>
-    internal void TouchPages() => (Version, PagesVersion) = (Version + 1, PagesVersion + 1);
+    internal void TouchPages()
+    {
+        PagesVersion++;
+        Touch();
+    }
 }
