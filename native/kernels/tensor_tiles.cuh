@@ -100,7 +100,6 @@ __device__ __forceinline__ void copy_tile_in_steps(element* target, const elemen
                                                    int stride, const tile_walk<tile_keys>& walk,
                                                    const void* contents) {
   constexpr int size = chunk_size<element>, chunks = tile / size, count = tile_keys * chunks;
-  static_assert(count % threads == 0, "every thread copies as much");
   const element* const source = page + size_t(walk.key) * stride;
   const bool is_whole = walk.key >= walk.seen.first && walk.key + tile_keys <= walk.seen.end;
   const bool is_aligned = reinterpret_cast<size_t>(page) % 16 == 0 && stride % size == 0;
@@ -109,8 +108,9 @@ __device__ __forceinline__ void copy_tile_in_steps(element* target, const elemen
     return;
   }
 #pragma unroll 4
-  for (int i = 0; i < count / threads; ++i) {
+  for (int i = 0; i < (count + threads - 1) / threads; ++i) {
     const int place = threadIdx.x + i * threads, row = place / chunks, chunk = place % chunks;
+    if (count % threads != 0 && place >= count) break;
     const bool is_inside = chunk * size < dim;
     copy_async_16(target + tile_offset<element, tile>(row, chunk),
                   is_inside ? source + row * stride + chunk * size : contents, is_inside);

@@ -3,6 +3,7 @@
 const std::vector<attention_case> attend_cases = {
     {.name = "one key", .keys = 1},
     {.name = "one key more than a tile", .kv_heads = 2, .group = 3, .keys = 65},
+    {.name = "one key less than whole tiles", .keys = 127},
     {.name = "sixteen rows, whole tiles", .group = 16, .keys = 128},
     {.name = "rows past a tile", .group = 5, .queries = 7, .keys = 70, .causal = true},
     {.name = "pages of odd sizes",
@@ -268,6 +269,10 @@ const std::vector<attention_case> prefill_cases = {
      .group = 3,
      .queries = 90,
      .keys = 200,
+     .causal = true},
+    {.name = "all but a warp's first row see a tile whole",
+     .queries = 130,
+     .keys = 160,
      .causal = true},
     {.name = "heads that do not divide a tile of rows",
      .group = 7,

@@ -123,10 +123,10 @@ defect(prefill_rules_begin_late attend_prefill.cu plain ${wrong}
   "tile.last_place >= sight.all.rules" "tile.first_place >= sight.all.rules")
 defect(prefill_forgets_a_correction attend_prefill.cu plain ${wrong}
   "is_corrected |= peak[m][h] != top" "is_corrected |= peak[m][h] < top && m == 0")
-defect(prefill_mixes_heads attend_prefill.cu plain ${wrong}
-  "number % a.group * a.query_count" "(a.group - 1 - number % a.group) * a.query_count")
+defect(prefill_mixes_queries attend_prefill.cu plain ${wrong}
+  "return head_row + number_of(row)" "return head_row + place.first_row + row")
 defect(prefill_takes_heads_twice attend_prefill.cu plain ${wrong}
-  "min(together, heads - first_head)" "min(together - 1, heads - first_head)")
+  "first_head + rest % width" "rest % width")
 
 # ---- attend_tensor: f8e4m3 ----
 defect(narrow_queries_keep_their_order tensor_tiles.cuh plain "tensor<float8_e4m3.*${wrong}"

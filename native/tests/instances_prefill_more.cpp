@@ -8,7 +8,7 @@ static const bool registered = [] {
   add_prefill<bfloat16, 128, 64, 64, true>("bfloat16");
   add_prefill<bfloat16, 256, 256, 64, true>("bfloat16");
   add_prefill<float16, 256, 128, 32, false>("float16");
-  add_prefill<float8_e4m3, 64, 64, 64, true>("float8_e4m3");
+  add_prefill<float8_e4m3, 64, 256, 32, true>("float8_e4m3");
   add_prefill<float8_e4m3, 128, 128, 64, false>("float8_e4m3");
   add_prefill<float8_e4m3, 256, 256, 32, true>("float8_e4m3");
   return true;

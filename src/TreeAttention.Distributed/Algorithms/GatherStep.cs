@@ -16,13 +16,15 @@ internal sealed class GatherStep : AttentionStep
     public GatherStep(RankContext context, AttentionProblem problem, ShardMap shards, int queryCount)
         : base(context, problem, shards, queryCount)
     {
-        _state = AllocateState(queryCount);
         _travelling = shards.Travel();
         if (shards.Ranks > 1)
         {
+            _travelling.RequireMemory(context, _travelling.RoomsBytes);
             _rooms = Allocate(_travelling.RoomsBytes, ElementType.Byte);
             _whole = _travelling.JoinedIn(_rooms);
         }
+
+        _state = AllocateState(queryCount);
     }
 
     // Messages of a growing cache have other lengths in every step.

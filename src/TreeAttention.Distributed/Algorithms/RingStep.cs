@@ -25,11 +25,12 @@ internal sealed class RingStep : AttentionStep
         : base(context, problem, shards, queryCount)
     {
         _overlap = overlap;
-        _state = AllocateState(queryCount);
-        _hopState = AllocateState(queryCount);
         int ranks = Transport.Size;
         _travelling = shards.Travel();
         _rooms = new Region[RoomCount(ranks, shards.IsGrowing)];
+        _travelling.RequireMemory(context, _rooms.Length * _travelling.RoomBytes);
+        _state = AllocateState(queryCount);
+        _hopState = AllocateState(queryCount);
         for (int i = 0; i < _rooms.Length; i++)
         {
             _rooms[i] = Allocate(_travelling.RoomBytes, ElementType.Byte);

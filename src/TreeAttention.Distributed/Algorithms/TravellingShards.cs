@@ -10,6 +10,15 @@ internal abstract class TravellingShards
     /// <summary>Bytes of memory in which the messages of all ranks have room.</summary>
     public abstract long RoomsBytes { get; }
 
+    /// <summary>Refuses what the memories of the ranks have no room for, on every rank, before it is allocated. Every rank calls it.</summary>
+    /// <remarks>Of loaded shards, which are written by then, allocating itself finds it out.</remarks>
+    /// <param name="context">The rank.</param>
+    /// <param name="bytes">What each rank will allocate.</param>
+    /// <exception cref="FaultException">Out of memory (71).</exception>
+    public virtual void RequireMemory(RankContext context, long bytes)
+    {
+    }
+
     /// <summary>A rank's shard as it lies in the room that its message arrives in.</summary>
     public abstract KeyValueShard ShardIn(Region room, int rank);
 

@@ -58,6 +58,15 @@ internal sealed class PackedCache : TravellingShards
     public override long RoomsBytes => _shards.Length * (RoomBytes + _limitBytes);
 
     /// <inheritdoc/>
+    public override void RequireMemory(RankContext context, long bytes)
+    {
+        if (bytes > 0)
+        {
+            CacheCapacity.RequireBeside(context, _cache, bytes);
+        }
+    }
+
+    /// <inheritdoc/>
     public override KeyValueShard ShardIn(Region room, int rank) =>
         new(_shards[rank].Plan, ContentsOf(room), []) { Growing = LimitsOf(room) with { Type = ElementType.Float32 } };
 

@@ -95,10 +95,7 @@ public sealed class AttentionGroup : IDisposable
         GuestGroup.JoinMpi(communicator, options ?? new GroupOptions(), ProcessEnvironment.Read());
 
     /// <summary>Joins over a communicator of the caller's own NCCL, on the GPU that it is on; it stays the caller's: a part is split off it.</summary>
-    /// <remarks>
-    /// Every rank of the communicator calls it, with nothing else in progress on it. The ranks' control connections are TCP, whose addresses travel over
-    /// the communicator. A rank that fails ends the group alone: the others throw. Dispose of the group before the communicator.
-    /// </remarks>
+    /// <remarks>Every rank of the communicator calls it, with nothing else in progress on it. Otherwise as <see cref="JoinMpi"/>.</remarks>
     /// <param name="communicator">An ncclComm_t, connected.</param>
     /// <param name="options">Nodes, stall limit; the device and the transport are given.</param>
     /// <exception cref="FaultException">No NCCL or driver (69), no such communicator (2), or NCCL failed (203).</exception>

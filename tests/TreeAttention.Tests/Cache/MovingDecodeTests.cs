@@ -109,7 +109,7 @@ public sealed class MovingDecodeTests
             Assert.Equal((rooms * room) + joined + (states * state) + queries, memory.Bytes - before);
             decode.RunLast(step);
             long warm = memory.Bytes;
-            for (int i = 0; i < 500; i++)
+            for (int i = 0; i < 30; i++)
             {
                 decode.RunLast(step);
             }
