@@ -64,7 +64,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
             return null;
         }
 
-        int keys = PrefillKeysFor(headTile, valueTile, hasScoreRules);
+        int keys = PrefillKeysFor(type, headTile, valueTile, hasScoreRules);
         int shared = (2 * PrefillRows * headTile) + (type.SizeInBytes() * keys * (headTile + valueTile)) + (BytesPerRow * PrefillRows) + 512;
         string rules = hasScoreRules ? "true" : "false";
         var program = new KernelProgram(
@@ -104,9 +104,14 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
         _ => [(64, 2), (32, 2)],
     };
 
-    // As many keys at a time as registers hold beside the outputs of 32 rows and, with rules, what single keys need.
-    private static int PrefillKeysFor(int headTile, int valueTile, bool hasScoreRules) =>
-        (headTile <= 128 || valueTile > 128) && (valueTile <= 64 || !hasScoreRules) ? 64 : 32;
+    // As many keys at a time as registers hold beside the outputs of a warp's rows, with what single keys need where there are
+    // rules, and what 8-bit elements are widened to.
+    private static int PrefillKeysFor(ElementType type, int headTile, int valueTile, bool hasScoreRules) => valueTile switch
+    {
+        <= 64 => headTile > 128 ? 32 : 64,
+        <= 128 => headTile > 128 || hasScoreRules ? 32 : 64,
+        _ => hasScoreRules || type == ElementType.Float8E4M3 ? 32 : 64,
+    };
 
     private static AttendKernel Plain(AttentionShape shape, ElementType type)
     {
