@@ -30,7 +30,8 @@ internal sealed class CacheView
         _place = new int[cache.Options.MostPages];
         KeyLengths = new int[rows.Length];
         ShardPlan whole = cache.Contents.Plan;
-        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, _order.Length, whole.Scales) { RowLengths = KeyLengths };
+        int most = cache.Pages.MostPagesOfRank(cache.Options.MostPages); // the same on every rank, as the room is that grows up to it
+        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, most, whole.Scales) { RowLengths = KeyLengths };
     }
 
     /// <summary>[batch] tokens of each row; the array of the call's options, changed in place.</summary>
