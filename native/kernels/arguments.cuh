@@ -23,7 +23,7 @@ struct page_entry {
   int run_offset;          // index in the run of the page's first key
   int run_block;           // neighbouring keys in a block of the run, at least 1
   int run_stride;          // positions from block to block, at least run_block
-  int count;               // keys of the page: the first of each head
+  int count;               // keys of the page: the first of each head, as far as the row goes
   int capacity;            // keys that each head has room for, at least count
 };
 

@@ -38,24 +38,25 @@ internal sealed class CacheWriter : IDisposable
     public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, IStepInput? input)
     {
         int all = rows.Length * tokens;
+        bool isHere = input is null;
+        Store(
+            layer, rows, tokens, depths, isHere ? _keys.Send((long)all * _cache.Options.KeyFloats) : Region.Empty,
+            isHere ? _values.Send((long)all * _cache.Options.ValueFloats) : Region.Empty, input);
+    }
+
+    /// <summary>Stores tokens of the device's memory behind those that the rows have in a layer, or tells the step's input that has them where they go.</summary>
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, Region keys, Region values, IStepInput? input)
+    {
+        int all = rows.Length * tokens;
+        Place(layer, rows, tokens, depths);
         if (input is null)
         {
-            Store(
-                layer, rows, tokens, depths,
-                _keys.Send((long)all * _cache.Options.KeyFloats), _values.Send((long)all * _cache.Options.ValueFloats));
+            Send(layer, all, keys, values, _angles);
             return;
         }
 
-        Place(layer, rows, tokens, depths);
         _angles?.Take(_positions.AsSpan(0, all));
         input.Place(_places.AsSpan(0, all), _angles);
-    }
-
-    /// <summary>Stores tokens of the device's memory behind those that the rows have in a layer.</summary>
-    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, Region keys, Region values)
-    {
-        Place(layer, rows, tokens, depths);
-        Send(layer, rows.Length * tokens, keys, values, _angles);
     }
 
     /// <summary>Stores what was written as tokens of one row from a position on.</summary>

@@ -90,10 +90,9 @@ public sealed class DecodeStep : IDisposable
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
         RequireQueries(query);
-        if (_device is IStreamDevice stream && key.Length == (long)_positions.Length * _cache.Options.KeyFloats)
+        if (StreamedFor(key.Length) is { } streamed)
         {
-            _streamed ??= new StreamedStep(stream, _step, _queries, _view.Plan, _cache.Options);
-            RunWhole(_streamed, layer, query, key, value, output, lse);
+            RunWhole(streamed, layer, query, key, value, output, lse);
             return;
         }
 
@@ -126,6 +125,12 @@ public sealed class DecodeStep : IDisposable
         _caller.Begin(stream);
         try
         {
+            if (StreamedFor(key.Count) is { } streamed && value.Count == streamed.Input.DeviceValues.Count)
+            {
+                _caller.Finish(Problem, _queries.Indices, RunOnDevice(streamed, layer, query, key, value), output, lse);
+                return;
+            }
+
             Region queries = _caller.Take(StepTensor.Query, query);
             int before = _cache.LengthOf(layer, _rows[0]);
             _cache.Append(
@@ -160,19 +165,40 @@ public sealed class DecodeStep : IDisposable
         _device.Free(_queries.Values);
     }
 
+    // Where the device has a stream, and as many tokens come as there are queries.
+    private StreamedStep? StreamedFor(long keyFloats) =>
+        _device is IStreamDevice device && keyFloats == (long)_positions.Length * _cache.Options.KeyFloats
+            ? _streamed ??= new StreamedStep(device, _step, _queries, _view.Plan, _cache.Options)
+            : null;
+
     private void RunWhole(
         StreamedStep streamed, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output,
         Span<float> lse)
     {
         _cache.Append(layer, _rows, key, value, _depths, streamed.Input);
-        _view.Follow(layer);
         query.CopyTo(streamed.Input.Queries);
+        Follow(layer, streamed.Input);
+        AttentionEdge.Finish(Problem, _queries.Indices, streamed.Run(layer, _shards[layer]), output, lse);
+    }
+
+    private PartialAttention RunOnDevice(StreamedStep streamed, int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value)
+    {
+        IStepInput input = streamed.Input;
+        _caller.CopyTo(input.DeviceQueries, query);
+        _caller.CopyTo(input.DeviceKeys, key);
+        _caller.CopyTo(input.DeviceValues, value);
+        _cache.Append(layer, _rows, input.DeviceKeys, input.DeviceValues, _depths, input);
+        Follow(layer, input);
+        return streamed.RunOnDevice(layer, _shards[layer]);
+    }
+
+    private void Follow(int layer, IStepInput input)
+    {
+        _view.Follow(layer);
         if (AnglesBehind(Problem.Shape.QueryLength) is { } angles)
         {
-            streamed.Input.Turn(angles);
+            input.Turn(angles);
         }
-
-        AttentionEdge.Finish(Problem, _queries.Indices, streamed.Run(layer, _shards[layer]), output, lse);
     }
 
     private void Attend(int layer, ReadOnlySpan<float> query, int tokens, Span<float> output, Span<float> lse)

@@ -111,10 +111,8 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="value">[rows given, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <exception cref="ShapeMismatchException">The keys or values are no whole tokens for each row.</exception>
     /// <exception cref="FaultException">The cache is full (71) or a number must not be stored (65), on every rank alike; nothing was stored.</exception>
-    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
-    {
+    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value) =>
         Append(layer, rows, key, value, depths: []);
-    }
 
     /// <summary>The same for the nodes of token trees, whose rotary positions are their depths behind the row's tokens.</summary>
     /// <param name="layer">The layer.</param>
@@ -143,12 +141,16 @@ public sealed class ShardedKvCache : IDisposable
 
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
-    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default)
+    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default) =>
+        Append(layer, rows, key, value, depths, null);
+
+    /// <summary>The same, where a step's input is given, which has the tokens and then stores them.</summary>
+    internal void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths, IStepInput? input)
     {
         int tokens = TokensIn(rows.Length, key.Count, value.Count);
         RequireDepths(rows.Length, tokens, depths);
         Extend(layer, rows, tokens);
-        _writer.Store(layer, rows, tokens, depths, key, value);
+        _writer.Store(layer, rows, tokens, depths, key, value, input);
         Advance(layer, rows, tokens);
         Largest[0] = new PageLimits(float.NaN, float.NaN);
     }

@@ -50,8 +50,8 @@ public sealed class CudaDecodeReplayTests
         {
             using var cache = new ShardedKvCache(context, options);
             using var step = new DecodeStep(context, cache, decode);
-            var tokens = new Tokens(options, decode, 3);
-            Prefill(cache, tokens, [505, 70]);
+            var tokens = new StepTokens(options, decode, 3);
+            tokens.Prefill(cache, [505, 70]);
             for (int i = 0; i < 3 * Layers; i++)
             {
                 tokens.Step(step, i % Layers);
@@ -80,6 +80,49 @@ public sealed class CudaDecodeReplayTests
     }
 
     [Fact]
+    public void Steps_over_the_callers_tensors_are_replayed_too_and_none_overtakes_what_is_still_enqueued()
+    {
+        const int Steps = 12;
+        (CacheOptions options, DecodeOptions decode) = CaseOf("rotary and window");
+        List<float[]> expected = [], seen = [];
+        OnCuda((device, context) =>
+        {
+            using ShardedKvCache cache = new(context, options), other = new(context, options);
+            using DecodeStep step = new(context, cache, decode), onHost = new(context, other, decode);
+            StepTokens tokens = new(options, decode, 9), same = new(options, decode, 9);
+            tokens.Prefill(cache, 300, 40);
+            same.Prefill(other, 300, 40);
+            using var caller = new CallerStream(device);
+            DeviceTensor[] outputs = [.. Enumerable.Range(0, Steps).Select(_ => caller.Room(tokens.Output.Length, ElementType.Float32))];
+            DeviceTensor[] sums = [.. Enumerable.Range(0, Steps).Select(_ => caller.Room(tokens.Lse.Length, ElementType.Float32))];
+            DeviceTensor[][] given = [.. Enumerable.Range(0, Steps).Select(_ =>
+            {
+                tokens.Next();
+                return (DeviceTensor[])[.. ((float[][])[tokens.Query, tokens.Key, tokens.Value]).Select(one => caller.Arrives(one, ElementType.Float32))];
+            })];
+            (long launches, long waits) = (0, device.Waits);
+            for (int i = 0; i < Steps; i++)
+            {
+                launches = i == 2 * Layers ? device.Launches : launches;
+                step.Run(i % Layers, given[i][0], given[i][1], given[i][2], outputs[i], sums[i], caller.Handle);
+            }
+
+            // What is launched one by one makes the caller's result: one kernel a step.
+            Assert.Equal((launches + Steps - (2 * Layers), waits), (device.Launches, device.Waits));
+            seen.AddRange(outputs.Zip(sums).Select(pair => (float[])[.. caller.Read(pair.First), .. caller.Read(pair.Second)]));
+            for (int i = 0; i < Steps; i++)
+            {
+                same.Step(onHost, i % Layers);
+                expected.Add([.. same.Output, .. same.Lse]);
+            }
+        });
+
+        Assert.Equal(Steps, seen.Count);
+        Assert.All(expected.Zip(seen), step => Assert.All(
+            step.First.Zip(step.Second), pair => Assert.Equal(pair.First, pair.Second, 1e-6f * MathF.Max(1, MathF.Abs(pair.First)))));
+    }
+
+    [Fact]
     public void Replays_that_do_not_follow_the_lengths_of_rows_are_wrong()
     {
         // The comparison above can fail: what a graph reads of a growing cache is what lies in device memory, and nothing else.
@@ -91,8 +134,8 @@ public sealed class CudaDecodeReplayTests
             {
                 using var cache = new ShardedKvCache(context, options);
                 using var step = new DecodeStep(context with { Device = choose(device) }, cache, decode);
-                var tokens = new Tokens(options, decode, 11);
-                Prefill(cache, tokens, [40, 30]);
+                var tokens = new StepTokens(options, decode, 11);
+                tokens.Prefill(cache, [40, 30]);
                 for (int i = 0; i < 6 * Layers; i++)
                 {
                     tokens.Step(step, i % Layers);
@@ -142,8 +185,8 @@ public sealed class CudaDecodeReplayTests
     private static void Generate(RankContext context, CacheOptions options, DecodeOptions decode, bool isFresh, List<float[]> outputs)
     {
         using var cache = new ShardedKvCache(context, options);
-        var tokens = new Tokens(options, decode, 7);
-        Prefill(cache, tokens, [500, 30]);
+        var tokens = new StepTokens(options, decode, 7);
+        tokens.Prefill(cache, [500, 30]);
         DecodeStep step = new(context, cache, decode);
         void Run(int steps)
         {
@@ -170,23 +213,11 @@ public sealed class CudaDecodeReplayTests
         cache.Keep(1, 502, [1, 2]);
         Run(6);
         cache.Release(1);
-        Prefill(cache, tokens, [0, 100]);
+        tokens.Prefill(cache, [0, 100]);
         Run(3);
-        Prefill(cache, tokens, [530, 0]);
+        tokens.Prefill(cache, [530, 0]);
         Run(4);
         step.Dispose();
-    }
-
-    private static void Prefill(ShardedKvCache cache, Tokens tokens, int[] counts)
-    {
-        for (int row = 0; row < counts.Length; row++)
-        {
-            for (int layer = 0; layer < cache.Options.Layers && counts[row] > 0; layer++)
-            {
-                (float[] key, float[] value) = tokens.Prompt(counts[row]);
-                cache.Append(layer, [row], key, value);
-            }
-        }
     }
 
     private static void OnCuda(Action<CudaDevice, RankContext> body, long scratchBytes = 256 << 20)
@@ -232,43 +263,5 @@ public sealed class CudaDecodeReplayTests
                 decode with { Plan = new(AttentionAlgorithm.Single, ReductionKind.Auto, QueryPlacement.Replicated) }),
             _ => throw new ArgumentOutOfRangeException(nameof(name), name, null),
         };
-    }
-
-    // Reproducible tensors of one step after the other, in arrays that stay.
-    private sealed class Tokens(CacheOptions cache, DecodeOptions decode, int seed)
-    {
-        private readonly Random _random = new(seed);
-        private readonly float[] _query = new float[cache.Rows * decode.QueryLength * decode.QueryHeads * cache.HeadDim];
-        private readonly float[] _key = new float[cache.Rows * decode.QueryLength * cache.KvHeads * cache.HeadDim];
-        private readonly float[] _value = new float[cache.ValuesInKeys ? 0 : cache.Rows * decode.QueryLength * cache.KvHeads * cache.ValueDim];
-
-        internal float[] Output { get; } = new float[cache.Rows * decode.QueryLength * decode.QueryHeads * cache.ValueDim];
-
-        internal float[] Lse { get; } = new float[cache.Rows * decode.QueryLength * decode.QueryHeads];
-
-        internal void Step(DecodeStep step, int layer)
-        {
-            Fill(_query);
-            Fill(_key);
-            Fill(_value);
-            step.Run(layer, _query, _key, _value, Output, Lse);
-        }
-
-        internal (float[] Key, float[] Value) Prompt(int count)
-        {
-            float[] key = new float[count * cache.KvHeads * cache.HeadDim];
-            float[] value = new float[cache.ValuesInKeys ? 0 : count * cache.KvHeads * cache.ValueDim];
-            Fill(key);
-            Fill(value);
-            return (key, value);
-        }
-
-        private void Fill(float[] numbers)
-        {
-            for (int i = 0; i < numbers.Length; i++)
-            {
-                numbers[i] = (float)((_random.NextDouble() - 0.5) * 3);
-            }
-        }
     }
 }

@@ -21,6 +21,20 @@ public sealed class MpiGuestTests
         Assert.Equal("ok guest", job.Output);
     }
 
+    [Fact]
+    public void NCCL_moves_the_data_of_ranks_that_the_callers_MPI_brings_together()
+    {
+        EmulatedCuda.RequireLibrary();
+        using var job = MpiJob.Start(
+            "openmpi", 4, ["guest", "nccl"], ("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library),
+            ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder));
+
+        int exit = job.Wait();
+
+        Assert.True(exit == 0, job.Errors);
+        Assert.Equal("ok guest", job.Output);
+    }
+
     [Theory, InlineData("openmpi"), InlineData("mpich")]
     public void A_rank_that_fails_ends_the_group_and_not_the_job(string kind)
     {

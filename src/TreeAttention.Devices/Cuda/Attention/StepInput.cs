@@ -59,6 +59,15 @@ internal sealed class StepInput : IStepInput
     public Span<float> Values => In(_host.Region, _values).AsSpan<float>();
 
     /// <inheritdoc/>
+    public Region DeviceQueries => In(_device, _queries);
+
+    /// <inheritdoc/>
+    public Region DeviceKeys => In(_device, _keys);
+
+    /// <inheritdoc/>
+    public Region DeviceValues => In(_device, _values);
+
+    /// <inheritdoc/>
     public void Place(ReadOnlySpan<TokenPlace> places, RotaryAngles? rotary)
     {
         TokenLaunch.Fill(places, In(_host.Region, _places).AsSpan<TokenEntry>());
@@ -79,18 +88,26 @@ internal sealed class StepInput : IStepInput
     }
 
     /// <inheritdoc/>
+    public void UploadPlaces()
+    {
+        _context.Enter();
+        var rest = new Part(_places.First, _host.Region.Bytes - _places.First, ElementType.Byte);
+        _copies.Upload<byte>(In(_host.Region, rest).AsSpan<byte>(), In(_device, rest).Address);
+    }
+
+    /// <inheritdoc/>
     public void Append(KeyValueShard shard)
     {
         _context.Enter();
         _launch.Append(
-            In(_device, _keys), In(_device, _values), In(_device, _places).Address, _tokens, AnglesAt(_keyCosine, _keySine), shard);
+            DeviceKeys, DeviceValues, In(_device, _places).Address, _tokens, AnglesAt(_keyCosine, _keySine), shard);
     }
 
     /// <inheritdoc/>
     public void Arrange(QueryBlock into)
     {
         _context.Enter();
-        _launch.ArrangeQueries(_shape, In(_device, _queries), AnglesAt(_queryCosine, _querySine), into);
+        _launch.ArrangeQueries(_shape, DeviceQueries, AnglesAt(_queryCosine, _querySine), into);
     }
 
     /// <inheritdoc/>
