@@ -145,6 +145,7 @@ CUDA_API cuDeviceTotalMem_v2(std::size_t* bytes, int) {
 }
 
 CUDA_API cuDeviceGetAttribute(int* value, int attribute, int device) {
+  static const int capability = int(setting("TREEATTN_EMULATION_CAPABILITY", 90));
   static const std::map<int, int> values{
       {1, 1024},                       // MAX_THREADS_PER_BLOCK
       {8, int(shared_limit_unasked)},  // MAX_SHARED_MEMORY_PER_BLOCK
@@ -155,8 +156,8 @@ CUDA_API cuDeviceGetAttribute(int* value, int attribute, int device) {
       {34, 0},                         // PCI_DEVICE_ID
       {38, 1 << 20},                   // L2_CACHE_SIZE
       {41, 1},                         // UNIFIED_ADDRESSING
-      {75, 9},                         // COMPUTE_CAPABILITY_MAJOR
-      {76, 0},                         // COMPUTE_CAPABILITY_MINOR
+      {75, capability / 10},           // COMPUTE_CAPABILITY_MAJOR
+      {76, capability % 10},           // COMPUTE_CAPABILITY_MINOR
       {81, 228 << 10},                 // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
       {97, int(shared_limit)},         // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
   };

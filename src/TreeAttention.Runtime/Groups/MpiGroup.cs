@@ -79,7 +79,8 @@ internal static class MpiGroup
         int ranksOfNode = world.Nodes.Count(node => node == world.Nodes[world.Rank]);
         int threads = GroupLauncher.ThreadsOf(options, ranksOfNode);
         int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
-        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment, ranksOfNode).Create(threads, rankOfNode));
+        var devices = DeviceSource.Agree(options, environment, ranksOfNode, control);
+        using IDevice device = RankAgreement.Together(control, () => devices.Create(threads, rankOfNode));
         string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
         using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(environment, NcclSource.Beside(transport, device, control) with { IsAloneInProcess = true });
         using ITransport? bridge = gpus is null ? DeviceSource.BridgeFor(transport, device, world.IsCudaAware, environment.MpiCuda) : null;

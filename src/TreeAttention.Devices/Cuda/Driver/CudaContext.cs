@@ -21,19 +21,13 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <exception cref="FaultException">There is no such device (69), or it failed (202).</exception>
     internal CudaContext(int ordinal)
     {
-        int device;
-        if (CudaDriver.cuDeviceGet(&device, ordinal) != CUresult.CUDA_SUCCESS)
-        {
-            throw new FaultException(FaultCode.Unavailable, $"There is no CUDA device {ordinal} on this machine. Run with --device cpu.");
-        }
-
+        int device = Find(ordinal);
         _device = device;
         Name = ReadName(device);
         BusAddress = ReadBusAddress(device);
-        Multiprocessors = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
-        SharedMemoryPerBlock = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
-        Architecture = (10 * Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
-            + Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+        Multiprocessors = Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        SharedMemoryPerBlock = Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+        Architecture = CapabilityOf(ordinal);
         nint context;
         CudaFaults.Check(CudaDriver.cuDevicePrimaryCtxRetain(&context, device), "making a context");
         _context = context;
@@ -153,6 +147,23 @@ internal sealed unsafe class CudaContext : IDisposable
         }
     }
 
+    /// <summary>Compute capability of a device: 90 is 9.0.</summary>
+    /// <exception cref="FaultException">There is no such device (69).</exception>
+    internal static int CapabilityOf(int ordinal)
+    {
+        int device = Find(ordinal);
+        return (10 * Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
+            + Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+    }
+
+    private static int Find(int ordinal)
+    {
+        int device;
+        return CudaDriver.cuDeviceGet(&device, ordinal) == CUresult.CUDA_SUCCESS
+            ? device
+            : throw new FaultException(FaultCode.Unavailable, $"There is no CUDA device {ordinal} on this machine. Run with --device cpu.");
+    }
+
     private static string ReadName(int device)
     {
         const int Most = 256;
@@ -183,10 +194,10 @@ internal sealed unsafe class CudaContext : IDisposable
         look();
     }
 
-    private int Attribute(CUdevice_attribute attribute)
+    private static int Attribute(int device, CUdevice_attribute attribute)
     {
         int value;
-        CudaFaults.Check(CudaDriver.cuDeviceGetAttribute(&value, attribute, _device), "asking for the device's attributes");
+        CudaFaults.Check(CudaDriver.cuDeviceGetAttribute(&value, attribute, device), "asking for the device's attributes");
         return value;
     }
 }
