@@ -237,3 +237,24 @@ extern "C" [[gnu::visibility("default")]] const char* ncclGetLastError(communica
   kept = has_failed ? c->mine->why : last_error();
   return kept.c_str();
 }
+
+NCCL_API ncclCommCount(communicator* c, int* ranks) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const ncclResult state = usable(c)) return state;
+  *ranks = c->mine->ranks;
+  return nccl_success;
+}
+
+NCCL_API ncclCommUserRank(communicator* c, int* rank) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const ncclResult state = usable(c)) return state;
+  *rank = c->mine->rank;
+  return nccl_success;
+}
+
+NCCL_API ncclCommCuDevice(communicator* c, int* device) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const ncclResult state = usable(c)) return state;
+  *device = c->mine->home->device;
+  return nccl_success;
+}

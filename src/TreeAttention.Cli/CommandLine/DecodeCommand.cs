@@ -34,6 +34,14 @@ internal sealed class DecodeCommand
     private readonly Option<int?> _headDim = DimOption("--head-dim", "Elements of a query and a key; default 128.");
     private readonly Option<int?> _valueDim = DimOption("--value-dim", "Elements of a value; default --head-dim.");
     private readonly Option<int?> _layers = CountOption("--layers", 1, "Layers, each with a cache of its own over one page table; all get the same numbers. Default 1.");
+    private readonly Option<CacheMemory?> _cacheMemory = new("--cache-memory")
+    {
+        Description = "Bytes of keys and values of each rank (K, M and G are powers of 1024), or available: nine tenths of the free memory, shared by "
+            + "the ranks that have it in common. Default: room for every row at its longest.",
+        HelpName = "BYTES|available",
+        CustomParser = result => ArgumentText.Parsed(result, CacheMemory.Parse),
+    };
+
     private readonly Option<int?> _warmup = CountOption("--warmup", 0, "Attention calls before the first step, which append nothing; default 1.", "-w");
     private readonly Option<string?> _output = new("--output") { Description = "Outputs of all steps [batch, steps * query_len, heads, value_dim], float32 .npy, in the order of --layout.", HelpName = "FILE" };
     private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp of all steps [batch, heads, steps * query_len], float32 .npy.", HelpName = "FILE" };
@@ -51,6 +59,7 @@ internal sealed class DecodeCommand
             command.Add(option);
         }
 
+        command.Add(_cacheMemory);
         _tensors.AddTo(command);
         _semantics.AddTo(command, SemanticsFiles.PerHead);
         _rotary.AddTo(command);
@@ -135,6 +144,7 @@ internal sealed class DecodeCommand
             HeadDim = headDim,
             ValueDim = parsed.GetValue(_valueDim) ?? headDim,
             Layers = parsed.GetValue(_layers) ?? 1,
+            CacheMemory = parsed.GetValue(_cacheMemory),
             Warmup = parsed.GetValue(_warmup) ?? 1,
             Output = parsed.GetValue(_output),
             Lse = parsed.GetValue(_lse),

@@ -6,7 +6,8 @@ namespace TreeAttention.Distributed;
 /// <remarks>A layer's contents are [slots][kv_heads][512][head_dim] keys, then [slots][kv_heads][512][value_dim] values.</remarks>
 internal sealed class CacheContents : IDisposable
 {
-    private const int FloatsOfLimits = 2;
+    /// <summary>Floats of one <see cref="PageLimits"/>.</summary>
+    public const int FloatsOfLimits = 2;
 
     private readonly IDevice _device;
     private readonly CacheOptions _options;

@@ -37,6 +37,9 @@ internal sealed class CachePages
     /// <summary>Changes when a page of a row moves to another slot or rows lose pages; growth alone does not change it.</summary>
     public long Version { get; private set; }
 
+    /// <summary>Pages that so many tokens lie in.</summary>
+    public static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
+
     /// <summary>The rank that owns a page.</summary>
     public int OwnerOf(int page) => _owners[page % LaneTree.Lanes];
 
@@ -45,6 +48,9 @@ internal sealed class CachePages
 
     /// <summary>Tokens that the row has pages for.</summary>
     public int LengthOf(int row) => _lengths[row];
+
+    /// <summary>All slots of a rank.</summary>
+    public int SlotsOn(int rank) => _pools[rank].Slots;
 
     /// <summary>Slots of a rank that no row uses.</summary>
     public int FreeOn(int rank) => _pools[rank].Free;
@@ -137,8 +143,6 @@ internal sealed class CachePages
         _lengths[to] = length;
         Version++;
     }
-
-    private static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
 
     // The next token goes into a page that other rows share.
     private bool IsSharedEnd(int row) => _lengths[row] % PageSpan.Keys != 0 && IsShared(row, _lengths[row] / PageSpan.Keys);

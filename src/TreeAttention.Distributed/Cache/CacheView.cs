@@ -35,6 +35,9 @@ internal sealed class CacheView
     /// <summary>The pages, changed in place.</summary>
     public ShardPlan Plan { get; }
 
+    /// <summary>What the rows have on each rank, for algorithms that move it; it follows this view.</summary>
+    public PackedCache Pack() => new(_cache, _rows, KeyLengths, Plan.Shape);
+
     /// <summary>Takes over what a layer of the cache holds now.</summary>
     public void Follow(int layer)
     {
@@ -58,7 +61,7 @@ internal sealed class CacheView
             if (length != KeyLengths[batch])
             {
                 int first = Math.Min(length, KeyLengths[batch]) / PageSpan.Keys;
-                int end = (Math.Max(length, KeyLengths[batch]) + PageSpan.Keys - 1) / PageSpan.Keys;
+                int end = CachePages.PagesFor(Math.Max(length, KeyLengths[batch]));
                 KeyLengths[batch] = length;
                 FillPages(batch, first, end);
                 changed = true;
@@ -88,7 +91,7 @@ internal sealed class CacheView
         for (int batch = 0; batch < _rows.Length; batch++)
         {
             KeyLengths[batch] = _cache.LengthOf(layer, _rows[batch]);
-            FillPages(batch, 0, (longest + PageSpan.Keys - 1) / PageSpan.Keys);
+            FillPages(batch, 0, CachePages.PagesFor(longest));
         }
     }
 

@@ -69,6 +69,9 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Lanes of this rank, ascending.</summary>
     internal int[] Lanes { get; }
 
+    /// <summary>This rank among those that share the keys.</summary>
+    internal int Rank => _rank;
+
     /// <summary>Ranks that share the keys.</summary>
     internal int Ranks => _ranks;
 
@@ -123,11 +126,7 @@ public sealed class ShardedKvCache : IDisposable
     public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths)
     {
         int tokens = TokensIn(rows.Length, key.Length, value.Length);
-        if (depths.Length > 0 && depths.Length != rows.Length * tokens)
-        {
-            throw new ShapeMismatchException($"{depths.Length} depths were given for {rows.Length} rows × {tokens} tokens.");
-        }
-
+        RequireDepths(rows.Length, tokens, depths);
         _writer.RequireStorable(layer, rows, tokens, depths, key, value);
         Extend(layer, rows, tokens);
         key.CopyTo(_writer.TakeKeys(rows.Length * tokens));
@@ -138,12 +137,13 @@ public sealed class ShardedKvCache : IDisposable
     }
 
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
-    /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})"/>
-    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value)
+    /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
+    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default)
     {
         int tokens = TokensIn(rows.Length, key.Count, value.Count);
+        RequireDepths(rows.Length, tokens, depths);
         Extend(layer, rows, tokens);
-        _writer.Store(layer, rows, tokens, [], key, value);
+        _writer.Store(layer, rows, tokens, depths, key, value);
         Advance(layer, rows, tokens);
         Largest[0] = new PageLimits(float.NaN, float.NaN);
     }
@@ -342,6 +342,14 @@ public sealed class ShardedKvCache : IDisposable
         }
 
         return (int)tokens;
+    }
+
+    private static void RequireDepths(int rows, int tokens, ReadOnlySpan<int> depths)
+    {
+        if (depths.Length > 0 && depths.Length != rows * tokens)
+        {
+            throw new ShapeMismatchException($"{depths.Length} depths were given for {rows} rows × {tokens} tokens.");
+        }
     }
 
     private void Extend(int layer, ReadOnlySpan<int> rows, int tokens)

@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using System.Threading;
 
 namespace TreeAttention.Distributed;
 
@@ -10,6 +11,8 @@ namespace TreeAttention.Distributed;
 /// </remarks>
 public sealed class ShardPlan
 {
+    private static long _lastVersion;
+
     /// <summary>Plans the keys of one rank.</summary>
     /// <param name="shape">Sizes of the call.</param>
     /// <param name="spans">The rank's pages, in storage order; every batch row has the same.</param>
@@ -82,7 +85,10 @@ public sealed class ShardPlan
     /// <summary>All pages, batch row after batch row.</summary>
     public PageTable Pages { get; }
 
-    /// <summary>Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.</summary>
+    /// <summary>
+    /// Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.
+    /// No two plans that changed have the same: plans of several ranks share the lengths of their rows.
+    /// </summary>
     public long Version { get; private set; }
 
     /// <summary>Elements of the contents.</summary>
@@ -102,12 +108,12 @@ public sealed class ShardPlan
     {
         PagesPerBatch = pagesPerBatch;
         Pages.Resize(Shape.Batch * pagesPerBatch);
-        Version++;
+        Touch();
     }
 
     /// <summary>Fills the entry of a batch row's page.</summary>
     internal void Fill(int page, KeyPage entry) => Pages.Set((entry.Batch * PagesPerBatch) + page, entry);
 
     /// <summary>Says that entries or the lengths of rows have changed.</summary>
-    internal void Touch() => Version++;
+    internal void Touch() => Version = Interlocked.Increment(ref _lastVersion);
 }

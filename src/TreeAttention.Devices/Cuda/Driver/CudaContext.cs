@@ -117,6 +117,15 @@ internal sealed unsafe class CudaContext : IDisposable
         return (long)bytes;
     }
 
+    /// <summary>Device memory in bytes that the driver can still give, to any process; of the current context's GPU.</summary>
+    internal static long FreeMemory()
+    {
+        nuint free;
+        nuint total;
+        CudaFaults.Check(CudaDriver.cuMemGetInfo_v2(&free, &total), "asking for free memory");
+        return (long)free;
+    }
+
     /// <summary>Waits for what is enqueued before its memory goes; a device that failed refuses, and there is nobody left to tell.</summary>
     internal void Drain()
     {
