@@ -67,7 +67,7 @@ struct attend_arguments {
   int value_stride;         // elements from value to value: value_dim, or head_dim inside keys
   int splits;               // page ranges: split s takes the batch row's pages
   int first_page;           //   first_page + s * pages_per_split up to, not including,
-  int pages_per_split;      //   first_page + (s + 1) * pages_per_split
+  int pages_per_split;      //   first_page + (s + 1) * pages_per_split; 0: ceil(pages / splits)
   int causal;               // 1: key j is seen when j <= i + shift
   int window_left;          // j >= i + shift - window_left; negative: no bound
   int window_right;         // j <= i + shift + window_right; negative: no bound

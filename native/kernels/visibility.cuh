@@ -169,7 +169,8 @@ __device__ __forceinline__ number apply_key_rules(const attend_arguments& a, con
 // a negative slope. NaN and +inf count, -inf hides a key.
 __device__ __forceinline__ double largest_bias(const attend_arguments& a, const query_row& row,
                                                const page_entry& page) {
-  const int first = position_in(page, 0), last = position_in(page, page.count - 1);
+  const int first = position_in(page, 0);
+  const int last = min(position_in(page, page.count - 1), row.key_end - 1);
   const double position = row.position;
   const double tree = a.query_depths ? a.query_length : 0;  // no key is further from its place
   const double distance = fmax(fabs(position - first), fabs(position - last)) + tree;
@@ -247,9 +248,16 @@ struct tile_walk {
   }
 };
 
+// Pages of each split of a batch row: those that the host asked for, or the row's dealt evenly.
+__device__ __forceinline__ int pages_per_split_of(const attend_arguments& a, int batch) {
+  if (a.pages_per_split > 0) return a.pages_per_split;
+  const int pages = __ldg(a.page_ranges + batch + 1) - __ldg(a.page_ranges + batch);
+  return (pages + a.splits - 1) / a.splits;
+}
+
 // The first page of a split of a batch row.
 __device__ __forceinline__ int first_page_of(const attend_arguments& a, int batch, int split) {
-  return __ldg(a.page_ranges + batch) + a.first_page + split * a.pages_per_split;
+  return __ldg(a.page_ranges + batch) + a.first_page + split * pages_per_split_of(a, batch);
 }
 
 // The walk of the block's split of a batch row, at its first tile.
@@ -257,7 +265,8 @@ template <int tile_keys>
 __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_arguments& a, int batch,
                                                            int split, row_hull hull) {
   const int first = first_page_of(a, batch, split);
-  const int last = min(first + a.pages_per_split, __ldg(a.page_ranges + batch + 1));
+  const int last =
+      min(first + pages_per_split_of(a, batch), __ldg(a.page_ranges + batch + 1));
   tile_walk<tile_keys> walk = {batch, first - 1, last, 0, {0, 0}, hull};
   if (hull.end <= hull.first) {
     walk.page = last;

@@ -210,8 +210,10 @@ std::vector<float> case_data::run(const kernel_instance& instance, std::uint64_t
   const int rows_per_head = c.group * int(query_indices.size());
   const int rows = c.batch * c.kv_heads * rows_per_head;
   const int most = int(pages.size()) / c.batch;
-  // One split more than there are pages for: it must be an identity.
-  const int splits = (most + c.pages_per_split - 1) / c.pages_per_split + 1;
+  // One split more than there are pages for: it must be an identity. Where the kernel deals the
+  // pages, there are some such splits too, unless each gets one.
+  const int splits =
+      c.pages_per_split == 0 ? most - 2 : (most + c.pages_per_split - 1) / c.pages_per_split + 1;
   const std::size_t floats = std::size_t(rows) * (c.value_dim + 2);
   std::vector<float> states(floats * splits, NAN);
   attend_arguments a = arguments(states, splits);

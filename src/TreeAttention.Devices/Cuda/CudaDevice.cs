@@ -13,6 +13,8 @@ namespace TreeAttention.Devices;
 /// </remarks>
 public sealed class CudaDevice : IStreamDevice
 {
+    private const long MostScratchBytes = 256 << 20;
+
     private readonly CudaContext _context;
     private readonly DeviceMemoryPool _pool;
     private readonly DeviceCopies _copies;
@@ -32,6 +34,12 @@ public sealed class CudaDevice : IStreamDevice
     /// <param name="ordinal">Which of the platform's GPUs.</param>
     /// <exception cref="FaultException">No such GPU (69), out of memory (71), the GPU failed (202).</exception>
     public CudaDevice(CudaPlatform platform, int ordinal = 0)
+        : this(platform, ordinal, MostScratchBytes)
+    {
+    }
+
+    /// <summary>A device object that keeps at most so many bytes of split states.</summary>
+    internal CudaDevice(CudaPlatform platform, int ordinal, long scratchBytes)
     {
         CudaOptions options = platform.Options;
         _isEmulated = options.IsEmulated;
@@ -42,7 +50,7 @@ public sealed class CudaDevice : IStreamDevice
         _kernels = new KernelFunctions(_context, new KernelCache(options.CacheFolder, compiler, IdentityOf(options)));
         _states = new StateKernels(_kernels);
         _tables = new DeviceTables(_pool, _copies);
-        _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
+        _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies, scratchBytes);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
         _tokens = new TokenLaunch(_kernels, _tables, _pool, _copies);
         _edge = new EdgeKernels(_kernels, _tables);
@@ -84,6 +92,12 @@ public sealed class CudaDevice : IStreamDevice
 
     /// <summary>Kernels that the host enqueued one by one.</summary>
     internal long Launches => _kernels.Launches;
+
+    /// <summary>How often the host waited for the enqueued work.</summary>
+    internal long Waits => _context.Waits;
+
+    /// <summary>Graphs that were captured.</summary>
+    internal long Captures { get; private set; }
 
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
@@ -145,7 +159,22 @@ public sealed class CudaDevice : IStreamDevice
     public IReplay Capture(Action work)
     {
         _context.Enter();
+        Captures++;
         return new CudaReplay(_context, _pool, work);
+    }
+
+    /// <inheritdoc/>
+    public long Refresh(ShardPlan plan)
+    {
+        _context.Enter();
+        return _tables.Refresh(plan);
+    }
+
+    /// <inheritdoc/>
+    public IStepInput CreateStepInput(AttentionShape shape, int tokens, ShardPlan plan, RotaryOptions? rotary)
+    {
+        _context.Enter();
+        return new StepInput(_context, _pool, _copies, _tokens, shape, tokens, plan, rotary);
     }
 
     /// <inheritdoc/>

@@ -26,7 +26,7 @@ internal sealed class GatherStep : AttentionStep
     }
 
     // Messages of a growing cache have other lengths in every step.
-    private protected override bool IsCapturable => base.IsCapturable && (_whole is null || !Shards.IsGrowing);
+    internal override bool IsCapturable => base.IsCapturable && (_whole is null || !Shards.IsGrowing);
 
     /// <summary>Collectives of a step: one all-gather of equal shards, or a broadcast of each that is not empty.</summary>
     internal static int CollectivesOf(ShardMap shards)

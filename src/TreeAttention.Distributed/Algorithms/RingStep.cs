@@ -43,7 +43,7 @@ internal sealed class RingStep : AttentionStep
     }
 
     // Messages of a growing cache have other lengths in every step.
-    private protected override bool IsCapturable => base.IsCapturable && (Transport.Size == 1 || !Shards.IsGrowing);
+    internal override bool IsCapturable => base.IsCapturable && (Transport.Size == 1 || !Shards.IsGrowing);
 
     /// <summary>Rooms of a rank: the own shard is packed into the one that takes the second visitor.</summary>
     internal static int RoomCount(int ranks, bool isPacked) => ranks == 1 ? 0 : isPacked ? 2 : Math.Min(2, ranks - 1);

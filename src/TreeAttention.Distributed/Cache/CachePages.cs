@@ -1,4 +1,5 @@
 using System;
+using System.Linq;
 
 namespace TreeAttention.Distributed;
 
@@ -42,6 +43,18 @@ internal sealed class CachePages
 
     /// <summary>The rank that owns a page.</summary>
     public int OwnerOf(int page) => _owners[page % LaneTree.Lanes];
+
+    /// <summary>The most that a rank owns of a row's first pages.</summary>
+    public int MostPagesOfRank(int pages)
+    {
+        Array.Clear(_wanted);
+        for (int lane = 0; lane < LaneTree.Lanes; lane++)
+        {
+            _wanted[_owners[lane]] += (Math.Max(0, pages - lane) + LaneTree.Lanes - 1) / LaneTree.Lanes;
+        }
+
+        return _wanted.Max();
+    }
 
     /// <summary>Slot of a row's page in its owner's memory.</summary>
     public int SlotOf(int row, int page) => _slots[(row * _mostPages) + page];
@@ -112,22 +125,16 @@ internal sealed class CachePages
         }
     }
 
-    /// <summary>Says that what a page holds has changed without the row's length.</summary>
-    public void Touch() => Version++;
-
     /// <summary>Gives the pages past a length back.</summary>
     public void Truncate(int row, int length)
     {
         for (int page = PagesFor(length); page < PagesFor(_lengths[row]); page++)
         {
             _pools[OwnerOf(page)].Release(SlotOf(row, page));
-        }
-
-        if (length < _lengths[row])
-        {
-            _lengths[row] = length;
             Version++;
         }
+
+        _lengths[row] = Math.Min(length, _lengths[row]);
     }
 
     /// <summary>Makes an empty row share the first pages of another.</summary>

@@ -9,7 +9,8 @@ namespace TreeAttention.Distributed;
 /// The semantics are those of flash-attn's <c>flash_attn_with_kvcache</c>: queries are aligned with the end of each row, new tokens
 /// included; keys are rotated at their positions, query i at that of new token i where the mask is causal or a window, else at
 /// that of the first new token. Where queries have depths they are nodes of a token tree, and so are the new tokens: both turn by
-/// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does.
+/// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does. Where the device has
+/// a stream, a step that appends as many tokens as it has queries is enqueued whole (<see cref="StreamedStep"/>).
 /// Calls come from one thread, the same on every rank.
 /// </remarks>
 public sealed class DecodeStep : IDisposable
@@ -28,6 +29,7 @@ public sealed class DecodeStep : IDisposable
     private readonly int[] _depths; // [batch, query_len], or none
     private readonly HostMemory? _result;
     private readonly PartialAttention? _onHost;
+    private StreamedStep? _streamed; // made when first needed: its page-locked memory has room for whole steps
 
     /// <summary>Makes a step. Every rank calls it with the same options.</summary>
     /// <param name="context">The rank, as the cache was made with it.</param>
@@ -88,6 +90,13 @@ public sealed class DecodeStep : IDisposable
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
         RequireQueries(query);
+        if (_device is IStreamDevice stream && key.Length == (long)_positions.Length * _cache.Options.KeyFloats)
+        {
+            _streamed ??= new StreamedStep(stream, _step, _queries, _view.Plan, _cache.Options);
+            RunWhole(_streamed, layer, query, key, value, output, lse);
+            return;
+        }
+
         int before = _cache.LengthOf(layer, _rows[0]);
         _cache.Append(layer, _rows, key, value, key.IsEmpty ? [] : _depths);
         int tokens = _cache.LengthOf(layer, _rows[0]) - before;
@@ -143,11 +152,27 @@ public sealed class DecodeStep : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        _streamed?.Dispose();
         _step.Dispose();
         _given.Dispose();
         _caller.Dispose();
         _result?.Dispose();
         _device.Free(_queries.Values);
+    }
+
+    private void RunWhole(
+        StreamedStep streamed, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output,
+        Span<float> lse)
+    {
+        _cache.Append(layer, _rows, key, value, _depths, streamed.Input);
+        _view.Follow(layer);
+        query.CopyTo(streamed.Input.Queries);
+        if (AnglesBehind(Problem.Shape.QueryLength) is { } angles)
+        {
+            streamed.Input.Turn(angles);
+        }
+
+        AttentionEdge.Finish(Problem, _queries.Indices, streamed.Run(layer, _shards[layer]), output, lse);
     }
 
     private void Attend(int layer, ReadOnlySpan<float> query, int tokens, Span<float> output, Span<float> lse)

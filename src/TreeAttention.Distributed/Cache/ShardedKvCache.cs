@@ -123,15 +123,20 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="value">[rows given, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="depths">[rows given, tokens] depth of each node, 0 for a root; empty for tokens in a line.</param>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})" path="/exception"/>
-    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths)
+    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths) =>
+        Append(layer, rows, key, value, depths, null);
+
+    /// <summary>The same, where a step's input is given, which then stores the tokens: they are only written into it.</summary>
+    internal void Append(
+        int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths, IStepInput? input)
     {
         int tokens = TokensIn(rows.Length, key.Length, value.Length);
         RequireDepths(rows.Length, tokens, depths);
         _writer.RequireStorable(layer, rows, tokens, depths, key, value);
         Extend(layer, rows, tokens);
-        key.CopyTo(_writer.TakeKeys(rows.Length * tokens));
-        value.CopyTo(_writer.TakeValues(rows.Length * tokens));
-        _writer.Store(layer, rows, tokens, depths);
+        key.CopyTo(input is null ? _writer.TakeKeys(rows.Length * tokens) : input.Keys);
+        value.CopyTo(input is null ? _writer.TakeValues(rows.Length * tokens) : input.Values);
+        _writer.Store(layer, rows, tokens, depths, input);
         Advance(layer, rows, tokens);
         Measure(Options.ValuesInKeys ? key : value);
     }
@@ -249,7 +254,6 @@ public sealed class ShardedKvCache : IDisposable
         }
 
         Truncate(row, first + kept.Length);
-        Pages.Touch();
     }
 
     /// <summary>This rank stores the tokens at a position, of whichever row.</summary>

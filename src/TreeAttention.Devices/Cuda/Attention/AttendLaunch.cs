@@ -9,17 +9,22 @@ namespace TreeAttention.Devices;
 /// After the fast kernel the precise one runs over the same splits and replaces the states of rows that need it: which those
 /// are is decided on the device, so the host reads nothing.
 /// </remarks>
-internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies)
-    : IDisposable
+/// <param name="context">The GPU.</param>
+/// <param name="kernels">Its kernels.</param>
+/// <param name="states">Those over states.</param>
+/// <param name="tables">What the kernels read beside tensors.</param>
+/// <param name="pool">Memory.</param>
+/// <param name="copies">Copies.</param>
+/// <param name="mostScratchBytes">Split states beyond this would cost more memory than their accuracy and parallelism are worth.</param>
+internal sealed class AttendLaunch(
+    CudaContext context, KernelFunctions kernels, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies,
+    long mostScratchBytes) : IDisposable
 {
     // Blocks that keep every multiprocessor busy while some of its own wait for memory.
     private const int BlocksPerMultiprocessor = 2;
 
     // Running sums are closed after so many pages: rounding errors add up over 16,384 keys, not over the context.
     private const int ChapterPages = 32;
-
-    // Split states beyond this would cost more memory than their accuracy and parallelism are worth.
-    private const long MostScratchBytes = 256 << 20;
 
     // Sums of such values over 2^28 keys stay inside fp32's range.
     private const float LargestFastValue = 1e30f;
@@ -31,12 +36,17 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
     private long _scratchBytes;
 
     /// <summary>How many page states of a call may lie in scratch at once.</summary>
-    internal static int MostStates(PartialAttention like) => (int)Math.Max(1, MostScratchBytes / Math.Max(1, like.Region.Bytes));
+    internal int MostStates(PartialAttention like) => (int)Math.Max(1, mostScratchBytes / Math.Max(1, like.Region.Bytes));
 
     /// <summary>Attention over all pages, split over the device and merged into one state.</summary>
+    /// <remarks>
+    /// Of a plan that grows the splits are those of all pages that there is room for, and share out the present ones on the device:
+    /// the launch is the same, and so are the bits, whether it is done directly or again by a graph. Splits that get none are identities.
+    /// </remarks>
     internal void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
     {
-        int pages = shard.Plan.PagesPerBatch;
+        bool isGrowing = shard.Plan.RowLengths is not null;
+        int pages = shard.Plan.RoomPages;
         if (into.Rows == 0)
         {
             return;
@@ -54,7 +64,15 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
         int wanted = Math.Max((BlocksPerMultiprocessor * context.Multiprocessors) / blocks, (pages + ChapterPages - 1) / ChapterPages);
         int splits = Math.Clamp(wanted, 1, Math.Min(pages, MostStates(into)));
         int pagesPerSplit = (pages + splits - 1) / splits;
-        splits = (pages + pagesPerSplit - 1) / pagesPerSplit;
+        if (isGrowing)
+        {
+            pagesPerSplit = 0;
+        }
+        else
+        {
+            splits = (pages + pagesPerSplit - 1) / pagesPerSplit;
+        }
+
         if (splits == 1)
         {
             Launch(kernel, problem, queries, shard, 0, pagesPerSplit, 1, into.Region.Address);

@@ -64,6 +64,9 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>The stream records what is enqueued on it.</summary>
     internal bool IsCapturing { get; set; }
 
+    /// <summary>How often the host waited for the enqueued work.</summary>
+    internal long Waits { get; private set; }
+
     /// <summary>Graphs of the stream, and the one that is recorded.</summary>
     internal List<CudaReplay> Replays { get; } = [];
 
@@ -99,6 +102,7 @@ internal sealed unsafe class CudaContext : IDisposable
     internal void Synchronize()
     {
         RefuseWhileCapturing("A wait for the enqueued work");
+        Waits++;
         if (WhileWaiting is { } look)
         {
             Poll(look);
