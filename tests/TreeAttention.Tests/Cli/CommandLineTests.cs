@@ -114,7 +114,7 @@ public sealed class CommandLineTests
     [Theory]
     [InlineData("attend", "tree|ring|")]
     [InlineData("bench", "tree|ring|")]
-    [InlineData("decode", "tree|ring-query|single>")]
+    [InlineData("decode", "single|tree|ring|ring-no-overlap|ring-query|gather>")]
     [InlineData("verify", "in-process|mpi|nccl>")]
     public void Help_names_choices_and_defaults_as_they_are_written(string command, string choices)
     {
