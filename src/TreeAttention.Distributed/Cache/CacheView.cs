@@ -30,7 +30,10 @@ internal sealed class CacheView
         _place = new int[cache.Options.MostPages];
         KeyLengths = new int[rows.Length];
         ShardPlan whole = cache.Contents.Plan;
-        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, _order.Length, whole.Scales) { RowLengths = KeyLengths };
+
+        // Not this rank's own: work that is captured has room for as many as the rank with the most.
+        int most = cache.Pages.MostPagesOfRank(cache.Options.MostPages);
+        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, most, whole.Scales) { RowLengths = KeyLengths };
     }
 
     /// <summary>[batch] tokens of each row; the array of the call's options, changed in place.</summary>
