@@ -35,8 +35,8 @@ struct query_place {
   int sequence;  // the batch row, or the packed sequence
 };
 
-// attend_tensor and attend_plain: partial attention of all query rows over ranges of pages.
-// Pointers marked "or null" switch an option off. 248 bytes.
+// attend_tensor, attend_prefill and attend_plain: partial attention of all query rows over ranges
+// of pages. Pointers marked "or null" switch an option off. 248 bytes.
 struct attend_arguments {
   const float* queries;       // [batch, query_heads, query_count, head_dim] unscaled
   const void* contents;       // keys and values, elements of the kernel's storage type
@@ -88,8 +88,8 @@ struct page_limits {
   float largest_value;     // magnitude
 };
 
-// attend_precise: the rows that attend_tensor or attend_plain were not exact enough for, computed
-// again in double precision. 288 bytes.
+// attend_precise: the rows that the kernel before it was not exact enough for, computed again in
+// double precision. 288 bytes.
 struct precise_arguments {
   attend_arguments attend;    // the call, as the fast kernel had it; its states are overwritten
   const page_limits* limits;  // [slots, kv_heads]

@@ -183,7 +183,7 @@ public sealed class TcpControlPlane : IControlPlane
             }
 
             bool anyOpen = _links.Any(link => link.IsOpen);
-            if (now >= closeBy || (!anyOpen && (_closing || _links.All(link => link.HasLeft))))
+            if (now >= closeBy || (!anyOpen && (_closing || (_links.All(link => link.HasLeft) && !_fault.IsPending))))
             {
                 return;
             }

@@ -13,6 +13,7 @@ namespace TreeAttention.Devices;
 /// </remarks>
 public sealed class CudaDevice : IStreamDevice
 {
+    private const int MostBlocks = 65_535; // of a grid in its second and third dimension
     private const long MostScratchBytes = 256 << 20;
 
     private readonly CudaContext _context;
@@ -32,7 +33,7 @@ public sealed class CudaDevice : IStreamDevice
     /// <summary>A device object over a GPU.</summary>
     /// <param name="platform">The driver and the compiler.</param>
     /// <param name="ordinal">Which of the platform's GPUs.</param>
-    /// <exception cref="FaultException">No such GPU (69), out of memory (71), the GPU failed (202).</exception>
+    /// <exception cref="FaultException">No such GPU, or too old a one (69), out of memory (71), the GPU failed (202).</exception>
     public CudaDevice(CudaPlatform platform, int ordinal = 0)
         : this(platform, ordinal, MostScratchBytes)
     {
@@ -340,11 +341,21 @@ public sealed class CudaDevice : IStreamDevice
 
     private void Begin(AttentionProblem problem, QueryBlock queries, PartialAttention into)
     {
-        int rows = queries.RowsFor(problem.Shape);
-        if (into.Rows != rows || into.ValueDim != problem.Shape.ValueDim)
+        AttentionShape shape = problem.Shape;
+        if (shape.Batch > MostBlocks || shape.KvHeads > MostBlocks)
+        {
+            throw new FaultException(
+                FaultCode.Unavailable,
+                $"A GPU attends to {MostBlocks:N0} batch rows and KV heads at once, not to {shape.Batch:N0} and {shape.KvHeads:N0}. Split the batch, or run "
+                + "with --device cpu.")
+            { IsAgreed = true };
+        }
+
+        int rows = queries.RowsFor(shape);
+        if (into.Rows != rows || into.ValueDim != shape.ValueDim)
         {
             throw new ShapeMismatchException(
-                $"Queries of {rows} rows × {problem.Shape.ValueDim} do not fit a partial of {into.Rows} rows × {into.ValueDim}.");
+                $"Queries of {rows} rows × {shape.ValueDim} do not fit a partial of {into.Rows} rows × {into.ValueDim}.");
         }
 
         _context.Enter();

@@ -30,9 +30,7 @@ internal sealed class CacheView
         _place = new int[cache.Options.MostPages];
         KeyLengths = new int[rows.Length];
         ShardPlan whole = cache.Contents.Plan;
-
-        // Not this rank's own: work that is captured has room for as many as the rank with the most.
-        int most = cache.Pages.MostPagesOfRank(cache.Options.MostPages);
+        int most = cache.Pages.MostPagesOfRank(cache.Options.MostPages); // the same on every rank, as the room is that grows up to it
         Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, most, whole.Scales) { RowLengths = KeyLengths };
     }
 

@@ -15,8 +15,9 @@ internal sealed class DeviceSource
     internal const string Emulated = "emulated";
 
     private readonly CudaPlatform? _platform;
+    private readonly int? _gpu;
 
-    private DeviceSource(CudaPlatform? platform) => _platform = platform;
+    private DeviceSource(CudaPlatform? platform, int? gpu = null) => (_platform, _gpu) = (platform, gpu);
 
     /// <summary>Finds what the devices of ranks need that live in one process.</summary>
     /// <param name="options">The group's.</param>
@@ -29,8 +30,8 @@ internal sealed class DeviceSource
     internal static DeviceSource Open(GroupOptions options, ProcessEnvironment environment, int ranksOfNode) => options.Device switch
     {
         DeviceKind.Cpu => new DeviceSource(null),
-        DeviceKind.Cuda => new DeviceSource(OpenGpus(options, OptionsOf(environment), ranksOfNode)),
-        _ => Settle([Probe(options, environment, ranksOfNode)]),
+        DeviceKind.Cuda => new DeviceSource(OpenGpus(options, OptionsOf(environment), ranksOfNode), options.Gpu),
+        _ => Settle([Probe(options, environment, ranksOfNode)], 0, options.Gpu),
     };
 
     /// <summary>The same for a rank that is a process. Every rank calls it, and all compute on one kind of device.</summary>
@@ -45,7 +46,7 @@ internal sealed class DeviceSource
         GpuProbe mine = RankAgreement.Together(control, () => Probe(options, environment, ranksOfNode));
         GpuProbe[] all = [.. control.AllGather(mine.ToBytes()).Select(GpuProbe.FromBytes)];
         all[control.Rank] = mine;
-        return Settle(all, control.Rank);
+        return Settle(all, control.Rank, options.Gpu);
     }
 
     /// <summary>What one rank alone would compute on by <see cref="DeviceKind.Auto"/>, in words.</summary>
@@ -66,9 +67,9 @@ internal sealed class DeviceSource
 
     /// <summary>A rank's device.</summary>
     /// <param name="threads">Threads for what the CPU computes.</param>
-    /// <param name="rankOfNode">The rank among those of its node: ranks take the node's GPUs in turn.</param>
+    /// <param name="rankOfNode">The rank among those of its node: ranks take the node's GPUs in turn, unless the options name one.</param>
     internal IDevice Create(int threads, int rankOfNode) =>
-        _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, rankOfNode % _platform.DeviceCount);
+        _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, _gpu ?? (rankOfNode % _platform.DeviceCount));
 
     /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
     internal static StagedTransport? StagingFor(ITransport transport, IDevice device) =>
@@ -103,6 +104,12 @@ internal sealed class DeviceSource
                 : options.Transport == TransportKind.Nccl ? NcclSource.WayOut
                 : libraries.WayOut,
         });
+        if (options.Gpu is { } chosen)
+        {
+            platform.RequireArchitecture(chosen);
+            return platform;
+        }
+
         if (ranksOfNode > platform.DeviceCount && !options.OversubscribeGpus)
         {
             string gpus = platform.DeviceCount == 1 ? "1 GPU" : $"{platform.DeviceCount} GPUs";
@@ -114,7 +121,7 @@ internal sealed class DeviceSource
 
         for (int gpu = 0; gpu < Math.Min(ranksOfNode, platform.DeviceCount); gpu++)
         {
-            platform.RequireCapability(gpu);
+            platform.RequireArchitecture(gpu);
         }
 
         return platform;
@@ -140,12 +147,12 @@ internal sealed class DeviceSource
     }
 
     // GPUs if all ranks have them; else the CPU, and unless there is no trace of a GPU anywhere, rank 0 says why.
-    private static DeviceSource Settle(GpuProbe[] all, int rank = 0)
+    private static DeviceSource Settle(GpuProbe[] all, int rank, int? gpu)
     {
         int without = Array.FindIndex(all, probe => !probe.IsReady);
         if (without < 0)
         {
-            return new DeviceSource(all[rank].Platform);
+            return new DeviceSource(all[rank].Platform, gpu);
         }
 
         int told = Array.FindIndex(all, probe => probe.Obstacle is not null);

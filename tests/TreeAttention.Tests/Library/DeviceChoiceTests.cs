@@ -21,7 +21,7 @@ public sealed class DeviceChoiceTests
         { "TREEATTN_CUDA_LIBRARY=/no/libcuda_emulated.so", "", "No emulated GPU: /no/libcuda_emulated.so was not found. Build it with scripts/build.sh --all." },
         { "TREEATTN_EMULATION_DEVICES=0", "", "No CUDA device: the driver" },
         { "TREEATTN_EMULATION_DEVICES=1", "--ranks 2", "This machine has 1 GPU for 2 ranks" },
-        { "TREEATTN_EMULATION_CAPABILITY=75", "", "GPU 0 of this machine is of compute capability 7.5, but the kernels need 8.0 (Ampere) or newer." },
+        { "TREEATTN_EMULATION_CAPABILITY=75", "", "CUDA device 0 (Emulated device 0) is of compute capability 7.5, but the kernels need 8.0 or newer." },
     };
 
     [Theory, InlineData(1, ""), InlineData(2, ""), InlineData(9, "--oversubscribe-gpus")]
@@ -105,7 +105,7 @@ public sealed class DeviceChoiceTests
         using var tooOld = TreeattnProcess.Start(["doctor"], [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_CAPABILITY", "75")]);
 
         Assert.Matches("--device auto +the GPU, of which this machine has 8", there.Wait().Exits(0).Output);
-        Assert.Matches(@"--device auto +the CPU\. GPU 0 of this machine is of compute capability 7\.5", tooOld.Wait().Exits(0).Output);
+        Assert.Matches(@"--device auto +the CPU\. CUDA device 0 \(Emulated device 0\) is of compute capability 7\.5", tooOld.Wait().Exits(0).Output);
     }
 
     private static string[] Lines(TreeattnResult result) => result.Errors.Split('\n', StringSplitOptions.RemoveEmptyEntries);

@@ -29,7 +29,7 @@ internal sealed class AttendLaunch(
     // Sums of such values over 2^28 keys stay inside fp32's range.
     private const float LargestFastValue = 1e30f;
 
-    private readonly Dictionary<(AttentionShape Shape, ElementType Type, bool InKeys, int Rows), AttendKernel> _chosen = [];
+    private readonly Dictionary<(AttentionShape Shape, ElementType Type, bool InKeys, int Rows, bool HasScoreRules, bool IsPages), AttendKernel> _chosen = [];
     private readonly Dictionary<string, AttendKernel> _instances = new(StringComparer.Ordinal);
     private readonly Dictionary<ElementType, PreciseKernel> _precise = [];
     private nint _scratch;
@@ -58,7 +58,7 @@ internal sealed class AttendLaunch(
             return;
         }
 
-        AttendKernel kernel = KernelFor(problem, queries, shard);
+        AttendKernel kernel = KernelFor(problem, queries, shard, false);
         int tiles = TilesOf(problem, queries, kernel);
         int blocks = tiles * problem.Shape.KvHeads * problem.Shape.Batch;
         int wanted = Math.Max((BlocksPerMultiprocessor * context.Multiprocessors) / blocks, (pages + ChapterPages - 1) / ChapterPages);
@@ -91,7 +91,7 @@ internal sealed class AttendLaunch(
     internal nint AttendPages(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int first, int count, PartialAttention like)
     {
         nint parts = Scratch(count * like.Region.Bytes);
-        Launch(KernelFor(problem, queries, shard), problem, queries, shard, first, 1, count, parts);
+        Launch(KernelFor(problem, queries, shard, true), problem, queries, shard, first, 1, count, parts);
         return parts;
     }
 
@@ -107,13 +107,18 @@ internal sealed class AttendLaunch(
     private static int TilesOf(AttentionProblem problem, QueryBlock queries, AttendKernel kernel) =>
         ((problem.Shape.GroupSize * queries.Count) + kernel.RowsPerTile - 1) / kernel.RowsPerTile;
 
-    private AttendKernel KernelFor(AttentionProblem problem, QueryBlock queries, KeyValueShard shard)
+    private AttendKernel KernelFor(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, bool isPages)
     {
         ShardPlan plan = shard.Plan;
-        (AttentionShape, ElementType, bool, int) call = (problem.Shape, plan.Type, plan.ValuesInKeys, problem.Shape.GroupSize * queries.Count);
+        int rows = problem.Shape.GroupSize * queries.Count;
+        bool hasScoreRules = problem.Options.Softcap > 0 || problem.Mask.HasKeyRules || problem.Mask.HasBias;
+        (AttentionShape, ElementType, bool, int, bool, bool) call = (problem.Shape, plan.Type, plan.ValuesInKeys, rows, hasScoreRules, isPages);
         if (!_chosen.TryGetValue(call, out AttendKernel? kernel))
         {
-            kernel = AttendKernel.For(problem.Shape, plan.Type, plan.ValuesInKeys, call.Item4, context.SharedMemoryPerBlock);
+            int shared = context.SharedMemoryPerBlock;
+            kernel = isPages
+                ? AttendKernel.ForPages(problem.Shape, plan.Type, plan.ValuesInKeys, rows, shared)
+                : AttendKernel.For(problem.Shape, plan.Type, plan.ValuesInKeys, rows, hasScoreRules, shared);
 
             // One object for each instance, so that its module is loaded once.
             AttendKernel? same = _instances.GetValueOrDefault(kernel.Name);
@@ -137,7 +142,7 @@ internal sealed class AttendLaunch(
         arguments.FirstPage = firstPage;
         arguments.PagesPerSplit = pagesPerSplit;
         (int X, int Y, int Z) grid = (splits * TilesOf(problem, queries, kernel), shape.KvHeads, shape.Batch);
-        kernels.Launch(function, grid, AttendKernel.Threads, kernel.SharedBytes, arguments, kernel.Name);
+        kernels.Launch(function, grid, kernel.Threads, kernel.SharedBytes, arguments, kernel.Name);
         LaunchPrecise(problem, queries, shard, arguments);
     }
 

@@ -126,7 +126,7 @@ internal sealed class TokenLaunch(KernelFunctions kernels, DeviceTables tables, 
             return default;
         }
 
-        nint sine = to + (rotary.Cosine.Length * sizeof(float));
+        nint sine = to + ((nint)rotary.Cosine.Length * sizeof(float));
         copies.Upload(rotary.Cosine, to);
         copies.Upload(rotary.Sine, sine);
         return new DeviceAngles(to, sine, rotary.Cosine.Length / rotary.Count, rotary.Options.Interleaved);

@@ -11,6 +11,7 @@ namespace TreeAttention.Devices;
 internal sealed unsafe class CudaContext : IDisposable
 {
     private const uint NonBlocking = 1; // ordered against no other stream
+    private const int OldestArchitecture = 80; // asynchronous copies, products of bf16
     private const string Waiting = "waiting for the enqueued work";
 
     private readonly int _device;
@@ -18,7 +19,7 @@ internal sealed unsafe class CudaContext : IDisposable
     private nint _stream;
 
     /// <summary>Retains the primary context of a device and makes a stream.</summary>
-    /// <exception cref="FaultException">There is no such device (69), or it failed (202).</exception>
+    /// <exception cref="FaultException">There is no such device, or it is too old (69), or it failed (202).</exception>
     internal CudaContext(int ordinal)
     {
         int device = Find(ordinal);
@@ -27,7 +28,7 @@ internal sealed unsafe class CudaContext : IDisposable
         BusAddress = ReadBusAddress(device);
         Multiprocessors = Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         SharedMemoryPerBlock = Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
-        Architecture = CapabilityOf(ordinal);
+        Architecture = RequireArchitecture(ordinal, "run with --device cpu");
         nint context;
         CudaFaults.Check(CudaDriver.cuDevicePrimaryCtxRetain(&context, device), "making a context");
         _context = context;
@@ -160,13 +161,19 @@ internal sealed unsafe class CudaContext : IDisposable
         }
     }
 
-    /// <summary>Compute capability of a device: 90 is 9.0.</summary>
-    /// <exception cref="FaultException">There is no such device (69).</exception>
-    internal static int CapabilityOf(int ordinal)
+    /// <summary>Compute capability of a device for which kernels can be compiled: 90 is 9.0.</summary>
+    /// <param name="ordinal">The device.</param>
+    /// <param name="wayOut">What a user can do instead; null for nothing.</param>
+    /// <exception cref="FaultException">There is no such device, or it is too old (69).</exception>
+    internal static int RequireArchitecture(int ordinal, string? wayOut)
     {
         int device = Find(ordinal);
-        return (10 * Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
+        int architecture = (10 * Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
             + Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+        return architecture >= OldestArchitecture ? architecture : throw new FaultException(
+            FaultCode.Unavailable,
+            $"CUDA device {ordinal} ({ReadName(device)}) is of compute capability {architecture / 10}.{architecture % 10}, but the kernels need 8.0 or "
+            + (wayOut is null ? "newer." : $"newer: {wayOut}."));
     }
 
     private static int Find(int ordinal)

@@ -7,8 +7,6 @@ namespace TreeAttention.Devices;
 /// <summary>The CUDA driver and NVRTC of this process, loaded and initialised, and how many GPUs they see.</summary>
 public sealed unsafe class CudaPlatform
 {
-    private const int OldestCapability = 80;
-
     private CudaPlatform(CudaOptions options, int deviceCount) => (Options, DeviceCount) = (options, deviceCount);
 
     /// <summary>Where the libraries come from.</summary>
@@ -72,18 +70,8 @@ public sealed unsafe class CudaPlatform
     }
 
     /// <summary>Makes sure that a GPU is one that the kernels can be compiled for.</summary>
-    /// <exception cref="FaultException">It is too old (69).</exception>
-    public void RequireCapability(int ordinal)
-    {
-        int capability = CudaContext.CapabilityOf(ordinal);
-        if (capability < OldestCapability)
-        {
-            throw Missing(
-                $"GPU {ordinal} of this machine is of compute capability {capability / 10}.{capability % 10}, but the kernels need "
-                + $"{OldestCapability / 10}.{OldestCapability % 10} (Ampere) or newer"
-                + (Options.WayOut is null ? "." : $": {Options.WayOut}."));
-        }
-    }
+    /// <exception cref="FaultException">It is too old, or not there (69).</exception>
+    public void RequireArchitecture(int ordinal) => CudaContext.RequireArchitecture(ordinal, Options.WayOut);
 
     private static FaultException Missing(string message) => new(FaultCode.Unavailable, message);
 }
