@@ -21,11 +21,14 @@ public static class NaiveAttention
     /// <param name="output">[value_dim]</param>
     /// <param name="lse">Natural logarithm, in single precision.</param>
     /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <param name="rounding">What is rounded at all.</param>
     public static void Row(
         AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, AttentionRow row,
-        Span<float> output, out float lse, KeyValueScales? scales = null)
+        Span<float> output, out float lse, KeyValueScales? scales = null, NaiveRounding rounding = NaiveRounding.Everything)
     {
-        ElementType arithmetic = storage == ElementType.Float8E4M3 ? ElementType.Float16 : storage;
+        ElementType narrow = storage == ElementType.Float8E4M3 ? ElementType.Float16 : storage;
+        ElementType arithmetic = rounding == NaiveRounding.Everything ? narrow : ElementType.Float32;
+        ElementType queries = rounding == NaiveRounding.Storage ? ElementType.Float32 : narrow;
         int kvHead = row.Head / problem.Shape.GroupSize;
         output.Clear();
         lse = float.NegativeInfinity;
@@ -35,7 +38,7 @@ public static class NaiveAttention
         }
 
         float[] scores = Scores(
-            problem, new StoredRows(query, arithmetic, 1f), new StoredRows(key, storage, scales?.Key[kvHead] ?? 1f), arithmetic, row);
+            problem, new StoredRows(query, queries, 1f), new StoredRows(key, storage, scales?.Key[kvHead] ?? 1f), arithmetic, row);
         float sink = problem.Options.Sinks?[row.Head] ?? float.NegativeInfinity;
         float top = scores.Length == 0 ? sink : MathF.Max(sink, TensorPrimitives.Max<float>(scores));
         if (float.IsNegativeInfinity(top))

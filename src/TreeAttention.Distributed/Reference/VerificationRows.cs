@@ -10,8 +10,9 @@ namespace TreeAttention.Distributed;
 /// larger: below it floats have a fixed step, and every merge may round by one. Where values cancel so far that this is
 /// below what single precision can do, 2^-22 of the weighted mean of |value| counts instead. The log-sum-exp lies within
 /// 1e-5 · max(1, |lse|).
-/// f16, bf16, f8e4m3: within twice the largest error of the naive computation in that type over the compared rows, plus 1e-5, and
-/// never further than 1e-2 of the row's own largest value; the log-sum-exp likewise, relative to max(1, |lse|). Where wider
+/// f16, bf16, f8e4m3: within twice the largest error of the naive computation in that type over the compared rows, plus 1e-5
+/// (the largest of three: everything rounded, the inputs alone, keys and values alone; of a few scores, one rounding may undo the
+/// other by chance, and such luck is no bound for who rounds less), and never further than 1e-2 of the row's own largest value; the log-sum-exp likewise, relative to max(1, |lse|). Where wider
 /// keys or values are rounded for storage, no computation on what was stored can promise the 1e-2: there it gives way to
 /// the naive computation's own share: twice the largest naive error relative to its row, and two units of roundoff of the
 /// weighted mean of |value|. Twice the naive error still holds.
@@ -22,6 +23,8 @@ public sealed class VerificationRows
     private const double Relative = 1e-5;
     private const double LimitOfNarrow = 1e-2;
     private const double SmallestNormal = 1.17549435082228751e-38; // 2^-126
+
+    private static readonly NaiveRounding[] s_roundings = [NaiveRounding.Everything, NaiveRounding.Inputs, NaiveRounding.Storage];
 
     private readonly AttentionShape _shape;
     private readonly RowMeasure[] _rows;
@@ -100,9 +103,12 @@ public sealed class VerificationRows
         if (storage != ElementType.Float32)
         {
             float[] naive = new float[expected.Length];
-            NaiveAttention.Row(problem, query, key, value, storage, row, naive, out float naiveLse, scales);
-            naiveError = Deviation.Of(naive, expected).Error;
-            naiveLseError = Deviation.OfLogSumExp(naiveLse, expectedLse).Error / Unit(expectedLse);
+            foreach (NaiveRounding rounding in s_roundings)
+            {
+                NaiveAttention.Row(problem, query, key, value, storage, row, naive, out float naiveLse, scales, rounding);
+                naiveError = Math.Max(naiveError, Deviation.Of(naive, expected).Error);
+                naiveLseError = Math.Max(naiveLseError, Deviation.OfLogSumExp(naiveLse, expectedLse).Error / Unit(expectedLse));
+            }
         }
 
         return new RowMeasure(

@@ -202,6 +202,29 @@ public sealed class VerificationTests
         }
     }
 
+    [Theory, InlineData(ElementType.Float16), InlineData(ElementType.BFloat16), InlineData(ElementType.Float8E4M3)]
+    public void One_row_of_few_keys_is_within_the_rule_whether_its_query_is_rounded_or_not(ElementType storage)
+    {
+        for (int seed = 0; seed < 200; seed++)
+        {
+            using var problem = RandomProblem.Create(new ProblemRecipe(
+                seed, new AttentionShape(1, 1, 1 + (seed % 3), 1, 1, 32, 8), new int[OptionLevels.Counts.Count], ElementType.Float32));
+            using var key = new HostTensor("key", storage, problem.Key.Shape, ValuesOf(problem.Key));
+            using var value = new HostTensor("value", storage, problem.Value.Shape, ValuesOf(problem.Value));
+            ElementType arithmetic = storage == ElementType.Float8E4M3 ? ElementType.Float16 : storage;
+            using var query = new HostTensor("query", arithmetic, problem.Query.Shape, ValuesOf(problem.Query));
+            foreach (TensorView used in (TensorView[])[problem.Query, query.View])
+            {
+                (float[] output, float[] lse) = Reference(problem.Problem, used, key.View, value.View);
+
+                VerificationReport report = Verification.Check(
+                    problem.Problem, problem.Query, problem.Key, problem.Value, storage, output, lse, 1);
+
+                Assert.True(report.Wrong == 0, $"{used.Type} query, {problem.Recipe}: {report}");
+            }
+        }
+    }
+
     [Fact]
     public void Scales_of_f8e4m3_must_be_those_that_keys_and_values_were_stored_with()
     {
