@@ -49,19 +49,22 @@ internal sealed class DeviceSource
         return Settle(all, control.Rank, options.Gpu);
     }
 
-    /// <summary>What one rank alone would compute on by <see cref="DeviceKind.Auto"/>, in words.</summary>
-    internal static string Describe(ProcessEnvironment environment)
+    /// <summary>What one rank alone would compute on by <see cref="DeviceKind.Auto"/>; nothing where the environment contradicts itself.</summary>
+    internal static Finding Inspect(string subject, ProcessEnvironment environment)
     {
         try
         {
             GpuProbe probe = Probe(new GroupOptions(), environment, ranksOfNode: 1);
-            return probe.Platform is { } gpus ? $"the GPU, of which this machine has {gpus.DeviceCount}"
+            string gpu = environment.Cuda == Emulated ? "the GPU that the CPU emulates (TREEATTN_CUDA)" : "the GPU";
+            return new Finding(
+                subject, true,
+                probe.Platform is { } gpus ? $"{gpu}, of which this machine has {gpus.DeviceCount}"
                 : probe.Obstacle is { } obstacle ? $"the CPU. {obstacle}"
-                : "the CPU: there is no NVIDIA GPU";
+                : "the CPU: there is no NVIDIA GPU");
         }
         catch (FaultException fault)
         {
-            return fault.Message;
+            return new Finding(subject, false, fault.Message);
         }
     }
 

@@ -103,9 +103,11 @@ public sealed class DeviceChoiceTests
     {
         using var there = TreeattnProcess.Start(["doctor"], EmulatedCuda.Variables);
         using var tooOld = TreeattnProcess.Start(["doctor"], [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_CAPABILITY", "75")]);
+        using var contradiction = TreeattnProcess.Start(["doctor"], [("TREEATTN_CUDA", "imagined")]);
 
-        Assert.Matches("--device auto +the GPU, of which this machine has 8", there.Wait().Exits(0).Output);
+        Assert.Matches(@"ok +--device auto +the GPU that the CPU emulates \(TREEATTN_CUDA\), of which this machine has 8", there.Wait().Exits(0).Output);
         Assert.Matches(@"--device auto +the CPU\. CUDA device 0 \(Emulated device 0\) is of compute capability 7\.5", tooOld.Wait().Exits(0).Output);
+        Assert.Matches("missing +--device auto +TREEATTN_CUDA is 'imagined'", contradiction.Wait().Exits(0).Output);
     }
 
     private static string[] Lines(TreeattnResult result) => result.Errors.Split('\n', StringSplitOptions.RemoveEmptyEntries);
