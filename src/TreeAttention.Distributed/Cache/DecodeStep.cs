@@ -50,7 +50,7 @@ public sealed class DecodeStep : IDisposable
         _positions = new int[_rows.Length * options.QueryLength];
         int[] depths = options.Attention.QueryDepths ?? [];
         _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
-        var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Largest);
+        var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Bound.Limits);
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
         long floats = (long)_rows.Length * options.QueryLength * options.QueryHeads * sizes.HeadDim;

@@ -1,17 +1,18 @@
 using System;
+using System.Buffers.Binary;
 using System.Collections.Generic;
-using System.Globalization;
-using System.Text.Json;
-using TreeAttention.Distributed;
+using System.Text;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Distributed;
 
 /// <summary>Work that can fail on single ranks, after which all ranks go on or all leave.</summary>
-internal static class RankAgreement
+public static class RankAgreement
 {
     /// <summary>Does the work on every rank; when it fails anywhere, every rank throws the same fault.</summary>
+    /// <param name="control">The control plane of the ranks.</param>
+    /// <param name="work">The work, which talks to no other rank: each of them does its own to the end.</param>
     /// <exception cref="FaultException">The fault of the lowest rank that failed.</exception>
-    internal static T Together<T>(IControlPlane control, Func<T> work)
+    public static T Together<T>(IControlPlane control, Func<T> work)
     {
         T result = default!;
         FaultException? fault = null;
@@ -46,23 +47,26 @@ internal static class RankAgreement
 
     private static void Settle(IControlPlane control, FaultException? fault)
     {
-        byte[] mine = fault is null
-            ? []
-            : JsonSerializer.SerializeToUtf8Bytes([((int)fault.Code).ToString(CultureInfo.InvariantCulture), fault.Message], RuntimeJson.Default.StringArray);
-        IReadOnlyList<byte[]> all = control.AllGather(mine);
+        IReadOnlyList<byte[]> all = control.AllGather(fault is null ? [] : Encode(fault));
         for (int rank = 0; rank < all.Count; rank++)
         {
-            if (all[rank].Length == 0)
+            if (all[rank].Length > 0)
             {
-                continue;
+                throw new FaultException(
+                    (FaultCode)BinaryPrimitives.ReadInt32LittleEndian(all[rank]), Encoding.UTF8.GetString(all[rank].AsSpan(sizeof(int))), fault)
+                {
+                    Rank = rank,
+                    IsAgreed = true,
+                };
             }
-
-            string[] found = JsonSerializer.Deserialize(all[rank], RuntimeJson.Default.StringArray)!;
-            throw new FaultException((FaultCode)int.Parse(found[0], CultureInfo.InvariantCulture), found[1], fault)
-            {
-                Rank = rank,
-                IsAgreed = true,
-            };
         }
+    }
+
+    private static byte[] Encode(FaultException fault)
+    {
+        byte[] bytes = new byte[sizeof(int) + Encoding.UTF8.GetByteCount(fault.Message)];
+        BinaryPrimitives.WriteInt32LittleEndian(bytes, (int)fault.Code);
+        Encoding.UTF8.GetBytes(fault.Message, bytes.AsSpan(sizeof(int)));
+        return bytes;
     }
 }

@@ -1,0 +1,88 @@
+using System;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>Appends tokens to the rows of a cache: finds room, refuses what must not be stored, stores, counts.</summary>
+internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheWriter writer)
+{
+    private readonly CacheOptions _options = cache.Options;
+
+    /// <inheritdoc cref="ShardedKvCache.Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
+    public void Append(int layer, ReadOnlySpan<int> which, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths)
+    {
+        int tokens = TokensIn(which.Length, key.Length, value.Length);
+        if (depths.Length > 0 && depths.Length != which.Length * tokens)
+        {
+            throw new ShapeMismatchException($"{depths.Length} depths were given for {which.Length} rows × {tokens} tokens.");
+        }
+
+        writer.RequireStorable(layer, which, tokens, depths, key, value);
+        rows.MakeRoom(layer, which, tokens);
+        key.CopyTo(writer.TakeKeys(which.Length * tokens));
+        value.CopyTo(writer.TakeValues(which.Length * tokens));
+        writer.Store(layer, which, tokens, depths);
+        Advance(layer, which, tokens);
+        cache.Bound.Measure(_options.ValuesInKeys ? key : value);
+    }
+
+    /// <inheritdoc cref="ShardedKvCache.Append(int, ReadOnlySpan{int}, Region, Region)"/>
+    public void Append(int layer, ReadOnlySpan<int> which, Region key, Region value)
+    {
+        int tokens = TokensIn(which.Length, key.Count, value.Count);
+        rows.MakeRoom(layer, which, tokens);
+        writer.Store(layer, which, tokens, [], key, value);
+        Advance(layer, which, tokens);
+        cache.Bound.Forget();
+    }
+
+    /// <inheritdoc cref="ShardedKvCache.AppendShard"/>
+    public void AppendShard(int layer, int row, int tokens, ITokenSource source)
+    {
+        int first = rows.LengthOf(layer, row);
+        rows.MakeRoom(layer, [row], tokens);
+        for (int position = first; position < first + tokens;)
+        {
+            int end = Math.Min(first + tokens, (position / PageSpan.Keys * PageSpan.Keys) + PageSpan.Keys);
+            if (cache.IsOwn(position / PageSpan.Keys))
+            {
+                int count = end - position;
+                Span<float> keys = writer.TakeKeys(count);
+                Span<float> values = writer.TakeValues(count);
+                for (int i = 0; i < count; i++)
+                {
+                    source.Read(
+                        row, position + i, keys.Slice(i * _options.KeyFloats, _options.KeyFloats),
+                        values.Slice(i * _options.ValueFloats, _options.ValueFloats));
+                }
+
+                writer.StoreAt(layer, row, position, count, source.IsRotated);
+            }
+
+            position = end;
+        }
+
+        rows.Advance(layer, row, tokens);
+        cache.Bound.Forget();
+    }
+
+    private int TokensIn(int count, long keyFloats, long valueFloats)
+    {
+        long tokens = count == 0 ? 0 : keyFloats / _options.KeyFloats / count;
+        if (keyFloats != tokens * count * _options.KeyFloats || valueFloats != tokens * count * _options.ValueFloats || tokens > _options.MaxLength)
+        {
+            throw new ShapeMismatchException(
+                $"{keyFloats} key and {valueFloats} value elements are not the same number of tokens for each of {count} rows: a token has "
+                + $"{_options.KvHeads} × {_options.HeadDim} key and {_options.ValueFloats} value elements, and a row at most {_options.MaxLength} tokens.");
+        }
+
+        return (int)tokens;
+    }
+
+    private void Advance(int layer, ReadOnlySpan<int> which, int tokens)
+    {
+        foreach (int row in which)
+        {
+            rows.Advance(layer, row, tokens);
+        }
+    }
+}
