@@ -13,7 +13,6 @@ public sealed class ShardedKvCache : IDisposable
 {
     private readonly int _rank;
     private readonly int _ranks;
-    private readonly CacheRows _rows;
     private readonly CacheWriter _writer;
     private readonly CacheAppender _appender;
     private readonly TokenMover _mover;
@@ -32,9 +31,9 @@ public sealed class ShardedKvCache : IDisposable
         Pages = new CachePages(options.Rows, options.MostPages, CacheCapacity.Agree(context, options));
         Contents = new CacheContents(context.Device, options, Pages.FreeOn(_rank));
         Bound = new ValueBound(options);
-        _rows = new CacheRows(options, Pages, Prepare);
+        Rows = new CacheRows(options, Pages, Prepare);
         _writer = new CacheWriter(this, context.Device);
-        _appender = new CacheAppender(this, _rows, _writer);
+        _appender = new CacheAppender(this, Rows, _writer);
         _mover = new TokenMover(this, context);
     }
 
@@ -47,6 +46,9 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>How large the values of all ranks and layers are.</summary>
     internal ValueBound Bound { get; }
 
+    /// <summary>What each layer has of each row.</summary>
+    internal CacheRows Rows { get; }
+
     internal CachePages Pages { get; }
 
     internal CacheContents Contents { get; }
@@ -58,24 +60,24 @@ public sealed class ShardedKvCache : IDisposable
     internal int Ranks => _ranks;
 
     /// <summary>Tokens of a row that a layer holds.</summary>
-    public int LengthOf(int layer, int row) => _rows.LengthOf(layer, row);
+    public int LengthOf(int layer, int row) => Rows.LengthOf(layer, row);
 
     /// <summary>Tokens of a row that the first layer holds.</summary>
     public int LengthOf(int row) => LengthOf(0, row);
 
     /// <summary>Rotary position of a row's first token: what its left padding takes; 0 without.</summary>
-    public int LeftPaddingOf(int row) => _rows.PaddingOf(row);
+    public int LeftPaddingOf(int row) => Rows.PaddingOf(row);
 
     /// <summary>Says that an empty row begins with padding, which is never stored: its first token gets this rotary position.</summary>
     /// <exception cref="InvalidOperationException">The row has tokens.</exception>
-    public void PadLeft(int row, int padding) => _rows.PadLeft(row, padding);
+    public void PadLeft(int row, int padding) => Rows.PadLeft(row, padding);
 
     /// <summary>Appends the same number of tokens to every row of a layer; every rank gives all of them.</summary>
     /// <param name="layer">The layer.</param>
     /// <param name="key">[rows, tokens, kv_heads, head_dim], not rotated.</param>
     /// <param name="value">[rows, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})" path="/exception"/>
-    public void Append(int layer, ReadOnlySpan<float> key, ReadOnlySpan<float> value) => Append(layer, _rows.All, key, value);
+    public void Append(int layer, ReadOnlySpan<float> key, ReadOnlySpan<float> value) => Append(layer, Rows.All, key, value);
 
     /// <summary>Appends the same number of tokens to some rows of a layer; every rank gives all of them.</summary>
     /// <param name="layer">The layer.</param>
@@ -121,7 +123,7 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Takes the last tokens of a row away, in every layer.</summary>
     /// <param name="row">The row.</param>
     /// <param name="length">Tokens that stay; layers that have less keep what they have.</param>
-    public void Truncate(int row, int length) => _rows.Truncate(row, length);
+    public void Truncate(int row, int length) => Rows.Truncate(row, length);
 
     /// <summary>Keeps some of the last tokens of a row, one after the other, and takes the rest of them away, in every layer. Every rank calls it.</summary>
     /// <remarks>Tokens keep the rotation that they were appended with: a path of a token tree, appended at its depths, then stands right.</remarks>
@@ -130,7 +132,7 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="kept">Which tokens stay, as ascending offsets from <paramref name="first"/>.</param>
     /// <exception cref="ShapeMismatchException">The offsets do not ascend, or some layer has no token there.</exception>
     /// <exception cref="FaultException">Pages that the row shares cannot be copied: the cache is full (71); nothing was changed.</exception>
-    public void Keep(int row, int first, ReadOnlySpan<int> kept) => _rows.Keep(row, first, kept, _mover);
+    public void Keep(int row, int first, ReadOnlySpan<int> kept) => Rows.Keep(row, first, kept, _mover);
 
     /// <summary>This rank stores the tokens at a position, of whichever row.</summary>
     public bool Owns(int position) => IsOwn(position / PageSpan.Keys);
@@ -156,14 +158,14 @@ public sealed class ShardedKvCache : IDisposable
     }
 
     /// <summary>Empties a row; its padding goes too.</summary>
-    public void Release(int row) => _rows.Release(row);
+    public void Release(int row) => Rows.Release(row);
 
     /// <summary>Makes a row begin with the first tokens of another one: their pages are shared until one of the rows writes to them.</summary>
     /// <param name="from">The row that has the tokens.</param>
     /// <param name="to">The row that gets them; what it held is released.</param>
     /// <param name="length">Tokens that are shared, at most those that every layer of the row has.</param>
     /// <exception cref="InvalidOperationException">The row has fewer tokens in some layer, or is forked into itself.</exception>
-    public void Fork(int from, int to, int length) => _rows.Fork(from, to, length);
+    public void Fork(int from, int to, int length) => Rows.Fork(from, to, length);
 
     /// <inheritdoc/>
     public void Dispose()

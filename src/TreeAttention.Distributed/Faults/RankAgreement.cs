@@ -45,7 +45,11 @@ public static class RankAgreement
         return result;
     }
 
-    private static void Settle(IControlPlane control, FaultException? fault)
+    /// <summary>Tells the ranks whether this one has a fault; when any has, every rank throws the same.</summary>
+    /// <param name="control">The control plane of the ranks; every rank calls it.</param>
+    /// <param name="fault">This rank's fault, or null.</param>
+    /// <exception cref="FaultException">The fault of the lowest rank that has one.</exception>
+    public static void Settle(IControlPlane control, FaultException? fault)
     {
         IReadOnlyList<byte[]> all = control.AllGather(fault is null ? [] : Encode(fault));
         for (int rank = 0; rank < all.Count; rank++)
