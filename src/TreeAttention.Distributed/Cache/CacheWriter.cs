@@ -23,6 +23,15 @@ internal sealed class CacheWriter : IDisposable
         _values = new DeviceInput(device);
     }
 
+    /// <summary>Makes room for as many tokens at a time, so that storing them allocates nothing.</summary>
+    public void Prepare(int tokens)
+    {
+        TakeKeys(tokens);
+        TakeValues(tokens);
+        Reserve(tokens);
+        _angles?.Reserve(tokens);
+    }
+
     /// <summary>Room for keys that the host writes, before they are stored.</summary>
     public Span<float> TakeKeys(int tokens) => _keys.Take((long)tokens * _cache.Options.KeyFloats);
 

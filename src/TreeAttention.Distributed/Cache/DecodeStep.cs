@@ -53,6 +53,7 @@ public sealed class DecodeStep : IDisposable
         var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Bound.Limits);
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
+        cache.PrepareAppend(_positions.Length);
         long floats = (long)_rows.Length * options.QueryLength * options.QueryHeads * sizes.HeadDim;
         _queries = new QueryBlock(
             _device.Allocate(floats * sizeof(float), ElementType.Float32), [.. Enumerable.Range(0, options.QueryLength)]);

@@ -175,6 +175,9 @@ public sealed class ShardedKvCache : IDisposable
         Contents.Dispose();
     }
 
+    /// <summary>Makes room for as many tokens in one append, which then allocates nothing.</summary>
+    internal void PrepareAppend(int tokens) => _writer.Prepare(tokens);
+
     /// <summary>This rank owns a page.</summary>
     internal bool IsOwn(int page) => Pages.OwnerOf(page) == _rank;
 

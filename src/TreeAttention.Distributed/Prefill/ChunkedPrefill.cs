@@ -40,6 +40,9 @@ internal sealed class ChunkedPrefill : PrefillStep
     }
 
     /// <inheritdoc/>
+    public override IEnumerable<PromptToken> TokensOf(int rank) => Tokens;
+
+    /// <inheritdoc/>
     protected override void Dispose(bool disposing) => _steps.ForEach(entry => entry.Step.Dispose());
 
     private protected override void RunPrompts(

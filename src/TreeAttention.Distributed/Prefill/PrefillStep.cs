@@ -23,6 +23,9 @@ public abstract class PrefillStep : IDisposable
     /// <summary>The tokens that this rank gives and gets the results of, in their order: its share of each prompt, or with chunked all.</summary>
     public IReadOnlyList<PromptToken> Tokens { get; }
 
+    /// <summary>The tokens of any rank, as <see cref="Tokens"/> are those of this one.</summary>
+    public abstract IEnumerable<PromptToken> TokensOf(int rank);
+
     /// <summary>Where the time of the last run's attention went.</summary>
     public StepTimes Times { get; private protected set; }
 

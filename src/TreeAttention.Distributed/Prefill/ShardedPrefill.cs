@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.Linq;
 
 namespace TreeAttention.Distributed;
@@ -37,6 +38,9 @@ internal sealed class ShardedPrefill : PrefillStep
         long floats = (long)Tokens.Count * options.QueryHeads * cache.Options.HeadDim;
         _queries = new QueryBlock(device.Allocate(floats * sizeof(float), ElementType.Float32), indices);
     }
+
+    /// <inheritdoc/>
+    public override IEnumerable<PromptToken> TokensOf(int rank) => _prompts.TokensOf(rank, Context.Transport.Size);
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
