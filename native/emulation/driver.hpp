@@ -76,10 +76,10 @@ struct event {
   int shared_file = -1;
   bool is_foreign = false;  // made by another process, which alone records it
   std::chrono::steady_clock::time_point passed;
-  // Last recorded on a stream that records: where, and after how many of its operations.
+  // Last recorded on a stream that records: where, and after how much of it.
   std::shared_ptr<capture> captured;
   stream* captured_on = nullptr;
-  std::size_t captured_after = 0;
+  std::size_t captured_after = 0;  // of what the stream was told
 };
 
 struct operation {
@@ -89,20 +89,39 @@ struct operation {
   std::function<operation()> renew = nullptr;  // of what a graph cannot do twice: makes it anew
 };
 
-// What the streams of a capture would have done, in the order in which they were told: an order
-// that keeps all of theirs.
+// What a stream of a capture was told: an operation, or to wait for another stream of it.
+struct recorded {
+  std::size_t branch;
+  operation what;               // none in a wait
+  std::size_t awaited, passed;  // a wait: until that branch has passed so much of its own
+
+  bool is_wait() const { return !what.run && !what.renew; }
+};
+
+// What the streams of a capture were told, in that order. Each is a branch; the origin is the
+// first.
 struct capture {
+  // Of a stream: how much it was told, and how much of it the origin waits for.
+  struct part {
+    std::size_t branch, told = 0, joined = 0;
+  };
+
   stream* origin;
   int mode;
   std::thread::id thread;
+  unsigned long number;  // no two captures of a process have the same
   bool is_invalid = false;
-  std::vector<operation> work;
-  // Of each stream: how many operations it has, and how many of them the origin waits for.
-  std::map<stream*, std::pair<std::size_t, std::size_t>> streams;
+  std::vector<recorded> work = {};
+  std::map<stream*, part> streams = {};
+  std::vector<context*> homes = {};  // [branches]
+
+  part& part_of(stream* s);
 };
 
 struct graph {
-  std::vector<operation> work;
+  std::vector<recorded> work;
+  std::vector<context*> homes;         // [branches]
+  std::vector<stream*> branches = {};  // of an executable one, but for the first
 };
 
 struct stream {
@@ -110,6 +129,7 @@ struct stream {
   std::deque<operation> queue;  // the front stays until it is done
   bool is_running = false;
   std::shared_ptr<capture> recording = nullptr;  // then nothing is queued
+  bool is_abandoned = false;                     // it goes when its queue is empty
 };
 
 struct allocation {

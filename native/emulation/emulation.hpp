@@ -215,6 +215,9 @@ inline unsigned __float_as_uint(float x) {
 inline long long __double_as_longlong(double x) {
   return __builtin_bit_cast(long long, x);
 }
+inline double __longlong_as_double(long long x) {
+  return __builtin_bit_cast(double, x);
+}
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);
 }

@@ -2,6 +2,7 @@
 // it, and a launch of the graph puts it all on a stream. What a capture forbids is refused by the
 // driver's codes, and loses the capture as there.
 #include <algorithm>
+#include <utility>
 
 #include "driver.hpp"
 
@@ -29,11 +30,17 @@ CUresult driver::refuse_while_capturing() {
   return result;
 }
 
+capture::part& capture::part_of(stream* s) {
+  const auto [found, is_new] = streams.try_emplace(s, part{homes.size()});
+  if (is_new) homes.push_back(s->home);
+  return found->second;
+}
+
 CUresult capture_event(event* e, stream* s) {
   if (s->recording->is_invalid) return capture_invalidated;
   e->captured = s->recording;
   e->captured_on = s;
-  e->captured_after = s->recording->streams[s].first;
+  e->captured_after = s->recording->part_of(s).told;
   return success;
 }
 
@@ -47,11 +54,13 @@ CUresult join_capture(stream* s, event* e) {
   }
   if (e->captured->is_invalid) return capture_invalidated;
   s->recording = e->captured;
-  auto& work = s->recording->streams;
-  work.try_emplace(s);
-  if (s == s->recording->origin) {
-    work[e->captured_on].second = std::max(work[e->captured_on].second, e->captured_after);
-  }
+  capture& made = *s->recording;
+  capture::part& awaited = made.part_of(e->captured_on);
+  if (s == made.origin) awaited.joined = std::max(awaited.joined, e->captured_after);
+  if (s == e->captured_on) return success;
+  capture::part& mine = made.part_of(s);
+  ++mine.told;
+  made.work.push_back({mine.branch, {}, awaited.branch, e->captured_after});
   return success;
 }
 
@@ -60,6 +69,7 @@ CUresult join_capture(stream* s, event* e) {
 using namespace emulation;
 
 CUDA_API cuStreamBeginCapture_v2(stream* s, int mode) {
+  static unsigned long captures = 0;
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
   REQUIRE(mode >= 0 && mode <= 2, invalid_value);
@@ -67,8 +77,9 @@ CUDA_API cuStreamBeginCapture_v2(stream* s, int mode) {
     s->recording->is_invalid = true;
     return invalid_value;
   }
-  s->recording = std::make_shared<capture>(
-      capture{s, mode, std::this_thread::get_id(), false, {}, {{s, {0, 0}}}});
+  s->recording =
+      std::make_shared<capture>(capture{s, mode, std::this_thread::get_id(), ++captures});
+  s->recording->part_of(s);
   return success;
 }
 
@@ -83,13 +94,15 @@ CUDA_API cuStreamEndCapture(stream* s, graph** g) {
   bool is_joined = true;
   for (auto* other : the_driver.streams) {
     if (other->recording != made) continue;
-    const auto [all, joined] = made->streams[other];
-    is_joined &= other == s || all == joined;
+    const capture::part& part = made->part_of(other);
+    is_joined &= other == s || part.told == part.joined;
     other->recording = nullptr;
   }
-  REQUIRE(!made->is_invalid, capture_invalidated);
+  // Events keep the capture; what it recorded goes with the graph, or at once.
+  graph recorded{std::move(made->work), made->homes};
+  REQUIRE(!std::exchange(made->is_invalid, true), capture_invalidated);
   REQUIRE(is_joined, capture_unjoined);
-  *g = new graph{made->work};
+  *g = new graph{std::move(recorded)};
   return success;
 }
 
@@ -98,28 +111,70 @@ CUDA_API cuGraphInstantiateWithFlags(graph** ready, graph* g, unsigned long long
   REQUIRE(g, invalid_value);
   if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   *ready = new graph{*g};
-  return success;
-}
-
-CUDA_API cuGraphLaunch(graph* ready, stream* s) {
-  std::lock_guard lock(the_driver.mutex);
-  REQUIRE(ready, invalid_value);
-  for (const operation& recorded : ready->work) {
-    const bool is_done = the_driver.streams.contains(s) && !s->recording;
-    if (const CUresult error =
-            the_driver.put(s, recorded.renew && is_done ? recorded.renew() : recorded)) {
-      return error;
-    }
+  for (std::size_t branch = 1; branch < g->homes.size(); ++branch) {
+    stream* const made = new stream{g->homes[branch], {}};
+    the_driver.streams.insert(made);
+    (*ready)->branches.push_back(made);
   }
   return success;
 }
 
+namespace {
+
+using progress_of_branches = std::shared_ptr<std::vector<std::atomic<std::size_t>>>;
+
+// The operation, after which its branch has passed one more of what it was told.
+operation counted(operation what, const progress_of_branches& passed, std::size_t branch) {
+  what.run = [run = std::move(what.run), passed, branch](std::string& why) {
+    const CUresult result = run ? run(why) : success;
+    ++(*passed)[branch];
+    return result;
+  };
+  return what;
+}
+
+}  // namespace
+
+// Branches are streams of the graph's own: the first operation of a launch lets them begin, and
+// what the capture joined makes its stream wait for them.
+CUDA_API cuGraphLaunch(graph* ready, stream* s) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(ready, invalid_value);
+  REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  REQUIRE(!s->recording, not_supported);
+  const std::size_t branches = ready->homes.size();
+  const auto passed = std::make_shared<std::vector<std::atomic<std::size_t>>>(branches);
+  CUresult error = branches == 1 ? success : the_driver.put(s, counted({}, passed, 0));
+  for (const recorded& r : ready->work) {
+    operation what = r.what.renew ? r.what.renew() : r.what;
+    if (r.is_wait()) {
+      what.is_ready = [passed, branch = r.awaited, turn = r.passed + (r.awaited == 0)] {
+        return (*passed)[branch] >= turn;
+      };
+    }
+    if (error) return error;
+    error = the_driver.put(r.branch == 0 ? s : ready->branches[r.branch - 1],
+                           branches == 1 ? what : counted(std::move(what), passed, r.branch));
+  }
+  return error;
+}
+
+// What was launched goes on.
 CUDA_API cuGraphExecDestroy(graph* ready) {
+  std::lock_guard lock(the_driver.mutex);
+  for (stream* const s : ready->branches) {
+    if (!the_driver.streams.contains(s)) continue;
+    s->is_abandoned = true;
+    if (!s->queue.empty()) continue;
+    the_driver.streams.erase(s);
+    delete s;
+  }
   delete ready;
   return success;
 }
 
 CUDA_API cuGraphDestroy(graph* g) {
+  std::lock_guard lock(the_driver.mutex);
   delete g;
   return success;
 }

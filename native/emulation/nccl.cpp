@@ -19,6 +19,9 @@ namespace {
 
 constexpr unsigned config_magic = 0xcafebeef;
 constexpr int unset = -2147483647 - 1;
+constexpr auto patience = std::chrono::seconds(10);
+constexpr const char* graphs_first =
+    "a graph holds operations of the communicator, and NCCL waits for its end: destroy it first";
 
 bool is_nonblocking(const ncclConfig* config) {
   return config && config->magic == config_magic &&
@@ -64,9 +67,14 @@ void leave_if_all_left(membership& m) {
 }
 
 void submit_deferred(membership& m, const std::shared_ptr<membership>& shared) {
-  for (const auto& [on, w] : std::exchange(m.deferred, {}))
-    submit(shared, on, w);
   m.state = nccl_success;
+  for (const auto& [on, w, recording] : std::exchange(m.deferred, {})) {
+    if (on->recording != recording) {
+      m.fail(nccl_unhandled_cuda_error, "the capture ended while the call was in progress");
+      return;
+    }
+    submit(shared, on, w);
+  }
 }
 
 // One look at what is in progress.
@@ -181,6 +189,7 @@ NCCL_API ncclCommFinalize(communicator* c) {
   if (const ncclResult state = usable(c)) return state;
   membership& m = *c->mine;
   if (m.finished != m.queued) return refuse(nccl_invalid_usage, "operations are under way");
+  if (m.recorded > 0) return refuse(nccl_invalid_usage, graphs_first);
   m.is_leaving = true;
   m.state = nccl_in_progress;
   m.shared.slot(m.rank).state = finalized;
@@ -195,10 +204,17 @@ NCCL_API ncclCommDestroy(communicator* c) {
   return nccl_success;
 }
 
+// It returns when no graph holds operations of the communicator, as the real one does.
 NCCL_API ncclCommAbort(communicator* c) {
-  std::lock_guard lock(the_driver.mutex);
+  std::unique_lock lock(the_driver.mutex);
   if (!the_communicators.contains(c)) return refuse(nccl_invalid_argument, "no communicator");
+  const std::shared_ptr<membership> ended = c->mine;
   end(c);
+  const auto is_free = [&] { return !ended || ended->recorded == 0; };
+  if (!the_driver.changed.wait_for(lock, patience, is_free)) {
+    std::fprintf(stderr, "emulated ncclCommAbort: %s\n", graphs_first);
+    std::abort();
+  }
   return nccl_success;
 }
 
@@ -220,4 +236,25 @@ extern "C" [[gnu::visibility("default")]] const char* ncclGetLastError(communica
   const bool has_failed = the_communicators.contains(c) && c->mine && !c->mine->why.empty();
   kept = has_failed ? c->mine->why : last_error();
   return kept.c_str();
+}
+
+NCCL_API ncclCommCount(communicator* c, int* ranks) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const ncclResult state = usable(c)) return state;
+  *ranks = c->mine->ranks;
+  return nccl_success;
+}
+
+NCCL_API ncclCommUserRank(communicator* c, int* rank) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const ncclResult state = usable(c)) return state;
+  *rank = c->mine->rank;
+  return nccl_success;
+}
+
+NCCL_API ncclCommCuDevice(communicator* c, int* device) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const ncclResult state = usable(c)) return state;
+  *device = c->mine->home->device;
+  return nccl_success;
 }

@@ -46,6 +46,9 @@ struct message {
   enum : int { send, all_reduce, all_gather, broadcast };
   int kind, type, operation, root;
   std::size_t count;
+  // 0, or which of the captures that both ends have in common recorded it: a launch of a graph is
+  // collective over those that captured it, and direct calls do not match those of graphs.
+  std::size_t capture = 0;
   bool operator==(const message&) const = default;
 };
 
@@ -111,7 +114,8 @@ struct work {
   bool needs(int peer) const;
 };
 
-// The error that TREEATTN_EMULATION_NCCL_FAULT plants in one operation of one rank.
+// The error that TREEATTN_EMULATION_NCCL_FAULT plants in one operation of one rank; what a graph
+// launches counts each time.
 struct planted_error {
   int rank = -1, operation = 0;
   ncclResult error = nccl_success;
@@ -130,7 +134,18 @@ struct membership {
   unsigned long queued = 0, finished = 0;            // works: they run one after the other
   unsigned long seen_queued = 0, seen_finished = 0;  // by the engine
   int operations = 0, splits = 0;
-  std::vector<std::pair<stream*, std::shared_ptr<work>>> deferred;  // until the next poll
+  int recorded = 0;  // works that graphs hold, or streams that record: they keep it from ending
+  struct captured_with {
+    unsigned long last = 0;  // capture::number
+    std::size_t count = 0;
+  };
+  std::vector<captured_with> captures;  // [ranks]
+  struct deferred_work {
+    stream* on;
+    std::shared_ptr<work> w;
+    std::shared_ptr<capture> recording;  // of the stream by then
+  };
+  std::vector<deferred_work> deferred;  // until the next poll
 
   membership(const std::string& name, int rank, int ranks, context* home);
 

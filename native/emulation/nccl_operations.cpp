@@ -60,10 +60,8 @@ ncclResult close_group() {
   ncclResult result = nccl_success;
   for (auto& [c, on, w] : std::exchange(the_group, {})) {
     membership& m = *c->mine;
-    ++m.operations;
-    w->has_planted_error = m.planted.rank == m.rank && m.planted.operation == m.operations;
-    if (m.operations % 2) {
-      m.deferred.emplace_back(on, w);
+    if (++m.operations % 2) {
+      m.deferred.push_back({on, w, on->recording});
       m.state = result = nccl_in_progress;
     } else if (submit(c->mine, on, w) != success) {
       return refuse(nccl_unhandled_cuda_error, "the stream takes no more work");

@@ -57,7 +57,7 @@ void segment::remove_file() {
 }
 
 membership::membership(const std::string& name, int rank, int ranks, context* home)
-    : shared(name, ranks), rank(rank), ranks(ranks), home(home) {
+    : shared(name, ranks), rank(rank), ranks(ranks), home(home), captures(ranks) {
   rank_slot& mine = shared.slot(rank);
   mine.process = getpid();
   mine.device = home->device;

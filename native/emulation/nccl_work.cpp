@@ -88,6 +88,7 @@ std::string describe(const message& m) {
   text += " of " + std::to_string(m.count) + " elements of type " + std::to_string(m.type);
   if (m.kind == message::all_reduce) text += " by operation " + std::to_string(m.operation);
   if (m.kind == message::broadcast) text += " from root " + std::to_string(m.root);
+  if (m.capture > 0) text += " in a graph of capture " + std::to_string(m.capture);
   return text;
 }
 
@@ -125,6 +126,7 @@ namespace {
 
 operation enqueued(const std::shared_ptr<membership>& m, const std::shared_ptr<work>& w) {
   w->turn = m->queued++;
+  w->has_planted_error = m->planted.rank == m->rank && m->planted.operation == int(m->queued);
   operation what;
   what.is_ready = [=] { return advance(*m, *w); };
   what.run = [](std::string&) { return success; };
@@ -132,12 +134,38 @@ operation enqueued(const std::shared_ptr<membership>& m, const std::shared_ptr<w
   return what;
 }
 
+void mark_as_captured(membership& m, work& w, unsigned long capture) {
+  for (transfer& t : w.transfers) {
+    membership::captured_with& common = m.captures[t.peer];
+    if (std::exchange(common.last, capture) != capture) ++common.count;
+    t.header.capture = common.count;
+  }
+}
+
+// Held by what recorded it, and by nothing that was launched.
+struct recorded_work {
+  const std::shared_ptr<membership> m;
+  const std::shared_ptr<work> w;
+
+  recorded_work(const std::shared_ptr<membership>& m, const std::shared_ptr<work>& w) : m(m), w(w) {
+    ++m->recorded;
+  }
+  recorded_work(const recorded_work&) = delete;
+  ~recorded_work() {
+    --m->recorded;
+    the_driver.changed.notify_all();
+  }
+};
+
 }  // namespace
 
 CUresult submit(const std::shared_ptr<membership>& m, stream* on, const std::shared_ptr<work>& w) {
   if (!on->recording) return the_driver.put(on, enqueued(m, w));
+  mark_as_captured(*m, *w, on->recording->number);
   operation recorded;
-  recorded.renew = [=] { return enqueued(m, std::make_shared<work>(*w)); };
+  recorded.renew = [kept = std::make_shared<recorded_work>(m, w)] {
+    return enqueued(kept->m, std::make_shared<work>(*kept->w));
+  };
   return the_driver.put(on, std::move(recorded));
 }
 

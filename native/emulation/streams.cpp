@@ -17,8 +17,9 @@ CUresult driver::put(stream* on, operation what) {
   if (on->home->broken) return on->home->broken;
   if (on->recording) {
     if (on->recording->is_invalid) return capture_invalidated;
-    ++on->recording->streams[on].first;
-    on->recording->work.push_back(std::move(what));
+    capture::part& part = on->recording->part_of(on);
+    ++part.told;
+    on->recording->work.push_back({part.branch, std::move(what), 0, 0});
     return success;
   }
   on->queue.push_back(std::move(what));
@@ -69,6 +70,10 @@ CUresult driver::progress(std::unique_lock<std::mutex>& lock, const context* hom
     if (result) {
       s->home->broken = result;
       message = why;
+    }
+    if (s->is_abandoned && s->queue.empty()) {
+      streams.erase(s);
+      delete s;
     }
     changed.notify_all();
   }

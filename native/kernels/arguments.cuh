@@ -202,12 +202,34 @@ struct clear_arguments {
   int value_dim;
 };
 
+// finish_states: the caller's result of a final state. 64 bytes.
+struct finish_arguments {
+  const float* state;
+  float* output;             // [batch, count, query_heads, value_dim]
+  float* lse;                // [rows] natural logarithm, sinks included
+  const float* sinks;        // [query_heads], or null
+  const int* query_indices;  // [count] index of each query in its sequence
+  const int* query_lengths;  // [batch], or null: as many as there are
+  int rows;                  // batch * query_heads * count
+  int query_heads;
+  int count;
+  int value_dim;
+};
+
+// convert: elements of one type into as many of another. 24 bytes.
+struct convert_arguments {
+  const void* from;
+  void* to;
+  long long count;
+};
+
 static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 248 &&
                   sizeof(page_limits) == 8 && sizeof(precise_arguments) == 288 &&
                   sizeof(token_place) == 24 && sizeof(append_arguments) == 96 &&
                   sizeof(rotate_arguments) == 56 && sizeof(merge_arguments) == 48 &&
                   sizeof(fold_arguments) == 40 && sizeof(weigh_arguments) == 48 &&
-                  sizeof(unweigh_arguments) == 48 && sizeof(clear_arguments) == 16,
+                  sizeof(unweigh_arguments) == 48 && sizeof(clear_arguments) == 16 &&
+                  sizeof(finish_arguments) == 64 && sizeof(convert_arguments) == 24,
               "the host code has the same structs");
 
 // Of the probes in probes.cu, each with its own number of words.

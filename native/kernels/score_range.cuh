@@ -1,5 +1,5 @@
 // Brings double scores into fp32's range without changing their order: ScoreRange of the host code,
-// where the law is told. The edge takes a maximum out of that range again.
+// where the law is told.
 #pragma once
 
 __device__ __forceinline__ double settle_score(double score) {
@@ -14,6 +14,20 @@ __device__ __forceinline__ double settle_score(double score) {
   const double share = (bits - low) / (double(__double_as_longlong(largest)) - low);
   const float settled = __uint_as_float(__float_as_uint(lowest) + unsigned(share * steps));
   return score < 0 ? -settled : settled;
+}
+
+// The score that a state's maximum stands for.
+__device__ __forceinline__ double restore_score(float max) {
+  const double squeezed = 0x1p120, largest = 0x1p400;
+  const float lowest = 0x1p120f;
+  const int steps = (7 << 23) + (7 << 20);
+  const float magnitude = fabsf(max);
+  if (magnitude <= lowest || !(magnitude - magnitude == 0)) return max;
+  const double step = double(__float_as_uint(magnitude) - __float_as_uint(lowest)) + 0.5;
+  const double low = double(__double_as_longlong(squeezed));
+  const double bits = low + step / steps * (double(__double_as_longlong(largest)) - low);
+  const double restored = __longlong_as_double((long long)bits);
+  return max < 0 ? -restored : restored;
 }
 
 // A finite number that fp32 cannot hold becomes the largest that it can.

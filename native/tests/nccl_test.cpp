@@ -130,9 +130,37 @@ std::vector<int> run_processes(int ranks, int dying) {
   return codes;
 }
 
+// Two processes on one device, each under its own name of the machine, and what they end in.
+std::vector<int> share_a_device(const char* first_host, const char* second_host) {
+  const ncclUniqueId id = new_id();
+  std::vector<pid_t> children;
+  for (const char* host : {first_host, second_host}) {
+    const int number = int(children.size());
+    const pid_t child = fork();
+    if (child == 0) {
+      setenv("NCCL_HOSTID", host, 1);
+      EXPECT(cuInit(0) == 0);
+      rank r(id, number, 2, 0);
+      const ncclResult_t connected = r.settle();
+      if (connected == ncclSuccess) collectives(r);
+      _exit(failures ? 1 : connected);
+    }
+    children.push_back(child);
+  }
+  std::vector<int> codes;
+  for (const pid_t child : children) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    codes.push_back(WEXITSTATUS(status));
+  }
+  return codes;
+}
+
 }  // namespace
 
 int main() {
+  EXPECT(share_a_device("one", "two") == std::vector<int>({0, 0}));
+  EXPECT(share_a_device("one", "one") == std::vector<int>({ncclInvalidUsage, ncclInvalidUsage}));
   EXPECT(run_processes(3, -1) == std::vector<int>({0, 0, 0}));
   EXPECT(run_processes(3, 1) == std::vector<int>({6, 0, 6}));
   EXPECT(cuInit(0) == 0);

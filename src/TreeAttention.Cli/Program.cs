@@ -47,6 +47,11 @@ internal static class Program
             interruption.EndsWith(fault.Code);
             return (int)fault.Code;
         }
+        catch (OutOfMemoryException error)
+        {
+            Terminal.Error.WriteLine($"treeattn: {FaultException.OfHostMemory(error).Message}");
+            return (int)FaultCode.OutOfMemory;
+        }
         catch (Exception bug)
         {
             Terminal.Error.WriteLine($"treeattn: this is a bug of treeattn {ProductVersion.Text}, please report it with its command line: {bug}");

@@ -1,5 +1,6 @@
 using System;
 using System.Linq;
+using System.Runtime.InteropServices;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -10,7 +11,7 @@ internal static class BuggyRank
 {
     private static readonly AttentionShape _shape = new(1, 3, 60, 2, 1, 8, 8);
 
-    /// <summary>Runs until the bug: in an agreement, while loading, or during a step of an algorithm.</summary>
+    /// <summary>Runs until the bug, or until memory is short: in an agreement, while loading, or during a step of an algorithm.</summary>
     internal static int Run(string place)
     {
         try
@@ -21,6 +22,10 @@ internal static class BuggyRank
         {
             return (int)FaultCode.Bug;
         }
+        catch (FaultException fault)
+        {
+            return (int)fault.Code;
+        }
     }
 
     private static FaultCode Work(AttentionGroup group, string place)
@@ -30,6 +35,14 @@ internal static class BuggyRank
         {
             case "agreement":
                 FailOnLastRank(group);
+                group.Agree([]);
+                break;
+            case "memory":
+                if (group.Rank == group.Size - 1)
+                {
+                    Marshal.AllocHGlobal(nint.MaxValue);
+                }
+
                 group.Agree([]);
                 break;
             case "loading":

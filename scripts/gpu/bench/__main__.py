@@ -102,36 +102,45 @@ def their_row(cell, name, numbers, ours):
     return row
 
 
+def pytorch_failed(cell, error):
+    """The row of a cell whose contest the device ended: out of memory, or lost, and then every later one ends so too."""
+    return {**base_row(cell, "pytorch"), "skipped": f"{type(error).__name__}: {error}"[:160]}
+
+
 def measure_cell(cell, given, treeattn, torch, report, seconds):
     """Half of PyTorch's rounds, treeattn, the other half: what drifts meets both. Returns how many rows were wrong."""
-    wrong = 0
-    if why := no_room(cell, torch):
-        report.row({**base_row(cell, "all"), "skipped": why})
-        return 0
-    contest = None
-    if torch is not None:
-        try:
+    wrong, contest = 0, None
+    try:
+        if why := no_room(cell, torch):
+            report.row({**base_row(cell, "all"), "skipped": why})
+            return 0
+        if torch is not None:
             contest = pytorch.Contest(torch, cell, seconds / 2)
             contest.run(given.rounds // 2)
-        except RuntimeError as error:  # of the device: out of memory, or lost
-            contest = None
-            report.row({**base_row(cell, "pytorch"), "skipped": f"{type(error).__name__}: {error}"[:160]})
+    except RuntimeError as error:
+        contest = None
+        report.row(pytorch_failed(cell, error))
     rows, why = treeattn.measure(cell, given.rounds, seconds)
     ours = rows[-1] if rows else None
     if ours is None:
         report.row({**base_row(cell, "treeattn"), "skipped": why})
-        wrong += 1
+        wrong += seconds >= CELL_SECONDS or not why.startswith("not done")  # else there was too little time left
     else:
         report.row(our_row(cell, ours, treeattn.command(cell, given.rounds)))
         wrong += ours["wrong"] or 0
-    if contest is not None:
+    if contest is None:
+        return wrong
+    try:
         contest.run(given.rounds - given.rounds // 2)
-        theirs = [their_row(cell, name, numbers, ours) for name, numbers in contest.results()]
-        for row in theirs:
-            report.row(row)
-        report.best([row for row in theirs if row["wrong"] == 0])
-        for name, why in contest.refused.items():
-            report.row({**base_row(cell, name), "skipped": why})
+    except RuntimeError as error:
+        report.row(pytorch_failed(cell, error))
+        return wrong
+    theirs = [their_row(cell, name, numbers, ours) for name, numbers in contest.results()]
+    for row in theirs:
+        report.row(row)
+    report.best([row for row in theirs if row["wrong"] == 0])
+    for name, why in contest.refused.items():
+        report.row({**base_row(cell, name), "skipped": why})
     return wrong
 
 

@@ -42,6 +42,14 @@ internal sealed class DecodeCommand
         ("none", default), ("chunked", new(PrefillMethod.Chunked)), ("ring", new(PrefillMethod.Ring)), ("gather", new(PrefillMethod.Gather)));
 
     private readonly Option<int?> _chunk = CountOption("--chunk", 1, $"Tokens of each row in a chunk of --prefill chunked; default {DefaultChunk}.");
+    private readonly Option<CacheMemory?> _cacheMemory = new("--cache-memory")
+    {
+        Description = "Bytes of keys and values of each rank (K, M and G are powers of 1024), or available: nine tenths of the free memory, shared by "
+            + "the ranks that have it in common. Default: room for every row at its longest.",
+        HelpName = "BYTES|available",
+        CustomParser = result => ArgumentText.Parsed(result, CacheMemory.Parse),
+    };
+
     private readonly Option<int?> _warmup = CountOption("--warmup", 0, "Attention calls before the first step, which append nothing; default 1.", "-w");
     private readonly Option<string?> _output = new("--output") { Description = "Outputs of all steps [batch, steps * query_len, heads, value_dim], float32 .npy, in the order of --layout; with --prefill after those of the context.", HelpName = "FILE" };
     private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp of all steps [batch, heads, steps * query_len], float32 .npy; with --prefill after those of the context.", HelpName = "FILE" };
@@ -59,6 +67,7 @@ internal sealed class DecodeCommand
             command.Add(option);
         }
 
+        command.Add(_cacheMemory);
         _tensors.AddTo(command);
         _semantics.AddTo(command, SemanticsFiles.PerHead);
         _rotary.AddTo(command);
@@ -156,6 +165,7 @@ internal sealed class DecodeCommand
             HeadDim = headDim,
             ValueDim = parsed.GetValue(_valueDim) ?? headDim,
             Layers = parsed.GetValue(_layers) ?? 1,
+            CacheMemory = parsed.GetValue(_cacheMemory),
             Warmup = parsed.GetValue(_warmup) ?? 1,
             Output = parsed.GetValue(_output),
             Lse = parsed.GetValue(_lse),

@@ -50,6 +50,9 @@ internal sealed record DecodeRequest
     /// <summary>Layers, each with keys and values of its own.</summary>
     public int Layers { get; init; }
 
+    /// <summary>Memory of each rank for keys and values; null: room for every row at its longest.</summary>
+    public CacheMemory? CacheMemory { get; init; }
+
     /// <summary>Attention calls before the first step, which append nothing.</summary>
     public int Warmup { get; init; }
 

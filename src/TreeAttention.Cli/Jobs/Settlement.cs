@@ -2,7 +2,6 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using System.Runtime.InteropServices;
-using System.Security.Cryptography;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 
@@ -54,5 +53,5 @@ internal static class Settlement
 
     private static string Digest<T>(T[]? values)
         where T : unmanaged =>
-        values is null ? "none" : Convert.ToHexStringLower(SHA256.HashData(MemoryMarshal.AsBytes<T>(values)).AsSpan(0, 8));
+        values is null ? "none" : Fingerprint.TextOf(MemoryMarshal.AsBytes<T>(values));
 }

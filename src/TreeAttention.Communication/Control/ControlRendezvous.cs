@@ -10,11 +10,12 @@ using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text;
 using TreeAttention.Distributed;
+using TreeAttention.Interop;
 
 namespace TreeAttention.Communication;
 
 /// <summary>How the ranks connect to rank 0: it tells address and token on a way that they share already, they present the token.</summary>
-internal static class ControlRendezvous
+internal static unsafe class ControlRendezvous
 {
     private const int TokenBytes = 16;
     private const int MostPlaceBytes = 300;
@@ -36,13 +37,25 @@ internal static class ControlRendezvous
             return toRankZero;
         }
 
-        byte[] token = RandomNumberGenerator.GetBytes(TokenBytes);
+        byte[] token = RandomBytes(TokenBytes);
         using Socket listener = Listen(onOneNode, size);
         int port = ((IPEndPoint)listener.LocalEndPoint!).Port;
         IEnumerable<string> addresses = onOneNode ? [IPAddress.Loopback.ToString()] : OwnAddresses();
         string[] invitation = [Convert.ToHexString(token), OwnPlace, port.ToString(CultureInfo.InvariantCulture), .. addresses];
         broadcast(Encoding.UTF8.GetBytes(string.Join('\n', invitation)));
         return Accept(listener, size, token, traffic);
+    }
+
+    // From the system: .NET's own would want OpenSSL.
+    private static byte[] RandomBytes(int count)
+    {
+        byte[] bytes = new byte[count];
+        fixed (byte* address = bytes)
+        {
+            return LibC.GetEntropy(address, (nuint)count) == 0
+                ? bytes
+                : throw new FaultException(FaultCode.Unavailable, "The system gives no random numbers (getentropy failed). Use a newer Linux.");
+        }
     }
 
     private static Socket Listen(bool onOneNode, int size)

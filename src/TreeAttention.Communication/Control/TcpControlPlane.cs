@@ -21,7 +21,6 @@ namespace TreeAttention.Communication;
 public sealed class TcpControlPlane : IControlPlane
 {
     private const string Agreement = "agreement";
-    private const int GraceMilliseconds = 1000;
     private const int FarewellMilliseconds = 2000;
 
     // A gap between two looks of the watching thread that only a stopped or starved process has.
@@ -31,6 +30,7 @@ public sealed class TcpControlPlane : IControlPlane
     private readonly StallLimits _limits;
     private readonly Action<FaultCode, string> _onFault;
     private readonly OperationClock _clock = new();
+    private readonly ControlWatcher _watcher;
     private readonly ControlAgreement _agreement;
     private readonly Lock _agreeing = new();
     private readonly FirstFault _fault = new();
@@ -47,6 +47,7 @@ public sealed class TcpControlPlane : IControlPlane
         _limits = limits;
         _onFault = onFault;
         _agreement = new ControlAgreement(size);
+        _watcher = new ControlWatcher(rank, links, limits, _clock);
         if (size > 1)
         {
             _watch = new Thread(Watch) { IsBackground = true, Name = "control plane" };
@@ -296,54 +297,11 @@ public sealed class TcpControlPlane : IControlPlane
     private void Judge(long now)
     {
         Tell(now);
-        if (!_limits.IsWatching || _closing || _fault.Fault != null)
+        if (!_closing && _fault.Fault == null && _watcher.Judge(now) is FaultException fault)
         {
-            return;
-        }
-
-        // Rank 0 speaks at once; the others leave those before them a little time, so that the user reads it once.
-        int patience = GraceMilliseconds + (Rank == 0 ? 0 : Math.Min(Rank * 200, 1000));
-        ControlLink? lost = _links.FirstOrDefault(link => link.LostAt != null);
-        if (lost != null)
-        {
-            if (now - lost.LostAt >= patience)
-            {
-                Fail(FaultCode.PeerLost, $"rank {lost.Rank} ({lost.Place}) is lost: its process ended; it was {lost.PulseAt(now).Where} when last heard. "
-                    + "Look for its own messages, the kernel's log (out of memory) and the launcher's.", lost.Rank);
-            }
-        }
-        else if (Rank == 0)
-        {
-            JudgeAll(now);
-        }
-        else if (_links[0].IsOpen && now - _links[0].LastHeard >= _limits.Operation.TotalMilliseconds + patience - GraceMilliseconds)
-        {
-            RankPulse silent = _links[0].PulseAt(now);
-            RankPulse own = OwnPulse(now);
-            Stall(0, $"{silent.Name} is stopped or unreachable: no sign of life for {StallJudge.Seconds(silent.Silence)}, last seen {silent.Where} "
-                + $"while {own.Name} is {own.Where} for {StallJudge.Seconds(own.Standing)}");
+            Fail(fault.Code, fault.Message, fault.Rank ?? Rank);
         }
     }
-
-    private RankPulse OwnPulse(long now)
-    {
-        (long count, string? operation, TimeSpan standing) = _clock.Look(now, wasPaused: false);
-        return new RankPulse(Rank, ControlRendezvous.OwnPlace, count, operation, standing, TimeSpan.Zero, HasLeft: false);
-    }
-
-    private void JudgeAll(long now)
-    {
-        RankPulse[] pulses = [OwnPulse(now), .. _links.Select(link => link.PulseAt(now))];
-        if (StallJudge.Judge(pulses, _limits) is (int rank, string reason))
-        {
-            Stall(rank, reason);
-        }
-    }
-
-    private void Stall(int rank, string reason) => Fail(
-        FaultCode.NoProgress,
-        $"{reason}. Continue or replace that process and start again; a group that is only slow needs a longer --stall-timeout (now {_limits.Operation.TotalSeconds:0.#} s).",
-        rank);
 
     private void Fail(FaultCode code, string reason, int rank)
     {
@@ -362,7 +320,7 @@ public sealed class TcpControlPlane : IControlPlane
     // Passes a fault on, and remembers it; the first one stays. Whoever learns of it from another gives that one time to act.
     private void Learn(FaultException fault, ControlLink? from)
     {
-        if (!_fault.Keep(fault, Environment.TickCount64 + GraceMilliseconds))
+        if (!_fault.Keep(fault, Environment.TickCount64 + ControlWatcher.GraceMilliseconds))
         {
             return;
         }

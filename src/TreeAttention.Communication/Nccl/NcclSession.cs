@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Diagnostics;
+using System.Linq;
 using System.Threading;
 using TreeAttention.Distributed;
 using TreeAttention.Interop;
@@ -10,9 +11,10 @@ namespace TreeAttention.Communication;
 /// <summary>One rank's use of NCCL: its device, and all communicators that it is in. The first fault ends them all.</summary>
 /// <remarks>
 /// Communicators do not block, so every wait is a loop here that looks for errors and for the other ranks' end; nobody else is
-/// inside NCCL then, which makes an abort safe. Calls come from the rank's one thread.
+/// inside NCCL then, which makes an abort safe. Calls come from the rank's one thread. A communicator cannot end before the
+/// graphs that hold operations of it: NCCL waits for them, also in an abort.
 /// </remarks>
-internal sealed unsafe class NcclSession(IStreamDevice device, Action lookForFault) : IDisposable
+internal sealed unsafe class NcclSession(IStreamDevice device, bool mayCapture, Action lookForFault) : IDisposable
 {
     private static readonly TimeSpan _grace = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan _leavingLimit = TimeSpan.FromSeconds(10);
@@ -22,6 +24,9 @@ internal sealed unsafe class NcclSession(IStreamDevice device, Action lookForFau
 
     /// <summary>The rank's GPU.</summary>
     internal IStreamDevice Device => device;
+
+    /// <summary>Operations may be captured.</summary>
+    internal bool MayCapture => mayCapture;
 
     /// <summary>The second stream.</summary>
     internal NcclSideStream Side { get; } = new(device);
@@ -97,6 +102,7 @@ internal sealed unsafe class NcclSession(IStreamDevice device, Action lookForFau
     {
         ThrowIfEnded();
         device.Synchronize();
+        device.EndReplays();
         long start = Stopwatch.GetTimestamp();
         foreach (NcclCommunicator communicator in _communicators)
         {
@@ -137,14 +143,25 @@ internal sealed unsafe class NcclSession(IStreamDevice device, Action lookForFau
         return communicator;
     }
 
+    // Each abort first tells the kernels of its communicator to end, and then waits: for the stream, in which other communicators
+    // may be stuck, and for the graphs. So all are told at once, and the graphs end meanwhile.
     private void Abort()
     {
         device.EnterStream();
-        foreach (NcclCommunicator communicator in _communicators)
+        Thread[] aborting = [.. _communicators.Select(Aborting)];
+        device.EndReplays();
+        foreach (Thread thread in aborting)
         {
-            communicator.Abort();
+            thread.Join(_leavingLimit);
         }
 
         _communicators.Clear();
+    }
+
+    private static Thread Aborting(NcclCommunicator communicator)
+    {
+        var thread = new Thread(communicator.Abort) { IsBackground = true, Name = "NCCL abort" };
+        thread.Start();
+        return thread;
     }
 }

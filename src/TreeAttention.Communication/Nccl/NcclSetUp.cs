@@ -17,6 +17,12 @@ public sealed record NcclSetUp(IStreamDevice Device, IControlPlane Control, IRea
     /// <summary>NCCL_MULTI_RANK_GPU_ENABLE: NCCL may put several ranks on one GPU.</summary>
     public bool MayShareGpus { get; init; }
 
+    /// <summary>
+    /// No other rank lives in this process. Then operations may be captured: of graphs of several communicators that one process
+    /// launches, NCCL says that they have been seen to deadlock.
+    /// </summary>
+    public bool IsAloneInProcess { get; init; }
+
     /// <summary>Gives memory that the ranks of a node share (<see cref="ITransport.SharePeerMemory"/>); null where they share none.</summary>
     public Func<long, IPeerMemory?> SharePeerMemory { get; init; } = _ => null;
 

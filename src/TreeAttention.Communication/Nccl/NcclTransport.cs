@@ -64,6 +64,9 @@ public sealed unsafe class NcclTransport : ITransport
     /// <inheritdoc/>
     public bool IsStreamOrdered => true;
 
+    /// <inheritdoc/>
+    public bool IsCapturable => _session.MayCapture;
+
     private IStreamDevice Device => _session.Device;
 
     /// <summary>Finds the library; a process has one.</summary>
@@ -104,7 +107,7 @@ public sealed unsafe class NcclTransport : ITransport
         try
         {
             ncclUniqueId id = AgreeOnId(control);
-            session = new NcclSession(setUp.Device, setUp.LookForFault);
+            session = new NcclSession(setUp.Device, setUp.IsAloneInProcess, setUp.LookForFault);
             control.Enter("connecting by NCCL");
             NcclCommunicator communicator = session.Connect(id, control.Rank, control.Size);
             control.Leave();

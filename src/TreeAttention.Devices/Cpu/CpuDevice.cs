@@ -44,6 +44,9 @@ public sealed class CpuDevice : IDevice
     public MemoryAccount Memory { get; } = new();
 
     /// <inheritdoc/>
+    public long AvailableBytes => SystemMemory.Available();
+
+    /// <inheritdoc/>
     public Region Allocate(long bytes, ElementType type)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(bytes);

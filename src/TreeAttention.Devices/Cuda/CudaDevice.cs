@@ -22,6 +22,8 @@ public sealed class CudaDevice : IStreamDevice
     private readonly AttendLaunch _launch;
     private readonly LaneAttention _lanes;
     private readonly TokenLaunch _tokens;
+    private readonly EdgeKernels _edge;
+    private readonly CudaOrder _order;
     private readonly PinnedRegions _pinned = new();
     private readonly bool _isEmulated;
 
@@ -43,6 +45,8 @@ public sealed class CudaDevice : IStreamDevice
         _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
         _tokens = new TokenLaunch(_kernels, _tables, _pool, _copies);
+        _edge = new EdgeKernels(_kernels, _tables);
+        _order = new CudaOrder(_context);
         Description = $"{_context.Name}, sm_{_context.Architecture}";
     }
 
@@ -57,6 +61,16 @@ public sealed class CudaDevice : IStreamDevice
 
     /// <inheritdoc/>
     public MemoryAccount Memory { get; } = new();
+
+    /// <inheritdoc/>
+    public long AvailableBytes
+    {
+        get
+        {
+            _context.Enter();
+            return CudaContext.FreeMemory() + _pool.FreeBytes;
+        }
+    }
 
     /// <inheritdoc/>
     public string BusAddress => _context.BusAddress;
@@ -114,11 +128,28 @@ public sealed class CudaDevice : IStreamDevice
     }
 
     /// <inheritdoc/>
+    public void Follow(nint stream)
+    {
+        _context.Enter();
+        _order.Follow(stream);
+    }
+
+    /// <inheritdoc/>
+    public void Precede(nint stream)
+    {
+        _context.Enter();
+        _order.Precede(stream);
+    }
+
+    /// <inheritdoc/>
     public IReplay Capture(Action work)
     {
         _context.Enter();
         return new CudaReplay(_context, _pool, work);
     }
+
+    /// <inheritdoc/>
+    public void EndReplays() => _context.Replays.ForEach(replay => replay.End());
 
     /// <inheritdoc/>
     public IStreamTimer CreateTimer() => new CudaTimer(_context);
@@ -216,6 +247,22 @@ public sealed class CudaDevice : IStreamDevice
     }
 
     /// <inheritdoc/>
+    public void Finish(AttentionProblem problem, int[] indices, PartialAttention state, Region output, Region lse)
+    {
+        AttentionEdge.RequireSizes(problem.Shape, indices.Length, output.Count, lse.Count);
+        _context.Enter();
+        _edge.Finish(problem, indices, state, output, lse);
+    }
+
+    /// <inheritdoc/>
+    public void Convert(Region from, Region to)
+    {
+        ElementConversion.RequireSameCount(from, to);
+        _context.Enter();
+        _edge.Convert(from, to);
+    }
+
+    /// <inheritdoc/>
     public void Synchronize()
     {
         _context.Enter();
@@ -245,6 +292,7 @@ public sealed class CudaDevice : IStreamDevice
         _context.Drain();
         _launch.Dispose();
         _tokens.Dispose();
+        _order.Dispose();
         _kernels.Dispose();
         _pinned.Dispose();
         _copies.Dispose();

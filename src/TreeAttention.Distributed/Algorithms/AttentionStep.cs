@@ -82,6 +82,16 @@ public abstract class AttentionStep : IDisposable
     /// <exception cref="ShapeMismatchException">The queries or the shard are not those that the step was made for.</exception>
     public PartialAttention Run(QueryBlock queries, KeyValueShard shard)
     {
+        PartialAttention result = Enqueue(queries, shard);
+        AwaitEnd();
+        Times = _clock.Read();
+        return result;
+    }
+
+    /// <summary>The same without waiting for the device: whoever enqueues more finds the state. <see cref="Times"/> stay those of the last run.</summary>
+    /// <inheritdoc cref="Run"/>
+    public PartialAttention Enqueue(QueryBlock queries, KeyValueShard shard)
+    {
         ShardPlan plan = Shards.PlanOf(Shards.Ranks == 1 ? 0 : Transport.Rank);
         if (queries.Count != QueryCount || shard.Plan.Elements != plan.Elements)
         {
@@ -90,10 +100,7 @@ public abstract class AttentionStep : IDisposable
                 + $"elements was given {queries.Count} queries and {shard.Plan.Elements} elements.");
         }
 
-        PartialAttention result = _replay is not null && IsCapturable ? _replay.Run(queries, shard) : RunDirectly(queries, shard);
-        AwaitEnd();
-        Times = _clock.Read();
-        return result;
+        return _replay is not null && IsCapturable ? _replay.Run(queries, shard) : RunDirectly(queries, shard);
     }
 
     /// <inheritdoc/>

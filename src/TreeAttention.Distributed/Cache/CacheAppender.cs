@@ -11,11 +11,7 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
     public void Append(int layer, ReadOnlySpan<int> which, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths)
     {
         int tokens = TokensIn(which.Length, key.Length, value.Length);
-        if (depths.Length > 0 && depths.Length != which.Length * tokens)
-        {
-            throw new ShapeMismatchException($"{depths.Length} depths were given for {which.Length} rows × {tokens} tokens.");
-        }
-
+        RequireDepths(which.Length, tokens, depths);
         writer.RequireStorable(layer, which, tokens, depths, key, value);
         rows.MakeRoom(layer, which, tokens);
         key.CopyTo(writer.TakeKeys(which.Length * tokens));
@@ -25,12 +21,13 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
         cache.Bound.Measure(_options.ValuesInKeys ? key : value);
     }
 
-    /// <inheritdoc cref="ShardedKvCache.Append(int, ReadOnlySpan{int}, Region, Region)"/>
-    public void Append(int layer, ReadOnlySpan<int> which, Region key, Region value)
+    /// <inheritdoc cref="ShardedKvCache.Append(int, ReadOnlySpan{int}, Region, Region, ReadOnlySpan{int})"/>
+    public void Append(int layer, ReadOnlySpan<int> which, Region key, Region value, ReadOnlySpan<int> depths)
     {
         int tokens = TokensIn(which.Length, key.Count, value.Count);
+        RequireDepths(which.Length, tokens, depths);
         rows.MakeRoom(layer, which, tokens);
-        writer.Store(layer, which, tokens, [], key, value);
+        writer.Store(layer, which, tokens, depths, key, value);
         Advance(layer, which, tokens);
         cache.Bound.Forget();
     }
@@ -76,6 +73,14 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
         }
 
         return (int)tokens;
+    }
+
+    private static void RequireDepths(int count, int tokens, ReadOnlySpan<int> depths)
+    {
+        if (depths.Length > 0 && depths.Length != count * tokens)
+        {
+            throw new ShapeMismatchException($"{depths.Length} depths were given for {count} rows × {tokens} tokens.");
+        }
     }
 
     private void Advance(int layer, ReadOnlySpan<int> which, int tokens)

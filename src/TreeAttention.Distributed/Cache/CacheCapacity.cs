@@ -1,46 +1,80 @@
 using System;
-using System.Buffers.Binary;
+using System.Globalization;
 using System.Linq;
+using System.Text;
 
 namespace TreeAttention.Distributed;
 
 /// <summary>How many pages each rank has room for.</summary>
 internal static class CacheCapacity
 {
-    /// <summary>Finds the ranks' capacities, the same on every rank. Every rank calls it.</summary>
-    /// <returns>[ranks] page slots.</returns>
-    /// <exception cref="FaultException">A rank's memory does not hold one page (71).</exception>
+    /// <summary>Finds the ranks' capacities, the same on every rank, before anything is allocated. Every rank calls it.</summary>
+    /// <returns>[ranks] page slots; of one rank alone where each stores every key.</returns>
+    /// <exception cref="FaultException">A memory does not hold what is wanted of it, or not even one page (71), on every rank.</exception>
     public static int[] Agree(RankContext context, CacheOptions options)
     {
-        if (options.Replicated)
-        {
-            return [SlotsOf(options, 0, 1)];
-        }
-
-        byte[] mine = new byte[sizeof(int)];
-        BinaryPrimitives.WriteInt32LittleEndian(mine, SlotsOf(options, context.Transport.Rank, context.Transport.Size));
-        int[] slots = [.. context.Control.AllGather(mine).Select(bytes => BinaryPrimitives.ReadInt32LittleEndian(bytes))];
+        byte[] mine = Encoding.UTF8.GetBytes(MemoryOffer.Of(context.Device, options).ToString());
+        MemoryOffer[] offers = [.. context.Control.AllGather(mine).Select(bytes => MemoryOffer.Parse(Encoding.UTF8.GetString(bytes)))];
+        long[] slots = [.. offers.Select((_, rank) => SlotsOf(options, offers, rank))];
         for (int rank = 0; rank < slots.Length; rank++)
         {
-            if (slots[rank] == 0 && OwnPages(options, rank, slots.Length) > 0)
+            if (slots[rank] == 0 && PagesOf(options, rank, slots.Length) > 0)
             {
-                throw new FaultException(
-                    FaultCode.OutOfMemory,
+                throw Fault(
                     $"A page of {PageSpan.Keys} tokens takes {options.PageBytes:N0} bytes in {options.Layers} layers, more than rank {rank} was given for "
-                    + "the cache. Give it more memory, or use a smaller storage type.")
-                { IsAgreed = true };
+                    + "the cache. Give it more memory, or use a smaller storage type.");
             }
         }
 
-        return slots;
+        RequireRoom(options, offers, slots);
+        return options.Replicated ? [(int)slots.Min()] : [.. slots.Select(count => (int)count)];
     }
 
-    private static int SlotsOf(CacheOptions options, int rank, int ranks)
+    // Ranks that share a memory take their pages of it together.
+    private static void RequireRoom(CacheOptions options, MemoryOffer[] offers, long[] slots)
     {
-        long all = (long)options.Rows * OwnPages(options, rank, ranks);
-        return checked((int)Math.Min(all, options.MemoryBytes is { } bytes ? bytes / options.PageBytes : all));
+        foreach (IGrouping<string, int> memory in Enumerable.Range(0, offers.Length).GroupBy(rank => offers[rank].Memory))
+        {
+            double wanted = memory.Sum(rank => (double)slots[rank] * options.PageBytes);
+            long available = memory.Min(rank => offers[rank].Available);
+            if (wanted > available || memory.Any(rank => slots[rank] > int.MaxValue))
+            {
+                throw Fault(string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"The cache takes {wanted:N0} bytes of the memory of {memory.Key}, where {memory.Count()} of {offers.Length} ranks are, and {available:N0} are "
+                    + $"available. Use more ranks on more nodes, a smaller --dtype, a shorter context, or fewer layers or rows."));
+            }
+        }
+
+        if ((long)options.Rows * options.MostPages > Array.MaxLength)
+        {
+            throw Fault($"A table of {options.Rows} rows × {options.MostPages} pages is too long: use fewer rows, or shorter ones.");
+        }
     }
 
-    private static int OwnPages(CacheOptions options, int rank, int ranks) =>
-        Enumerable.Range(0, options.MostPages).Count(page => LaneTree.OwnerOf(page, ranks) == rank);
+    private static long SlotsOf(CacheOptions options, MemoryOffer[] offers, int rank)
+    {
+        MemoryOffer offer = offers[rank];
+        long all = PagesOf(options, rank, offers.Length);
+        long most = offer.Limit / options.PageBytes;
+        if (offer.Fraction is { } fraction)
+        {
+            MemoryOffer[] sharing = [.. offers.Where(other => other.Memory == offer.Memory)];
+            double share = fraction * sharing.Min(other => other.Available) / sharing.Length;
+            most = Math.Min(most, (long)(share / options.PageBytes));
+        }
+
+        return Math.Min(all, most);
+    }
+
+    // At their longest, all rows together.
+    private static long PagesOf(CacheOptions options, int rank, int ranks)
+    {
+        (int index, int count) = options.Replicated ? (0, 1) : (rank, ranks);
+        long rounds = Math.DivRem(options.MostPages, LaneTree.Lanes, out int rest);
+        int[] lanes = [.. LaneTree.LanesOf(index, count)];
+        return options.Rows * lanes.Sum(lane => rounds + (LaneTree.FirstPageOf(lane) < rest ? 1 : 0));
+    }
+
+    private static FaultException Fault(string message) => new(FaultCode.OutOfMemory, message) { IsAgreed = true };
 }

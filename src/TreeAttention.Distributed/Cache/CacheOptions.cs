@@ -33,6 +33,13 @@ public sealed record CacheOptions
     /// <summary>Bytes of keys and values that this rank may store; null is room for every row at its longest.</summary>
     public long? MemoryBytes { get; init; }
 
+    /// <summary>
+    /// Share, above 0 and at most 1, of the memory that is free when the cache is made and that it may take: of the GPU, or of the host within
+    /// the limits of its control group. Ranks that share a memory share it evenly. What steps allocate needs room beside it: 0.9 leaves some.
+    /// Null takes what is needed. With <see cref="MemoryBytes"/> the lesser counts; neither takes more than every row at its longest.
+    /// </summary>
+    public double? MemoryFraction { get; init; }
+
     /// <summary>Keys are rotated when they are appended, queries when they attend; null for no rotary embedding.</summary>
     public RotaryOptions? Rotary { get; init; }
 
@@ -67,6 +74,11 @@ public sealed record CacheOptions
         if (Layers < 1 || Rows < 1 || MaxLength < 1)
         {
             throw new ShapeMismatchException($"A cache of {Layers} layers × {Rows} rows × {MaxLength} tokens: each must be at least 1.");
+        }
+
+        if (MemoryBytes < 0 || MemoryFraction is <= 0 or > 1 or double.NaN)
+        {
+            throw new ShapeMismatchException($"A cache cannot have {MemoryBytes} bytes or a share of {MemoryFraction} of what is free: give 0 bytes and more, and a share in (0, 1].");
         }
 
         new AttentionShape(Rows, 1, MaxLength, KvHeads, KvHeads, HeadDim, ValueDim).Validate();

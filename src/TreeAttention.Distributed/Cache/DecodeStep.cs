@@ -21,6 +21,7 @@ public sealed class DecodeStep : IDisposable
     private readonly KeyValueShard[] _shards; // [layers]
     private readonly AttentionStep _step;
     private readonly DeviceInput _given;
+    private readonly CallerTensors _caller;
     private readonly QueryBlock _queries;
     private readonly RotaryAngles? _angles;
     private readonly int[] _positions;
@@ -54,6 +55,7 @@ public sealed class DecodeStep : IDisposable
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
         cache.PrepareAppend(_positions.Length);
+        _caller = new CallerTensors(_device);
         long floats = (long)_rows.Length * options.QueryLength * options.QueryHeads * sizes.HeadDim;
         _queries = new QueryBlock(
             _device.Allocate(floats * sizeof(float), ElementType.Float32), [.. Enumerable.Range(0, options.QueryLength)]);
@@ -93,8 +95,46 @@ public sealed class DecodeStep : IDisposable
         Attend(layer, query, tokens, output, lse);
     }
 
+    /// <summary>The same over tensors in the device's memory, in the order of a stream of the caller's; on a GPU the host does not wait for the device.</summary>
+    /// <remarks>
+    /// The work begins when what the stream holds is done, and what the stream gets afterwards begins when the result is there.
+    /// Nobody looks at the numbers: what is not finite propagates. Where the ranks' transport moves host memory, their reduction
+    /// waits all the same; NCCL's does not. Faults of the device come with the next call that waits.
+    /// </remarks>
+    /// <param name="layer">The layer.</param>
+    /// <param name="query">[batch, query_len, query_heads, head_dim], not rotated.</param>
+    /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
+    /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
+    /// <param name="lse">[batch, query_heads, query_len], f32, natural logarithm, sinks included.</param>
+    /// <param name="stream">A CUDA stream of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
+    /// <exception cref="ArgumentException">A CPU is given a stream.</exception>
+    /// <exception cref="ShapeMismatchException">A tensor is of another size or type.</exception>
+    /// <exception cref="FaultException">The cache is full (71): nothing was stored. Or the ranks failed.</exception>
+    public void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
+    {
+        RequireQueries(query.Count);
+        _caller.RequireResult(Problem.Shape, Problem.Shape.QueryLength, output, lse);
+        _caller.Begin(stream);
+        try
+        {
+            Region queries = _caller.Take(StepTensor.Query, query);
+            int before = _cache.LengthOf(layer, _rows[0]);
+            _cache.Append(
+                layer, _rows, _caller.Take(StepTensor.Key, key), _caller.Take(StepTensor.Value, value), key.Count == 0 ? [] : _depths);
+            int tokens = _cache.LengthOf(layer, _rows[0]) - before;
+            _view.Follow(layer);
+            _device.ArrangeQueries(Problem.Shape, queries, AnglesBehind(tokens), _queries);
+            _caller.Finish(Problem, _queries.Indices, _step.Enqueue(_queries, _shards[layer]), output, lse);
+        }
+        finally
+        {
+            _caller.End(stream); // also after a fault: what was enqueued may still read the caller's tensors
+        }
+    }
+
     /// <summary>Attends to what a layer holds; the last keys are those of the queries' own tokens.</summary>
-    /// <inheritdoc cref="Run"/>
+    /// <inheritdoc cref="Run(int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float})"/>
     public void Attend(int layer, ReadOnlySpan<float> query, Span<float> output, Span<float> lse)
     {
         RequireQueries(query);
@@ -106,6 +146,7 @@ public sealed class DecodeStep : IDisposable
     {
         _step.Dispose();
         _given.Dispose();
+        _caller.Dispose();
         _result?.Dispose();
         _device.Free(_queries.Values);
     }
@@ -152,15 +193,19 @@ public sealed class DecodeStep : IDisposable
         return _onHost;
     }
 
-    private void RequireQueries(ReadOnlySpan<float> query)
+    private void RequireQueries(long count)
     {
-        if (query.Length != _queries.Values.Count)
+        if (count != _queries.Values.Count)
         {
             throw new ShapeMismatchException(
                 $"A step of {Problem.Shape.Batch} rows × {Problem.Shape.QueryLength} queries × {Problem.Shape.QueryHeads} heads × "
-                + $"{Problem.Shape.HeadDim} was given {query.Length} query elements.");
+                + $"{Problem.Shape.HeadDim} was given {count} query elements.");
         }
+    }
 
+    private void RequireQueries(ReadOnlySpan<float> query)
+    {
+        RequireQueries(query.Length);
         if (_cache.Options.NonFinite == NonFinitePolicy.Error && !query.IsEmpty && !float.IsFinite(TensorPrimitives.MaxMagnitude(query)))
         {
             throw NotFinite(query);

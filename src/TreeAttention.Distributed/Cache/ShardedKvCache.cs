@@ -100,8 +100,9 @@ public sealed class ShardedKvCache : IDisposable
         _appender.Append(layer, rows, key, value, depths);
 
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
-    /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})"/>
-    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value) => _appender.Append(layer, rows, key, value);
+    /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
+    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default) =>
+        _appender.Append(layer, rows, key, value, depths);
 
     /// <summary>Appends tokens to a row of a layer, of which this rank reads and stores its own alone: for long prompts.</summary>
     /// <remarks>

@@ -50,22 +50,28 @@ public sealed class SpeculativeStep : IDisposable
     /// <param name="output">[batch, nodes, query_heads, value_dim]</param>
     /// <param name="lse">[batch, query_heads, nodes]</param>
     /// <exception cref="InvalidOperationException">The layer holds nodes already on which nobody has decided.</exception>
-    /// <inheritdoc cref="DecodeStep.Run" path="/exception"/>
+    /// <inheritdoc cref="DecodeStep.Run(int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float})" path="/exception"/>
     public void Run(
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
-        for (int batch = 0; batch < _rows.Length; batch++)
-        {
-            if (_before[batch] >= 0 && _before[batch] != _cache.LengthOf(layer, _rows[batch]))
-            {
-                throw new InvalidOperationException(
-                    $"Layer {layer} has {_cache.LengthOf(layer, _rows[batch])} tokens in row {_rows[batch]}, not the {_before[batch]} before the tree: "
-                    + "commit or reject the tree first.");
-            }
-        }
-
-        int[] lengths = [.. _rows.Select(row => _cache.LengthOf(layer, row))];
+        int[] lengths = LengthsBefore(layer);
         _step.Run(layer, query, key, value, output, lse);
+        lengths.CopyTo(_before, 0);
+    }
+
+    /// <summary>The same over tensors in the device's memory, as <see cref="DecodeStep.Run(int, DeviceTensor, DeviceTensor, DeviceTensor, DeviceTensor, DeviceTensor, nint)"/>.</summary>
+    /// <param name="layer">The layer.</param>
+    /// <param name="query">[batch, nodes, query_heads, head_dim], not rotated.</param>
+    /// <param name="key">[batch, nodes, kv_heads, head_dim], not rotated.</param>
+    /// <param name="value">[batch, nodes, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="output">[batch, nodes, query_heads, value_dim]</param>
+    /// <param name="lse">[batch, query_heads, nodes], f32.</param>
+    /// <param name="stream">A CUDA stream of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
+    /// <exception cref="InvalidOperationException">The layer holds nodes already on which nobody has decided.</exception>
+    public void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
+    {
+        int[] lengths = LengthsBefore(layer);
+        _step.Run(layer, query, key, value, output, lse, stream);
         lengths.CopyTo(_before, 0);
     }
 
@@ -86,6 +92,21 @@ public sealed class SpeculativeStep : IDisposable
 
     /// <inheritdoc/>
     public void Dispose() => _step.Dispose();
+
+    private int[] LengthsBefore(int layer)
+    {
+        for (int batch = 0; batch < _rows.Length; batch++)
+        {
+            if (_before[batch] >= 0 && _before[batch] != _cache.LengthOf(layer, _rows[batch]))
+            {
+                throw new InvalidOperationException(
+                    $"Layer {layer} has {_cache.LengthOf(layer, _rows[batch])} tokens in row {_rows[batch]}, not the {_before[batch]} before the tree: "
+                    + "commit or reject the tree first.");
+            }
+        }
+
+        return [.. _rows.Select(row => _cache.LengthOf(layer, row))];
+    }
 
     private int Decide(int batch, ReadOnlySpan<int> path)
     {

@@ -21,6 +21,9 @@ public interface IDevice : IDisposable
     /// <summary>What was allocated through this device.</summary>
     MemoryAccount Memory { get; }
 
+    /// <summary>Bytes that can still be allocated, by this device or by others that share its memory; <see cref="long.MaxValue"/> where nobody knows.</summary>
+    long AvailableBytes => long.MaxValue;
+
     /// <summary>Allocates zeroed memory of the device.</summary>
     /// <exception cref="FaultException">Out of memory (71): what was needed and what there is.</exception>
     Region Allocate(long bytes, ElementType type);
@@ -76,6 +79,31 @@ public interface IDevice : IDisposable
     /// <param name="rotary">[batch, query_len] angles; null for no rotation.</param>
     /// <param name="into">All queries of the call, in order.</param>
     void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into);
+
+    /// <summary>What <see cref="AttentionEdge.Finish"/> makes of a final state, in this device's memory.</summary>
+    /// <remarks>The arithmetic is the same, in double precision; a GPU's exp and log may differ by one rounding of the result.</remarks>
+    /// <param name="problem">Sinks and query lengths.</param>
+    /// <param name="indices">[count] the index of each query in its sequence; the array does not change.</param>
+    /// <param name="state">Rows batch × query_heads × count.</param>
+    /// <param name="output">[batch, count, query_heads, value_dim] fp32.</param>
+    /// <param name="lse">[batch, query_heads, count] fp32, natural logarithm, sinks included.</param>
+    /// <exception cref="ShapeMismatchException">State, output or lse are not of these sizes.</exception>
+    void Finish(AttentionProblem problem, int[] indices, PartialAttention state, Region output, Region lse) =>
+        AttentionEdge.Finish(problem, indices, state, output.AsSpan<float>(), lse.AsSpan<float>());
+
+    /// <summary>Converts f16 or bf16 elements to f32, or f32 elements to those, rounded to nearest even; all in this device's memory.</summary>
+    /// <exception cref="ArgumentException">The regions have not the same number of elements.</exception>
+    void Convert(Region from, Region to)
+    {
+        if (to.Type == ElementType.Float32)
+        {
+            ElementConversion.ToFloat(from.AsSpan<byte>(), from.Type, to.AsSpan<float>());
+        }
+        else
+        {
+            ElementConversion.FromFloat(from.AsSpan<float>(), to.Type, to.AsSpan<byte>());
+        }
+    }
 
     /// <summary>Returns when all enqueued work is done.</summary>
     void Synchronize();

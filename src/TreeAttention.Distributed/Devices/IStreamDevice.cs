@@ -15,11 +15,24 @@ public interface IStreamDevice : IStagingDevice
     /// <returns>The driver's handle of the stream of all the device's work.</returns>
     nint EnterStream();
 
+    /// <summary>Work that is enqueued from now on waits for what a stream of the caller's holds now; the host does not wait.</summary>
+    /// <param name="stream">The driver's handle of a stream of the GPU's primary context; 0 is the default stream.</param>
+    /// <exception cref="FaultException">It is no such stream (202).</exception>
+    void Follow(nint stream);
+
+    /// <summary>What a stream of the caller's gets from now on waits for the work that is enqueued now; the host does not wait.</summary>
+    /// <inheritdoc cref="Follow"/>
+    void Precede(nint stream);
+
     /// <summary>Records what <paramref name="work"/> enqueues on the stream, instead of doing it.</summary>
     /// <remarks>The work has been done once before, so that it allocates nothing, compiles nothing and waits for nothing; its regions lie on the device.</remarks>
     /// <exception cref="InvalidOperationException">The work asks for what no capture can hold: an allocation, a wait, a copy to or from ordinary host memory.</exception>
     /// <exception cref="FaultException">The device failed (202).</exception>
     IReplay Capture(Action work);
+
+    /// <summary>Ends all replays, and the capture that is under way: none can be launched any more, and what was launched goes on without being waited for.</summary>
+    /// <remarks>For transports whose operations they hold, and which cannot end before them.</remarks>
+    void EndReplays();
 
     /// <summary>Makes a timer of the stream.</summary>
     IStreamTimer CreateTimer();

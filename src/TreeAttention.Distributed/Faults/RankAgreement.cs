@@ -31,10 +31,7 @@ public static class RankAgreement
         }
         catch (OutOfMemoryException error)
         {
-            fault = new FaultException(
-                FaultCode.OutOfMemory,
-                "This does not fit in the memory of the host. Use more ranks on more nodes, a smaller --dtype, a shorter context, or fewer layers or rows.",
-                error);
+            fault = FaultException.OfHostMemory(error);
         }
         finally
         {

@@ -19,11 +19,8 @@ public static class AttentionEdge
     public static void Finish(AttentionProblem problem, int[] indices, PartialAttention state, Span<float> output, Span<float> lse)
     {
         AttentionShape shape = problem.Shape;
-        RequireSizes(shape, indices, state, lse.Length);
-        if (output.Length != state.Output.Length)
-        {
-            throw new ShapeMismatchException($"The output holds {output.Length} floats but the state has {state.Output.Length}.");
-        }
+        RequireState(shape, indices, state);
+        RequireSizes(shape, indices.Length, output.Length, lse.Length);
 
         for (int row = 0; row < state.Rows; row++)
         {
@@ -59,7 +56,8 @@ public static class AttentionEdge
     /// <exception cref="ShapeMismatchException">State or lse are not of these sizes.</exception>
     public static void LogSumExpWithoutSinks(AttentionProblem problem, int[] indices, PartialAttention state, Span<float> lse)
     {
-        RequireSizes(problem.Shape, indices, state, lse.Length);
+        RequireState(problem.Shape, indices, state);
+        RequireSizes(problem.Shape, indices.Length, state.Output.Length, lse.Length);
         for (int row = 0; row < state.Rows; row++)
         {
             int batch = row / indices.Length / problem.Shape.QueryHeads;
@@ -67,6 +65,23 @@ public static class AttentionEdge
             lse[row] = present
                 ? Saturate(WithSink(state.Max[row], state.Sum[row], double.NegativeInfinity).LogSumExp)
                 : float.NegativeInfinity;
+        }
+    }
+
+    /// <summary>Throws when results are not of the sizes that a call gives.</summary>
+    /// <param name="shape">Sizes of the call.</param>
+    /// <param name="count">Queries of each batch row and head.</param>
+    /// <param name="output">Elements of the output.</param>
+    /// <param name="lse">Elements of the log-sum-exp.</param>
+    /// <exception cref="ShapeMismatchException">Output or lse are not of these sizes.</exception>
+    public static void RequireSizes(AttentionShape shape, int count, long output, long lse)
+    {
+        long rows = (long)shape.Batch * shape.QueryHeads * count;
+        if (output != rows * shape.ValueDim || lse != rows)
+        {
+            throw new ShapeMismatchException(
+                $"{shape.Batch} × {shape.QueryHeads} heads × {count} queries are {rows} rows × {shape.ValueDim}, but there is room for {output} "
+                + $"elements of output and {lse} of the log-sum-exp.");
         }
     }
 
@@ -91,14 +106,14 @@ public static class AttentionEdge
     private static float Saturate(double number) =>
         double.IsFinite(number) ? (float)Math.Clamp(number, -float.MaxValue, float.MaxValue) : (float)number;
 
-    private static void RequireSizes(AttentionShape shape, int[] indices, PartialAttention state, int lse)
+    private static void RequireState(AttentionShape shape, int[] indices, PartialAttention state)
     {
         int rows = checked(shape.Batch * shape.QueryHeads * indices.Length);
-        if (state.Rows != rows || state.ValueDim != shape.ValueDim || lse != rows)
+        if (state.Rows != rows || state.ValueDim != shape.ValueDim)
         {
             throw new ShapeMismatchException(
                 $"{shape.Batch} × {shape.QueryHeads} heads × {indices.Length} queries are {rows} rows × {shape.ValueDim}, but the state has "
-                + $"{state.Rows} × {state.ValueDim} and the log-sum-exp {lse}.");
+                + $"{state.Rows} × {state.ValueDim}.");
         }
     }
 }

@@ -153,6 +153,16 @@ public static class ElementConversion
         return Vector.ConditionalSelect(isNaN, kept | new Vector<uint>(0x40), rounded);
     }
 
+    /// <summary>Throws unless two regions have the same number of elements.</summary>
+    /// <exception cref="ArgumentException">They have not.</exception>
+    public static void RequireSameCount(Region from, Region to)
+    {
+        if (from.Count != to.Count)
+        {
+            throw new ArgumentException($"{from.Count} elements of {from.Type.ShortName()} are not {to.Count} of {to.Type.ShortName()}.", nameof(to));
+        }
+    }
+
     private static void RequireSameCount(int bytes, ElementType type, int floats)
     {
         if (bytes != (long)floats * type.SizeInBytes())

@@ -86,6 +86,9 @@ internal static unsafe partial class CudaDriver
     public static extern CUresult cuDeviceTotalMem_v2(nuint* bytes, int dev);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuMemGetInfo_v2(nuint* free, nuint* total);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuDeviceGetAttribute(int* pi, CUdevice_attribute attrib, int dev);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]

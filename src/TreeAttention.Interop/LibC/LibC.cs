@@ -30,6 +30,10 @@ internal static unsafe partial class LibC
     [LibraryImport(Library, EntryPoint = "_exit")]
     internal static partial void ExitNow(int code);
 
+    /// <summary>Fills up to 256 bytes with random ones; 0 when it did.</summary>
+    [LibraryImport(Library, EntryPoint = "getentropy")]
+    internal static partial int GetEntropy(byte* bytes, nuint count);
+
     [LibraryImport(Library, EntryPoint = "sched_yield")]
     internal static partial int YieldProcessor();
 

@@ -57,6 +57,15 @@ internal static unsafe partial class Nccl
     public static extern ncclResult_t ncclCommInitRankConfig(nint* comm, int nranks, ncclUniqueId commId, int rank, ncclConfig_t* config);
 
     [DllImport("nccl", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern ncclResult_t ncclCommUserRank(nint comm, int* rank);
+
+    [DllImport("nccl", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern ncclResult_t ncclCommCount(nint comm, int* count);
+
+    [DllImport("nccl", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern ncclResult_t ncclCommCuDevice(nint comm, int* device);
+
+    [DllImport("nccl", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern ncclResult_t ncclCommFinalize(nint comm);
 
     [DllImport("nccl", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]

@@ -1,8 +1,6 @@
 using System;
-using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.Linq;
-using System.Text.Json;
 using System.Threading;
 using TreeAttention.Communication;
 using TreeAttention.Distributed;
@@ -141,7 +139,7 @@ public sealed class AttentionGroup : IDisposable
     /// <param name="value">[tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[tokens, query_heads, value_dim]</param>
     /// <param name="lse">[query_heads, tokens], natural logarithm, sinks included.</param>
-    /// <param name="cancellation">As for <see cref="Decode"/>.</param>
+    /// <param name="cancellation">As for <see cref="Decode(DecodeStep, int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float}, CancellationToken)"/>.</param>
     /// <exception cref="FaultException">The cache is full (71) or a number must not be used (65), on every rank alike; or a rank failed.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public void Prefill(
@@ -193,6 +191,42 @@ public sealed class AttentionGroup : IDisposable
         }
     }
 
+    /// <summary>The same over tensors in the memory of this rank's device, in the order of a stream of the caller's.</summary>
+    /// <remarks>
+    /// On a GPU the work begins when what the stream holds is done, what the stream gets afterwards begins when the result is there, and
+    /// the host does not wait (where NCCL connects the ranks; a transport of host memory waits in its reduction). The device's own
+    /// context, the primary one, is the calling thread's afterwards. On a CPU the addresses are the process's and the work is done at return.
+    /// </remarks>
+    /// <param name="step">From <see cref="CreateStep"/>.</param>
+    /// <param name="layer">The layer.</param>
+    /// <param name="query">[batch, query_len, query_heads, head_dim], not rotated.</param>
+    /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
+    /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
+    /// <param name="lse">[batch, query_heads, query_len], f32, natural logarithm, sinks included.</param>
+    /// <param name="stream">A CUDA stream (CUstream, cudaStream_t) of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
+    /// <param name="cancellation">As above; it does not reach work that is enqueued.</param>
+    /// <exception cref="ArgumentException">A CPU is given a stream.</exception>
+    /// <exception cref="ShapeMismatchException">A tensor is of another size or type.</exception>
+    /// <exception cref="FaultException">The cache is full (71), on every rank alike; or a rank or the GPU failed, which may show in a later call.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public void Decode(
+        DecodeStep step, int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream = 0,
+        CancellationToken cancellation = default)
+    {
+        using CancellationTokenRegistration registration = Watch(cancellation);
+        try
+        {
+            step.Run(layer, query, key, value, output, lse, stream);
+        }
+        catch (FaultException fault)
+        {
+            Note(fault);
+            cancellation.ThrowIfCancellationRequested();
+            throw;
+        }
+    }
+
     /// <summary>Leaves the group: in order, or, after a fault that only this rank met, telling the others.</summary>
     public void Dispose()
     {
@@ -223,39 +257,10 @@ public sealed class AttentionGroup : IDisposable
     /// <summary>Refuses to work when the ranks were started with different settings.</summary>
     /// <param name="settings">Names and values; the same names on every rank.</param>
     /// <exception cref="FaultException">Ranks disagree (78): a line for each setting that differs.</exception>
-    public void Agree(IReadOnlyList<KeyValuePair<string, string>> settings)
-    {
-        byte[] mine = JsonSerializer.SerializeToUtf8Bytes(
-            settings.SelectMany(setting => new[] { setting.Key, setting.Value }).ToArray(), RuntimeJson.Default.StringArray);
-        string[][] all = [.. Context.Control.AllGather(mine)
-            .Select(bytes => JsonSerializer.Deserialize(bytes, RuntimeJson.Default.StringArray)!)];
-        var names = all.SelectMany(values => values.Where((_, i) => i % 2 == 0)).Distinct().ToList();
-        string[] differing = [.. names
-            .Select(name => (Name: name, Values: all.Select(values => ValueOf(values, name)).ToArray()))
-            .Where(setting => setting.Values.Distinct().Count() > 1)
-            .Select(setting => "  " + setting.Name + ": "
-                + string.Join(", ", setting.Values.Select((value, rank) => $"rank {rank}: {value}")))];
-        if (differing.Length > 0)
-        {
-            throw new FaultException(
-                FaultCode.RanksDisagree,
-                $"The {Size} ranks disagree on {differing.Length} setting(s); start every rank with the same arguments and files:\n"
-                + string.Join('\n', differing))
-            { IsAgreed = true };
-        }
-    }
+    public void Agree(IReadOnlyList<KeyValuePair<string, string>> settings) => SettingsAgreement.Agree(Context.Control, settings);
 
     /// <summary>Gathers the same number of integers of every rank on every rank: [rank][index].</summary>
-    public long[][] Gather(params ReadOnlySpan<long> mine)
-    {
-        byte[] bytes = new byte[mine.Length * sizeof(long)];
-        for (int i = 0; i < mine.Length; i++)
-        {
-            BinaryPrimitives.WriteInt64LittleEndian(bytes.AsSpan(i * sizeof(long)), mine[i]);
-        }
-
-        return [.. Context.Control.AllGather(bytes).Select(Integers)];
-    }
+    public long[][] Gather(params ReadOnlySpan<long> mine) => SettingsAgreement.Gather(Context.Control, mine);
 
     private CancellationTokenRegistration Watch(CancellationToken cancellation)
     {
@@ -266,21 +271,4 @@ public sealed class AttentionGroup : IDisposable
 
     // What every rank throws leaves the ranks in step.
     private void Note(FaultException fault) => _fault ??= fault.IsAgreed || fault.Code == FaultCode.BadInput ? null : fault;
-
-    private static long[] Integers(byte[] bytes)
-    {
-        long[] values = new long[bytes.Length / sizeof(long)];
-        for (int i = 0; i < values.Length; i++)
-        {
-            values[i] = BinaryPrimitives.ReadInt64LittleEndian(bytes.AsSpan(i * sizeof(long)));
-        }
-
-        return values;
-    }
-
-    private static string ValueOf(string[] pairs, string name)
-    {
-        int index = Array.IndexOf(pairs, name);
-        return index < 0 ? "(none)" : pairs[index + 1];
-    }
 }

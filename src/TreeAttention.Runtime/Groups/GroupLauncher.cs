@@ -12,6 +12,7 @@ public static class GroupLauncher
     /// <exception cref="FaultException">The group cannot be formed, or a rank failed.</exception>
     public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
     {
+        work = WithMemoryFaults(work);
         TransportKind transport = options.Transport == TransportKind.Auto ? NaturalTransport(environment.Launcher) : options.Transport;
         if (transport == TransportKind.Nccl)
         {
@@ -48,6 +49,19 @@ public static class GroupLauncher
     internal static int ThreadsOf(GroupOptions options, int ranksOfNode) =>
         options.Threads ?? Math.Max(1, Environment.ProcessorCount / ranksOfNode);
 
+    // A rank that finds no memory where nobody looked for it ends the others with the same code as one that was told so.
+    private static Func<AttentionGroup, FaultCode> WithMemoryFaults(Func<AttentionGroup, FaultCode> work) => group =>
+    {
+        try
+        {
+            return work(group);
+        }
+        catch (OutOfMemoryException error)
+        {
+            throw FaultException.OfHostMemory(error);
+        }
+    };
+
     private static TransportKind NaturalTransport(LauncherEnvironment launcher) =>
         launcher.Name == LauncherEnvironment.RendezvousVariable ? TransportKind.Nccl
         : launcher.IsPresent ? TransportKind.Mpi
@@ -68,7 +82,11 @@ public static class GroupLauncher
             IControlPlane control = group.Controls[rank];
             using NcclTransport? gpus = nccl is null
                 ? null
-                : NcclSource.Connect(environment, NcclSource.Beside(group.Transports[rank], device, control) with { LookForFault = group.ThrowIfEnded });
+                : NcclSource.Connect(environment, NcclSource.Beside(group.Transports[rank], device, control) with
+                {
+                    IsAloneInProcess = ranks == 1,
+                    LookForFault = group.ThrowIfEnded,
+                });
             using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(group.Transports[rank], device) : null;
             var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)group.Transports[rank], device, control);
             using var member = new AttentionGroup(context, threads, description);

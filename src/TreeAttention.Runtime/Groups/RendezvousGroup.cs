@@ -42,6 +42,7 @@ internal static class RendezvousGroup
         bool onOneMachine = neighbours.Length == control.Size;
         using NcclTransport gpus = NcclSource.Connect(environment, new NcclSetUp((IStreamDevice)device, control, options.Nodes ?? machines, traffic)
         {
+            IsAloneInProcess = true,
             SharePeerMemory = bytes => onOneMachine ? NodeMemory.Share(control, bytes) : null,
         });
         using var group = new AttentionGroup(new RankContext(gpus, device, control), threads, $"{control.Size} ranks, {nccl}");

@@ -1,5 +1,3 @@
-using System;
-using System.Security.Cryptography;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Runtime;
@@ -14,21 +12,21 @@ public static class TensorSample
     /// <summary>The digest as text; it does not depend on strides.</summary>
     public static string DigestOf(TensorView view)
     {
-        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        var fingerprint = new Fingerprint();
         if (view.Rank == 0 || view.Count * view.Type.SizeInBytes() <= WholeBytes)
         {
-            RowMajorReader.Read(view, (elements, _) => hash.AppendData(elements));
+            RowMajorReader.Read(view, (elements, _) => fingerprint.Add(elements));
         }
         else
         {
             long rows = view.Count / view.Shape[^1];
             for (int i = 0; i < SampledRows; i++)
             {
-                RowMajorReader.Read(RowOf(view, (long)((rows - 1) * (i / (double)(SampledRows - 1)))), (elements, _) => hash.AppendData(elements));
+                RowMajorReader.Read(RowOf(view, (long)((rows - 1) * (i / (double)(SampledRows - 1)))), (elements, _) => fingerprint.Add(elements));
             }
         }
 
-        return Convert.ToHexStringLower(hash.GetHashAndReset().AsSpan(0, 8));
+        return Fingerprint.Shorten(fingerprint.Value());
     }
 
     private static TensorView RowOf(TensorView view, long row)

@@ -11,7 +11,9 @@ namespace TreeAttention.Tests;
 [Collection(EmulatedGpu.Name)]
 public sealed class BundleTests(UnpackedBundle bundle) : IClassFixture<UnpackedBundle>
 {
-    private static readonly (string, string)[] _emulation = [("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library)];
+    // One GPU, as on the machines that the scripts are for.
+    private static readonly (string, string)[] _emulation =
+        [("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("TREEATTN_EMULATION_DEVICES", "1")];
 
     [Fact]
     public void Ranks_of_the_bundled_mpi_attend_and_load_nothing_of_the_machines_own_mpi()
@@ -47,8 +49,11 @@ public sealed class BundleTests(UnpackedBundle bundle) : IClassFixture<UnpackedB
 
         string[] lines = File.ReadAllLines(Path.Combine(results, "checks.tsv"));
         Assert.Matches(@"gpu-check: [1-9]\d* passed, 0 failed, 0 skipped, 2 probes; logs in ", run.Output);
-        Assert.Equal(["verify, 1 in-process ranks", "verify, 2 in-process ranks", "verify, 2 MPI ranks", "verify, NCCL, 1 rank"],
+        Assert.Equal(["verify, 1 in-process ranks", "verify, NCCL, 1 rank", "verify, 2 in-process ranks", "verify, 2 MPI ranks"],
             lines.Where(line => line.StartsWith("ok\tverify", StringComparison.Ordinal)).Select(line => line.Split('\t')[1]));
+        Assert.Equal(["probe: NCCL, 2 ranks as 2 hosts", "probe: NCCL, 2 ranks on one GPU"],
+            lines.Where(line => line.StartsWith("probe\t", StringComparison.Ordinal) && line.Contains("\texit 0: ", StringComparison.Ordinal))
+                .Select(line => line.Split('\t')[1]));
         Assert.Contains("GPU primitives", File.ReadAllText(Path.Combine(results, "verify--1-in-process-ranks.log")), StringComparison.Ordinal);
     }
 
@@ -56,17 +61,26 @@ public sealed class BundleTests(UnpackedBundle bundle) : IClassFixture<UnpackedB
     public void The_check_fails_where_the_gpu_computes_wrongly()
     {
         EmulatedCuda.RequireLibrary();
-        string folder = bundle.Place("wrong");
-        Directory.CreateDirectory(folder);
-        File.WriteAllText(Path.Combine(folder, "treeattn"), "#!/bin/sh\n[ \"$5\" = 1 ] && exit 0\necho '3 passed, 1 failed'\nexit 1\n");
-        File.Copy(Path.Combine(bundle.Folder, "gpu-check.sh"), Path.Combine(folder, "gpu-check.sh"));
-        File.Copy(Path.Combine(bundle.Folder, "libraries.sh"), Path.Combine(folder, "libraries.sh"));
-        ShellRun.Of(folder, ["/bin/chmod", "+x", "treeattn"]).Exits(0);
+        string folder = CheckOf("wrong", "[ \"$5\" = 1 ] && exit 0\necho '3 passed, 1 failed'\nexit 1\n");
 
         ShellRun run = ShellRun.Of(folder, ["./gpu-check.sh", "--cases", "7", "--ranks", "1", "--out", "out"]).Exits(1);
 
         Assert.Contains("FAILED   verify, 1 in-process ranks", run.Output, StringComparison.Ordinal);
         Assert.Contains("exit 1: 3 passed, 1 failed", run.Output, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_check_that_there_is_no_time_for_is_skipped_and_the_summary_still_comes()
+    {
+        EmulatedCuda.RequireLibrary();
+        string folder = CheckOf("slow", "[ \"$1\" = doctor ] || [ \"$5\" = 1 ] && exit 0\nexec sleep 100\n");
+
+        ShellRun run = ShellRun.Of(folder, ["./gpu-check.sh", "--seconds", "2", "--ranks", "1", "--out", "out"]).Exits(1);
+
+        string[] lines = File.ReadAllLines(Path.Combine(folder, "out", "checks.tsv"));
+        Assert.Equal(["skipped", "probe"], lines.Select(line => line.Split('\t')[0]).Distinct());
+        Assert.All(lines, line => Assert.EndsWith("no time was left: --seconds 2", line, StringComparison.Ordinal));
+        Assert.Matches("gpu-check: 0 passed, 0 failed, 5 skipped, 2 probes", run.Output);
     }
 
     [Fact]
@@ -97,6 +111,18 @@ public sealed class BundleTests(UnpackedBundle bundle) : IClassFixture<UnpackedB
         Assert.Contains("treeattn bench --device cuda -b 200", ours.GetProperty("command").GetString(), StringComparison.Ordinal);
         Assert.Contains("gpu-bench: nothing wrong", run.Output, StringComparison.Ordinal);
         ShellRun.Of(bundle.Folder, bench, _emulation).Exits(73);
+    }
+
+    // A folder with the check and a program that does as it is told.
+    private string CheckOf(string name, string program)
+    {
+        string folder = bundle.Place(name);
+        Directory.CreateDirectory(folder);
+        File.WriteAllText(Path.Combine(folder, "treeattn"), "#!/bin/sh\n" + program);
+        File.Copy(Path.Combine(bundle.Folder, "gpu-check.sh"), Path.Combine(folder, "gpu-check.sh"));
+        File.Copy(Path.Combine(bundle.Folder, "libraries.sh"), Path.Combine(folder, "libraries.sh"));
+        ShellRun.Of(folder, ["/bin/chmod", "+x", "treeattn"]).Exits(0);
+        return folder;
     }
 
     private static int Integer(JsonElement row, string name) => row.GetProperty(name).GetInt32();

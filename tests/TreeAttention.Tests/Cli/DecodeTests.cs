@@ -99,6 +99,28 @@ public sealed class DecodeTests
         TreeattnProcess.Run(["decode", .. tensors, "--context", "6", "--prefill", "ring"]).Exits(65).Says("7 queries", "--prefill needs the queries of the context");
     }
 
+    [Theory]
+    [InlineData("--layers", "1000000")]
+    [InlineData("--batch", "1000000", "--layers", "1000000", "--context", "1G", "--heads", "1", "--kv-heads", "1", "--head-dim", "1")]
+    [InlineData("--layers", "1000000", "--cache-memory", "1G")]
+    [InlineData("--cache-memory", "20M")]
+    public void Sizes_that_no_memory_holds_end_at_once_with_71_and_one_line(params string[] sizes)
+    {
+        TreeattnResult result = TreeattnProcess.Run(["decode", .. sizes, "--steps", "1", "--ranks", "2", "--threads", "1"]).Exits(71);
+
+        Assert.Single(result.Errors.TrimEnd().Split('\n'));
+        Assert.Empty(result.Output);
+    }
+
+    [Fact]
+    public void A_cache_takes_the_memory_that_is_available_and_no_more_than_it_can_fill()
+    {
+        TreeattnResult result = TreeattnProcess.Run(
+            ["decode", "--context", "600", "--steps", "2", "--heads", "1", "--kv-heads", "1", "--head-dim", "8", "--cache-memory", "available", "--verify", "--json"]).Exits(0);
+
+        Assert.Equal(2 * 2 * 512 * 8 * sizeof(float), result.Json.GetProperty("cache_bytes").GetInt64());
+    }
+
     [Fact]
     public void An_empty_cache_grows_from_nothing_on_more_ranks_than_it_has_keys() => TreeattnProcess.Run(
         ["decode", "--context", "0", "--steps", "3", "--heads", "2", "--kv-heads", "1", "--head-dim", "8", "--ranks", "5", "--threads", "1", "--verify"]).Exits(0);

@@ -29,6 +29,8 @@ public sealed partial class CudaBindingTests
         ["weigh_arguments"] = typeof(WeighArguments),
         ["unweigh_arguments"] = typeof(UnweighArguments),
         ["clear_arguments"] = typeof(ClearArguments),
+        ["finish_arguments"] = typeof(FinishArguments),
+        ["convert_arguments"] = typeof(ConvertArguments),
         ["probe_arguments"] = typeof(ProbeArguments),
         ["ceiling_arguments"] = typeof(CeilingArguments),
     };

@@ -48,6 +48,16 @@ internal static class EmulatedCuda
         CacheFolder = CacheFolder,
     };
 
+    /// <summary>Environment of a program that is to compute on the emulated GPU.</summary>
+    internal static (string Name, string Value)[] Variables
+    {
+        get
+        {
+            RequireLibrary();
+            return [("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", Library), ("XDG_CACHE_HOME", CacheFolder)];
+        }
+    }
+
     /// <summary>A device on the emulated GPU.</summary>
     internal static CudaDevice CreateDevice(int ordinal = 0) => new(Platform, ordinal);
 

@@ -112,4 +112,16 @@ public sealed class MpiFaultTests
         Assert.Contains("at TreeAttention.Ranks.BuggyRank", job.Errors, StringComparison.Ordinal);
         Assert.Empty(job.Survivors());
     }
+
+    [Theory, InlineData("openmpi"), InlineData("mpich")]
+    public void Memory_that_runs_out_on_one_rank_ends_all_with_71(string kind)
+    {
+        using var job = MpiJob.Start(kind, 3, ["bug", "memory"]);
+
+        int exit = job.Wait();
+
+        Assert.Equal(71, exit);
+        Assert.Matches(@"treeattn: rank 2 \(.*pid \d+\): This does not fit in the memory of the host", job.Errors);
+        Assert.Empty(job.Survivors());
+    }
 }

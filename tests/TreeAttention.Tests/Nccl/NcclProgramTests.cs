@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.IO;
 using System.Linq;
 using System.Net;
 using System.Net.Sockets;
@@ -39,7 +40,7 @@ public sealed class NcclProgramTests
         string[] arguments =
         [
             "attend", .. files.Tensors(new AttentionShape(2, 3, 700, 4, 2, 16, 16)), "--output", files.At("output.npy"), "--transport", "nccl",
-            "--device", "cuda", "--reduction", reduction, "--causal", "--verify", "--json",
+            "--device", "cuda", "--reduction", reduction, "--causal", "--verify", "--json", "--repeat", "4", // from the second on it is a graph
         ];
 
         TreeattnResult result = RunRanks(mpi, 3, arguments).Exits(0);
@@ -51,15 +52,48 @@ public sealed class NcclProgramTests
         Assert.Equal(reduction == "allgather" ? 1 : 3, result.Json.GetProperty("collectives").GetInt64());
     }
 
+    [Theory, InlineData("openmpi", "ring"), InlineData("mpich", "tree")]
+    public void A_step_that_is_repeated_as_a_graph_ends_in_the_bits_of_one_that_is_not(string mpi, string algorithm)
+    {
+        using var files = new CliFiles();
+        string[] arguments =
+        [
+            "attend", .. files.Tensors(new AttentionShape(1, 3, 900, 4, 2, 16, 16)), "--transport", "nccl", "--algorithm", algorithm, "--causal", "--warmup", "0",
+        ];
+
+        RunRanks(mpi, 3, [.. arguments, "--output", files.At("once.npy"), "--repeat", "1"]).Exits(0);
+        RunRanks(mpi, 3, [.. arguments, "--output", files.At("again.npy"), "--repeat", "4"]).Exits(0);
+
+        Assert.Equal(File.ReadAllBytes(files.At("once.npy")), File.ReadAllBytes(files.At("again.npy")));
+    }
+
+    [Fact]
+    public void An_asynchronous_error_in_a_graph_ends_all_with_203()
+    {
+        using var files = new CliFiles();
+        string[] arguments =
+        [
+            "attend", .. files.Tensors(new AttentionShape(1, 3, 300, 2, 2, 16, 16)), "--output", files.At("output.npy"), "--transport", "nccl",
+            "--reduction", "allgather", "--repeat", "100",
+        ];
+
+        using var process = TreeattnProcess.StartRanks("openmpi", 3, arguments, [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_NCCL_FAULT", "1:50:3")]);
+        TreeattnResult result = process.Wait().Exits(203);
+
+        Assert.Contains("failed in NCCL with ncclInternalError", result.Errors, StringComparison.Ordinal);
+        Assert.False(File.Exists(files.At("output.npy")));
+        Assert.Empty(process.Survivors());
+    }
+
     [Fact]
     public void Device_memory_is_handed_to_an_MPI_that_can_use_it()
     {
         // The answer is pretended; an emulated GPU's memory is the host's, so MPI reaches it.
         string[] arguments = ["verify", "--device", "cuda", "--cases", "1", "--threads", "1"];
 
-        using var direct = TreeattnProcess.StartRanks("openmpi", 2, arguments, [.. Emulation, ("TREEATTN_MPI_CUDA", "direct")]);
+        using var direct = TreeattnProcess.StartRanks("openmpi", 2, arguments, [.. EmulatedCuda.Variables, ("TREEATTN_MPI_CUDA", "direct")]);
         TreeattnResult handed = direct.Wait().Exits(0);
-        using var wrong = TreeattnProcess.StartRanks("mpich", 2, arguments, [.. Emulation, ("TREEATTN_MPI_CUDA", "maybe")]);
+        using var wrong = TreeattnProcess.StartRanks("mpich", 2, arguments, [.. EmulatedCuda.Variables, ("TREEATTN_MPI_CUDA", "maybe")]);
         wrong.Wait().Exits(2).Says("TREEATTN_MPI_CUDA is 'maybe'");
 
         Assert.Contains("device memory handed to MPI", handed.Output, StringComparison.Ordinal);
@@ -70,9 +104,9 @@ public sealed class NcclProgramTests
     {
         string[] pair = variable.Split('=');
 
-        using var alone = TreeattnProcess.Start([.. _verify, "--ranks", "2", .. arguments], [.. Emulation, (pair[0], pair[1])]);
+        using var alone = TreeattnProcess.Start([.. _verify, "--ranks", "2", .. arguments], [.. EmulatedCuda.Variables, (pair[0], pair[1])]);
         alone.Wait().Exits(code).Says(words);
-        using var ranks = TreeattnProcess.StartRanks("mpich", 2, [.. _verify, .. arguments], [.. Emulation, (pair[0], pair[1])]);
+        using var ranks = TreeattnProcess.StartRanks("mpich", 2, [.. _verify, .. arguments], [.. EmulatedCuda.Variables, (pair[0], pair[1])]);
         ranks.Wait().Exits(code).Says(words);
     }
 
@@ -80,15 +114,26 @@ public sealed class NcclProgramTests
     public void Ranks_share_a_GPU_where_NCCL_is_told_that_they_may()
     {
         using var ranks = TreeattnProcess.StartRanks(
-            "mpich", 2, [.. _verify, "--oversubscribe-gpus"], [.. Emulation, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
+            "mpich", 2, [.. _verify, "--oversubscribe-gpus"], [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")]);
 
         ranks.Wait().Exits(0);
+    }
+
+    [Theory, InlineData("one", "two", 0), InlineData("one", "one", 69)]
+    public void Ranks_share_a_GPU_where_each_calls_its_machine_by_another_name(string first, string second, int code)
+    {
+        TreeattnResult[] results = RunAtRendezvous(
+            2, rank => [.. _verify, "--oversubscribe-gpus"],
+            rank => [("TREEATTN_EMULATION_DEVICES", "1"), ("NCCL_HOSTID", rank == 0 ? first : second)]);
+
+        Assert.All(results, result => result.Exits(code));
+        Assert.Equal(code == 69, results[0].Errors.Contains("ranks 0, 1 compute on the same GPU (one,", StringComparison.Ordinal));
     }
 
     [Theory, InlineData("openmpi"), InlineData("mpich"), InlineData("alone")]
     public void An_asynchronous_error_ends_all_with_203(string launcher)
     {
-        (string, string)[] planted = [.. Emulation, ("TREEATTN_EMULATION_NCCL_FAULT", "1:7:3")];
+        (string, string)[] planted = [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_NCCL_FAULT", "1:7:3")];
 
         using TreeattnProcess process = launcher == "alone"
             ? TreeattnProcess.Start([.. _verify, "--ranks", "3"], planted)
@@ -104,7 +149,7 @@ public sealed class NcclProgramTests
     public void A_rank_that_is_killed_or_stopped_ends_the_job(string mpi, string signal, int code)
     {
         string[] arguments = ["bench", "--transport", "nccl", "-b", "64", "-n", "1000000", "-c", "0", "--algorithm", "tree", "--reduction", "allgather"];
-        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "2", "--threads", "1"], Emulation);
+        using var process = TreeattnProcess.StartRanks(mpi, 2, [.. arguments, "--stall-timeout", "2", "--threads", "1"], EmulatedCuda.Variables);
         int[] ranks = process.Ranks(2);
         System.Threading.Thread.Sleep(3000); // into the runs
 
@@ -133,7 +178,7 @@ public sealed class NcclProgramTests
     [Fact]
     public void A_fault_of_one_of_them_ends_all_with_its_code()
     {
-        TreeattnResult[] results = RunAtRendezvous(2, rank => _verify, ("TREEATTN_EMULATION_NCCL_FAULT", "1:5:3"));
+        TreeattnResult[] results = RunAtRendezvous(2, rank => _verify, rank => [("TREEATTN_EMULATION_NCCL_FAULT", "1:5:3")]);
 
         Assert.All(results, result => result.Exits(203));
         Assert.Contains(results, result => result.Errors.Contains("Rank 1 of 2", StringComparison.Ordinal));
@@ -143,7 +188,7 @@ public sealed class NcclProgramTests
     public void A_rendezvous_that_cannot_be_is_refused(string address, string rank, string size, string words)
     {
         using var process = TreeattnProcess.Start(
-            [.. _verify], [.. Emulation, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", rank), ("TREEATTN_WORLD_SIZE", size)]);
+            [.. _verify], [.. EmulatedCuda.Variables, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", rank), ("TREEATTN_WORLD_SIZE", size)]);
 
         TreeattnResult result = process.Wait().Exits(2);
 
@@ -151,7 +196,7 @@ public sealed class NcclProgramTests
     }
 
     private static TreeattnResult[] RunAtRendezvous(
-        int ranks, Func<int, string[]> arguments, params ReadOnlySpan<(string Name, string Value)> variables)
+        int ranks, Func<int, string[]> arguments, Func<int, (string Name, string Value)[]>? variables = null)
     {
         using var probe = new TcpListener(IPAddress.Loopback, 0);
         probe.Start();
@@ -163,7 +208,7 @@ public sealed class NcclProgramTests
             for (int rank = 0; rank < ranks; rank++)
             {
                 processes.Add(TreeattnProcess.Start(arguments(rank), [
-                    .. Emulation, .. variables, ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", $"{rank}"), ("TREEATTN_WORLD_SIZE", $"{ranks}"),
+                    .. EmulatedCuda.Variables, .. variables?.Invoke(rank) ?? [], ("TREEATTN_RENDEZVOUS", address), ("TREEATTN_RANK", $"{rank}"), ("TREEATTN_WORLD_SIZE", $"{ranks}"),
                 ]));
             }
 
@@ -175,18 +220,9 @@ public sealed class NcclProgramTests
         }
     }
 
-    private static (string Name, string Value)[] Emulation
-    {
-        get
-        {
-            EmulatedCuda.RequireLibrary();
-            return [("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder)];
-        }
-    }
-
     private static TreeattnResult RunRanks(string mpi, int ranks, IReadOnlyList<string> arguments)
     {
-        using var process = TreeattnProcess.StartRanks(mpi, ranks, arguments, Emulation);
+        using var process = TreeattnProcess.StartRanks(mpi, ranks, arguments, EmulatedCuda.Variables);
         return process.Wait();
     }
 }

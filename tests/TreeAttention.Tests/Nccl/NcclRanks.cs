@@ -9,7 +9,12 @@ namespace TreeAttention.Tests;
 internal static class NcclRanks
 {
     /// <summary>Runs one thread for each rank; ranks leave in order when all are done, or end as after a fault.</summary>
-    internal static void Run(int ranks, Action<NcclTransport, CudaDevice, IControlPlane> body, bool leaves = true)
+    /// <param name="ranks">How many.</param>
+    /// <param name="body">What each does.</param>
+    /// <param name="leaves">They leave in order.</param>
+    /// <param name="areAlone">They say that each is alone in its process, so that steps are captured: the emulation has no need of it.</param>
+    internal static void Run(
+        int ranks, Action<NcclTransport, CudaDevice, IControlPlane> body, bool leaves = true, bool areAlone = false)
     {
         CudaPlatform platform = EmulatedCuda.Platform;
         NcclTransport.LoadLibrary([EmulatedCuda.Library]);
@@ -17,7 +22,7 @@ internal static class NcclRanks
         group.Run(rank =>
         {
             using var device = new CudaDevice(platform, rank);
-            using var transport = NcclTransport.Connect(SetUpOf(group, rank, device));
+            using var transport = NcclTransport.Connect(SetUpOf(group, rank, device) with { IsAloneInProcess = areAlone });
             body(transport, device, group.Controls[rank]);
             if (leaves)
             {

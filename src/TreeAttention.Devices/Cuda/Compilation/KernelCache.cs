@@ -1,12 +1,13 @@
 using System;
+using System.Buffers.Binary;
 using System.Collections.Concurrent;
 using System.Collections.Generic;
 using System.Globalization;
 using System.IO;
 using System.Linq;
-using System.Security.Cryptography;
 using System.Text;
 using System.Threading;
+using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
 
@@ -17,7 +18,8 @@ namespace TreeAttention.Devices;
 /// </remarks>
 internal sealed class KernelCache(string? folder, KernelCompiler compiler, string compilerIdentity)
 {
-    private static readonly byte[] _magic = "TATKRN01"u8.ToArray();
+    private const int DigestBytes = 16;
+    private static readonly byte[] _magic = "TATKRN02"u8.ToArray();
     private static readonly ConcurrentDictionary<string, Lazy<CompiledProgram>> _inProcess = new(StringComparer.Ordinal);
 
     /// <summary>The compiled program; compiled now when nobody has before.</summary>
@@ -45,6 +47,13 @@ internal sealed class KernelCache(string? folder, KernelCompiler compiler, strin
     /// <summary>Forgets what this process has, so that the disk is asked again; for tests.</summary>
     internal static void ForgetInProcess() => _inProcess.Clear();
 
+    private static byte[] DigestOf(byte[] body)
+    {
+        byte[] digest = new byte[DigestBytes];
+        BinaryPrimitives.WriteUInt128LittleEndian(digest, Fingerprint.Of(body));
+        return digest;
+    }
+
     private string KeyOf(KernelProgram program)
     {
         IEnumerable<string> parts =
@@ -53,15 +62,15 @@ internal sealed class KernelCache(string? folder, KernelCompiler compiler, strin
             .. KernelSources.Headers.OrderBy(header => header.Key, StringComparer.Ordinal).SelectMany(header => new[] { header.Key, header.Value }),
             .. compiler.OptionsFor(program), .. program.Expressions,
         ];
-        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        var fingerprint = new Fingerprint();
         foreach (string part in parts)
         {
             byte[] bytes = Encoding.UTF8.GetBytes(part);
-            hash.AppendData(Encoding.UTF8.GetBytes(bytes.Length.ToString(CultureInfo.InvariantCulture) + ":"));
-            hash.AppendData(bytes);
+            fingerprint.Add(Encoding.UTF8.GetBytes(bytes.Length.ToString(CultureInfo.InvariantCulture) + ":"));
+            fingerprint.Add(bytes);
         }
 
-        return Convert.ToHexStringLower(hash.GetHashAndReset());
+        return fingerprint.Value().ToString("x32", CultureInfo.InvariantCulture);
     }
 
     private CompiledProgram ReadOrCompile(KernelProgram program, string key) => TryRead(program, key) ?? CompileAndKeep(program, key);
@@ -84,9 +93,9 @@ internal sealed class KernelCache(string? folder, KernelCompiler compiler, strin
         {
             using var reader = new BinaryReader(new MemoryStream(File.ReadAllBytes(Path.Combine(folder, key + ".kernel"))), Encoding.UTF8);
             byte[] magic = reader.ReadBytes(_magic.Length);
-            byte[] digest = reader.ReadBytes(SHA256.HashSizeInBytes);
+            byte[] digest = reader.ReadBytes(DigestBytes);
             byte[] body = reader.ReadBytes((int)(reader.BaseStream.Length - reader.BaseStream.Position));
-            if (!magic.AsSpan().SequenceEqual(_magic) || !SHA256.HashData(body).AsSpan().SequenceEqual(digest))
+            if (!magic.AsSpan().SequenceEqual(_magic) || !DigestOf(body).AsSpan().SequenceEqual(digest))
             {
                 return null;
             }
@@ -126,7 +135,7 @@ internal sealed class KernelCache(string? folder, KernelCompiler compiler, strin
         try
         {
             Directory.CreateDirectory(folder);
-            File.WriteAllBytes(beside, [.. _magic, .. SHA256.HashData(bytes), .. bytes]);
+            File.WriteAllBytes(beside, [.. _magic, .. DigestOf(bytes), .. bytes]);
             File.Move(beside, place, overwrite: true);
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)

@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.Runtime.InteropServices;
 using System.Threading;
 using TreeAttention.Distributed;
@@ -69,6 +70,9 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>The stream records what is enqueued on it.</summary>
     internal bool IsCapturing { get; set; }
 
+    /// <summary>Graphs of the stream, and the one that is recorded.</summary>
+    internal List<CudaReplay> Replays { get; } = [];
+
     /// <summary>What was launched last; an error that comes later may be its.</summary>
     internal string? LastLaunch { get; set; }
 
@@ -119,10 +123,31 @@ internal sealed unsafe class CudaContext : IDisposable
         return (long)bytes;
     }
 
+    /// <summary>Device memory in bytes that the driver can still give, to any process; of the current context's GPU.</summary>
+    internal static long FreeMemory()
+    {
+        nuint free;
+        nuint total;
+        CudaFaults.Check(CudaDriver.cuMemGetInfo_v2(&free, &total), "asking for free memory");
+        return (long)free;
+    }
+
     /// <summary>Waits for what is enqueued before its memory goes; a device that failed refuses, and there is nobody left to tell.</summary>
     internal void Drain()
     {
         _ = CudaDriver.cuCtxSetCurrent(_context);
+        if (WhileWaiting is { } look)
+        {
+            try
+            {
+                Poll(look);
+            }
+            catch (FaultException)
+            {
+                // Other ranks are gone: whoever looked has ended what waits for them.
+            }
+        }
+
         _ = CudaDriver.cuStreamSynchronize(_stream);
     }
 

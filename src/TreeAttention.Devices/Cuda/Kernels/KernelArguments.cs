@@ -217,3 +217,28 @@ internal struct ClearArguments
     internal int Rows;
     internal int ValueDim;
 }
+
+/// <summary>finish_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct FinishArguments
+{
+    internal nint State;
+    internal nint Output;
+    internal nint Lse;
+    internal nint Sinks;
+    internal nint QueryIndices;
+    internal nint QueryLengths;
+    internal int Rows;
+    internal int QueryHeads;
+    internal int Count;
+    internal int ValueDim;
+}
+
+/// <summary>convert_arguments</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct ConvertArguments
+{
+    internal nint From;
+    internal nint To;
+    internal long Count;
+}

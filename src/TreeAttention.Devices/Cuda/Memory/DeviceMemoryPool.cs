@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Linq;
 using TreeAttention.Distributed;
 using TreeAttention.Interop;
 
@@ -24,6 +25,9 @@ internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount
 
     /// <summary>Bytes taken from the driver.</summary>
     internal long ReservedBytes => _reserved;
+
+    /// <summary>Bytes of blocks that nobody has: they go back to the driver when it has no others.</summary>
+    internal long FreeBytes => _free.Sum(size => size.Key * size.Value.Count);
 
     /// <summary>Takes a block; its contents are anything.</summary>
     /// <exception cref="FaultException">Out of memory (71).</exception>
