@@ -138,6 +138,11 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>This rank stores the tokens at a position, of whichever row.</summary>
     public bool Owns(int position) => IsOwn(position / PageSpan.Keys);
 
+    /// <summary>Which page of its owner's memory holds the tokens around a position: rows that share a page name the same. Every rank knows it.</summary>
+    /// <param name="row">The row.</param>
+    /// <param name="position">A position that some layer has.</param>
+    public int SlotOf(int row, int position) => Pages.SlotOf(row, position / PageSpan.Keys);
+
     /// <summary>Reads a stored token back, on the rank that owns it.</summary>
     /// <param name="layer">The layer.</param>
     /// <param name="row">The row.</param>
