@@ -5,8 +5,8 @@ namespace TreeAttention.Distributed;
 /// <summary>A growing KV cache whose keys are dealt to the ranks by pages of 512 positions, in the lanes layout.</summary>
 /// <remarks>
 /// Every rank makes the same calls in the same order and keeps the same page table; a token's keys and values are stored by the
-/// rank that owns its page. Because pages are dealt to 256 lanes, a growing row stays balanced: ranks differ by at most one page in
-/// 256 where the number of ranks does not divide 256, and by a few pages while a row is short. Rows are independent: each has its
+/// rank that owns its page. Because pages are dealt to 256 lanes, a growing row stays balanced: of n pages a rank of L lanes (256 / ranks,
+/// rounded down or up) has at most n·L/256 + 2.78, exactly n·L/256 after every 256. Rows are independent: each has its
 /// length, and may share pages with others. A layer's length is what was appended to that layer. Calls come from one thread.
 /// </remarks>
 public sealed class ShardedKvCache : IDisposable
