@@ -19,11 +19,14 @@ tests=$build/tests
 "$tests/attend_all" 20 all
 ASAN_OPTIONS=detect_leaks=1 "$tests/attend_address" 2 grid
 ASAN_OPTIONS=detect_leaks=1 "$tests/attend_address" 6
+ASAN_OPTIONS=detect_leaks=1 "$tests/prefill_address" 1 grid
+ASAN_OPTIONS=detect_leaks=1 "$tests/prefill_address" 6
 ASAN_OPTIONS=detect_leaks=1 "$tests/states_address" 6
 ASAN_OPTIONS=detect_leaks=1 "$tests/precise_address" 6
 ASAN_OPTIONS=detect_leaks=1 "$tests/append_address" 10
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/attend_thread" 1 grid
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/attend_thread" 4
+TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/prefill_thread" 3
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/states_thread" 4
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/precise_thread" 4
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/append_thread" 10

@@ -2,7 +2,8 @@
 // filled with 0xFF (NaN in every format) and followed by guard bytes that are checked when it is
 // freed. TREEATTN_EMULATION_SEED draws the order of streams, blocks, warps and lanes,
 // TREEATTN_EMULATION_DEVICES the number of devices, TREEATTN_EMULATION_FAULT plants an error of one
-// (device:operation:code); all are read by cuInit.
+// (device:operation:code); all are read by cuInit. TREEATTN_EMULATION_CAPABILITY is the compute
+// capability that devices say they have.
 #include "driver.hpp"
 
 #include <sys/mman.h>
@@ -155,12 +156,16 @@ CUDA_API cuDeviceGetAttribute(int* value, int attribute, int device) {
       {34, 0},                         // PCI_DEVICE_ID
       {38, 1 << 20},                   // L2_CACHE_SIZE
       {41, 1},                         // UNIFIED_ADDRESSING
-      {75, 9},                         // COMPUTE_CAPABILITY_MAJOR
-      {76, 0},                         // COMPUTE_CAPABILITY_MINOR
       {81, 228 << 10},                 // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
       {97, int(shared_limit)},         // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
   };
+  constexpr int capability_major = 75, capability_minor = 76;
   REQUIRE(device >= 0 && std::size_t(device) < the_driver.devices.size(), invalid_device);
+  if (attribute == capability_major || attribute == capability_minor) {
+    const long capability = setting("TREEATTN_EMULATION_CAPABILITY", 90);
+    *value = int(attribute == capability_major ? capability / 10 : capability % 10);
+    return success;
+  }
   auto found = values.find(attribute);
   REQUIRE(found != values.end(), invalid_value);
   *value = found->second;
@@ -214,6 +219,8 @@ CUDA_API cuDevicePrimaryCtxRelease_v2(int device) {
 }
 
 CUDA_API cuCtxSetCurrent(context* c) {
+  std::lock_guard lock(the_driver.mutex);
+  REQUIRE(!c || c->uses > 0, invalid_context);
   current_context = c;
   return success;
 }
@@ -226,8 +233,8 @@ CUDA_API cuCtxGetCurrent(context** c) {
 CUDA_API cuCtxSynchronize() {
   std::unique_lock lock(the_driver.mutex);
   if (const CUresult error = the_driver.refuse_while_capturing()) return error;
+  REQUIRE(has_context(), invalid_context);
   context* const home = current_context;
-  REQUIRE(home, invalid_context);
   return the_driver.progress(lock, home, [=] {
     for (auto* s : the_driver.streams) {
       if (s->home == home && !s->queue.empty()) return false;
@@ -247,7 +254,7 @@ CUDA_API cuCtxEnablePeerAccess(context*, unsigned) {
 
 CUDA_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
   std::lock_guard lock(the_driver.mutex);
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
   *free = device_bytes - current_context->used;
   *total = device_bytes;
   return success;
@@ -256,7 +263,7 @@ CUDA_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
 CUDA_API cuMemAlloc_v2(CUdeviceptr* p, std::size_t bytes) {
   std::lock_guard lock(the_driver.mutex);
   if (const CUresult error = the_driver.refuse_while_capturing()) return error;
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
   REQUIRE(!current_context->broken, current_context->broken);
   REQUIRE(bytes, invalid_value);
   REQUIRE(current_context->used + bytes <= device_bytes, out_of_memory);
@@ -294,32 +301,44 @@ CUDA_API cuMemFree_v2(CUdeviceptr p) {
   return result;
 }
 
-CUDA_API cuMemHostAlloc(void** p, std::size_t bytes, unsigned) {
+CUDA_API cuMemHostAlloc(void** p, std::size_t bytes, unsigned flags) {
+  constexpr unsigned all_flags = 7;
   std::lock_guard lock(the_driver.mutex);
   if (const CUresult error = the_driver.refuse_while_capturing()) return error;
+  REQUIRE(has_context(), invalid_context);
+  REQUIRE(bytes && flags <= all_flags, invalid_value);
   *p = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-  return *p ? success : out_of_memory;
+  REQUIRE(*p, out_of_memory);
+  the_driver.locked.insert(*p);
+  return success;
 }
 
 CUDA_API cuMemFreeHost(void* p) {
+  std::lock_guard lock(the_driver.mutex);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
+  REQUIRE(has_context(), invalid_context);
+  REQUIRE(the_driver.locked.erase(p) > 0, invalid_value);
   std::free(p);
   return success;
 }
 
 CUDA_API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, std::size_t bytes, stream* on) {
   std::lock_guard lock(the_driver.mutex);
+  REQUIRE(has_context(), invalid_context);
   REQUIRE(the_driver.holds(to, bytes), invalid_value);
   return put_copy(on, host(to), from, bytes);
 }
 
 CUDA_API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, std::size_t bytes, stream* on) {
   std::lock_guard lock(the_driver.mutex);
+  REQUIRE(has_context(), invalid_context);
   REQUIRE(the_driver.holds(from, bytes), invalid_value);
   return put_copy(on, to, host(from), bytes);
 }
 
 CUDA_API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, stream* on) {
   std::lock_guard lock(the_driver.mutex);
+  REQUIRE(has_context(), invalid_context);
   REQUIRE(the_driver.holds(from, bytes) && the_driver.holds(to, bytes), invalid_value);
   return put_copy(on, host(to), host(from), bytes);
 }
@@ -336,6 +355,7 @@ CUDA_API cuMemcpyPeerAsync(CUdeviceptr to, context*, CUdeviceptr from, context*,
 
 CUDA_API cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t bytes, stream* on) {
   std::lock_guard lock(the_driver.mutex);
+  REQUIRE(has_context(), invalid_context);
   REQUIRE(the_driver.holds(to, bytes), invalid_value);
   return the_driver.put(on, {nullptr, [=](std::string&) {
                                std::memset(host(to), value, bytes);

@@ -50,6 +50,7 @@ enum : CUresult {
   capture_wrong_thread = 908,
 };
 
+constexpr unsigned without_timing = 2, interprocess = 4;  // flags of events
 constexpr std::size_t device_bytes = std::size_t(4) << 30, shared_limit = 227 << 10;
 constexpr std::size_t shared_limit_unasked = 48 << 10;
 
@@ -71,13 +72,15 @@ struct event_counts {
 };
 
 struct event {
+  context* home;
+  unsigned flags;  // as it was made
   // Kept by whoever waits for it; in memory that processes share, for events between them.
   std::shared_ptr<event_counts> counts = std::make_shared<event_counts>();
   int shared_file = -1;
   bool is_foreign = false;  // made by another process, which alone records it
-  std::chrono::steady_clock::time_point passed;
+  std::chrono::steady_clock::time_point passed = {};
   // Last recorded on a stream that records: where, and after how much of it.
-  std::shared_ptr<capture> captured;
+  std::shared_ptr<capture> captured = nullptr;
   stream* captured_on = nullptr;
   std::size_t captured_after = 0;  // of what the stream was told
 };
@@ -142,11 +145,13 @@ struct allocation {
 
 struct function {
   const kernel* code;
+  context* home;
   std::size_t shared_bytes = shared_limit_unasked;
 };
 
 struct module {
   void* library;
+  context* home;
   std::map<std::string, std::unique_ptr<function>> functions;
 };
 
@@ -157,6 +162,7 @@ struct driver {
   std::set<stream*> streams;
   std::set<event*> events;
   std::map<CUdeviceptr, allocation> memory;
+  std::set<void*> locked;  // page-locked host memory
   std::mt19937_64 random;
   long seed = 0;
   std::string message;  // of the last failure
@@ -178,6 +184,11 @@ struct driver {
 
 extern driver& the_driver;  // never destroyed: threads may outlive the statics
 extern thread_local context* current_context;
+
+// The calling thread has entered a context that is not released yet.
+inline bool has_context() {
+  return current_context && current_context->uses > 0;
+}
 
 // An event recorded on, or awaited by, a stream that records.
 CUresult capture_event(event* e, stream* s);

@@ -201,6 +201,8 @@ CUDA_API cuEventRecordWithFlags(event* e, stream* s, unsigned flags) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
   REQUIRE(the_driver.streams.contains(s), invalid_handle);
+  REQUIRE(e->home == s->home, invalid_handle);
+  REQUIRE(flags == 0 || (flags == external && s->recording), invalid_value);
   if (s->home->broken) return s->home->broken;
   if (s->recording && flags != external) return capture_event(e, s);
   e->captured = nullptr;

@@ -83,10 +83,12 @@ CUDA_API cuIpcGetMemHandle(ipc_handle* handle, CUdeviceptr p) {
   return success;
 }
 
-CUDA_API cuIpcOpenMemHandle_v2(CUdeviceptr* p, ipc_handle handle, unsigned) {
+CUDA_API cuIpcOpenMemHandle_v2(CUdeviceptr* p, ipc_handle handle, unsigned flags) {
+  constexpr unsigned lazy_peer_access = 1;
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(!is_refused(), not_supported);
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
+  REQUIRE(flags == lazy_peer_access, invalid_value);
   REQUIRE(handle.process != getpid(), invalid_context);  // the process has the memory itself
   const int file = open_file(handle);
   REQUIRE(file >= 0, invalid_handle);
@@ -111,6 +113,7 @@ CUDA_API cuIpcGetEventHandle(ipc_handle* handle, event* e) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(!is_refused(), not_supported);
   REQUIRE(the_driver.events.contains(e) && !e->is_foreign, invalid_handle);
+  REQUIRE(e->flags & interprocess, invalid_value);
   if (e->shared_file < 0) {
     const int file = memfd_create("treeattn-emulated-event", MFD_CLOEXEC);
     REQUIRE(file >= 0, out_of_memory);
@@ -131,14 +134,14 @@ CUDA_API cuIpcGetEventHandle(ipc_handle* handle, event* e) {
 CUDA_API cuIpcOpenEventHandle(event** e, ipc_handle handle) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(!is_refused(), not_supported);
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
   REQUIRE(handle.process != getpid(), invalid_context);
   const int file = open_file(handle);
   REQUIRE(file >= 0, invalid_handle);
   void* const memory = map_file(file, event_bytes);
   close(file);
   REQUIRE(memory != MAP_FAILED, out_of_memory);
-  the_driver.events.insert(*e = new event);
+  the_driver.events.insert(*e = new event{current_context, without_timing | interprocess});
   (*e)->counts = counts_in(memory);
   (*e)->is_foreign = true;
   return success;

@@ -32,7 +32,13 @@ struct program {
   std::map<std::string, std::string> headers, lowered;
 };
 
-enum { nvrtc_success = 0, nvrtc_invalid_input = 3, nvrtc_compilation = 6, nvrtc_no_name = 10 };
+enum {
+  nvrtc_success = 0,
+  nvrtc_invalid_input = 3,
+  nvrtc_invalid_option = 5,
+  nvrtc_compilation = 6,
+  nvrtc_no_name = 10
+};
 
 std::string hash_of(const std::string& text) {  // FNV-1a, 128 bits
   const auto prime = (static_cast<unsigned __int128>(1) << 88) + 0x13b;
@@ -71,6 +77,21 @@ std::string unit_of(const program& p) {
     unit += "EMULATED_KERNEL(" + name + ", " + expression + ");\n";
   }
   return unit;
+}
+
+// What the host asks NVRTC for, as NVRTC 12 and 13 spell it; a misspelt option is refused there
+// too.
+bool is_option(const std::string& option) {
+  const std::string architecture = "--gpu-architecture=";
+  if (option.starts_with(architecture)) {
+    const std::string chosen = option.substr(architecture.size());
+    for (const char* number : {"80", "86", "87", "89", "90"}) {
+      if (chosen == std::string("sm_") + number || chosen == std::string("compute_") + number)
+        return true;
+    }
+    return false;
+  }
+  return option == "--std=c++17" || option == "--fmad=false" || option.starts_with("-D");
 }
 
 std::string flags_of(int count, const char* const* options) {
@@ -149,7 +170,7 @@ using namespace emulation;
 CUDA_API cuModuleLoadData(module** m, const void* image) {
   std::lock_guard lock(the_driver.mutex);
   if (const CUresult error = the_driver.refuse_while_capturing()) return error;
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
   const std::size_t tag = build_tag().size();
   REQUIRE(!std::strncmp(static_cast<const char*>(image), build_tag().c_str(), tag), invalid_image);
   std::uint64_t bytes;
@@ -164,7 +185,7 @@ CUDA_API cuModuleLoadData(module** m, const void* image) {
   if (!library && written) the_driver.message = dlerror();
   unlink(path);
   REQUIRE(library, invalid_image);
-  *m = new module{library, {}};
+  *m = new module{library, current_context, {}};
   return success;
 }
 
@@ -180,7 +201,7 @@ CUDA_API cuModuleGetFunction(function** f, module* m, const char* name) {
   auto* code = static_cast<const kernel*>(dlsym(m->library, name));
   REQUIRE(code, not_found);
   auto& known = m->functions[name];
-  if (!known) known.reset(new function{code});
+  if (!known) known.reset(new function{code, m->home});
   *f = known.get();
   return success;
 }
@@ -203,8 +224,12 @@ CUDA_API cuLaunchKernel(function* f, unsigned gx, unsigned gy, unsigned gz, unsi
                         unsigned by, unsigned bz, unsigned shared_bytes, stream* on,
                         void** arguments, void**) {
   std::lock_guard lock(the_driver.mutex);
-  REQUIRE(gx && gy && gz && gy <= 65535 && gz <= 65535, invalid_value);
-  REQUIRE(bx && by && bz && bx * by * bz <= 1024, invalid_value);
+  REQUIRE(has_context(), invalid_context);
+  if (the_driver.streams.contains(on)) {  // else the null stream, which has its own rules
+    REQUIRE(on->home == current_context && f->home == current_context, invalid_handle);
+  }
+  REQUIRE(gx && gy && gz && gx <= 0x7fffffff && gy <= 65535 && gz <= 65535, invalid_value);
+  REQUIRE(bx && by && bz && bx * by * bz <= 1024 && bz <= 64, invalid_value);
   REQUIRE(shared_bytes <= f->shared_bytes || shared_bytes <= shared_limit_unasked, invalid_value);
   std::vector<std::string> values;  // copied now, as the driver does
   for (unsigned i = 0; i < f->code->argument_count; ++i) {
@@ -256,6 +281,8 @@ CUDA_API nvrtcGetLoweredName(program* p, const char* expression, const char** na
 
 CUDA_API nvrtcCompileProgram(program* p, int count, const char* const* options) {
   p->log.clear();
+  for (int i = 0; i < count; ++i)
+    REQUIRE(is_option(options[i]), nvrtc_invalid_option);
   return put_image(*p, flags_of(count, options)) ? nvrtc_success : nvrtc_compilation;
 }
 
@@ -293,6 +320,8 @@ extern "C" [[gnu::visibility("default")]] const char* nvrtcGetErrorString(int re
       return "NVRTC_SUCCESS";
     case nvrtc_invalid_input:
       return "NVRTC_ERROR_INVALID_INPUT";
+    case nvrtc_invalid_option:
+      return "NVRTC_ERROR_INVALID_OPTION";
     case nvrtc_compilation:
       return "NVRTC_ERROR_COMPILATION";
     case nvrtc_no_name:

@@ -135,7 +135,7 @@ NCCL_API ncclCommInitRankConfig(communicator** c, int ranks, ncclUniqueId id, in
   *c = nullptr;
   if (!is_nonblocking(config)) return refuse(nccl_invalid_argument, "config: only blocking = 0");
   if (rank < 0 || rank >= ranks) return refuse(nccl_invalid_argument, "no such rank");
-  if (!current_context) return refuse(nccl_unhandled_cuda_error, "no current context");
+  if (!has_context()) return refuse(nccl_unhandled_cuda_error, "no current context");
   id.internal[sizeof id.internal - 1] = 0;
   if (std::string(id.internal).find_first_not_of("0123456789abcdef") != std::string::npos ||
       !id.internal[0]) {

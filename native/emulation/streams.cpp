@@ -96,7 +96,7 @@ bool loses_capture(stream* s) {
 
 CUDA_API cuStreamCreate(stream** s, unsigned) {
   std::lock_guard lock(the_driver.mutex);
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
   the_driver.streams.insert(*s = new stream{current_context, {}});
   return success;
 }
@@ -142,18 +142,17 @@ CUDA_API cuStreamWaitEvent(stream* s, event* e, unsigned) {
 }
 
 CUDA_API cuEventCreate(event** e, unsigned flags) {
-  constexpr unsigned without_timing = 2, interprocess = 4;
   std::lock_guard lock(the_driver.mutex);
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
   REQUIRE(!(flags & interprocess) || flags & without_timing, invalid_value);
-  the_driver.events.insert(*e = new event);
+  the_driver.events.insert(*e = new event{current_context, flags});
   return success;
 }
 
 CUDA_API cuEventDestroy_v2(event* e) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
   const CUresult result = the_driver.progress(lock, current_context, [=] {
     return e->is_foreign || e->counts->reached == e->counts->recorded;
   });
@@ -166,7 +165,7 @@ CUDA_API cuEventDestroy_v2(event* e) {
 CUDA_API cuEventSynchronize(event* e) {
   std::unique_lock lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
-  REQUIRE(current_context, invalid_context);
+  REQUIRE(has_context(), invalid_context);
   REQUIRE(!e->captured, captured_event);
   const unsigned turn = e->counts->recorded;
   return the_driver.progress(lock, current_context, [=] { return e->counts->reached >= turn; });
@@ -175,6 +174,7 @@ CUDA_API cuEventSynchronize(event* e) {
 CUDA_API cuEventQuery(event* e) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(e), invalid_handle);
+  if (const CUresult error = the_driver.refuse_while_capturing()) return error;
   REQUIRE(!e->captured, captured_event);
   return e->counts->reached == e->counts->recorded ? success : not_ready;
 }
@@ -182,6 +182,7 @@ CUDA_API cuEventQuery(event* e) {
 CUDA_API cuEventElapsedTime(float* milliseconds, event* from, event* to) {
   std::lock_guard lock(the_driver.mutex);
   REQUIRE(the_driver.events.contains(from) && the_driver.events.contains(to), invalid_handle);
+  REQUIRE(!((from->flags | to->flags) & without_timing), invalid_handle);
   REQUIRE(from->counts->recorded > 0 && to->counts->recorded > 0, invalid_handle);
   REQUIRE(from->counts->reached == from->counts->recorded &&
               to->counts->reached == to->counts->recorded,

@@ -23,7 +23,7 @@ struct page_entry {
   int run_offset;          // index in the run of the page's first key
   int run_block;           // neighbouring keys in a block of the run, at least 1
   int run_stride;          // positions from block to block, at least run_block
-  int count;               // keys of the page: the first of each head
+  int count;               // keys of the page: the first of each head, as far as the row goes
   int capacity;            // keys that each head has room for, at least count
 };
 
@@ -35,8 +35,8 @@ struct query_place {
   int sequence;  // the batch row, or the packed sequence
 };
 
-// attend_tensor and attend_plain: partial attention of all query rows over ranges of pages.
-// Pointers marked "or null" switch an option off. 248 bytes.
+// attend_tensor, attend_prefill and attend_plain: partial attention of all query rows over ranges
+// of pages. Pointers marked "or null" switch an option off. 248 bytes.
 struct attend_arguments {
   const float* queries;       // [batch, query_heads, query_count, head_dim] unscaled
   const void* contents;       // keys and values, elements of the kernel's storage type
@@ -67,7 +67,7 @@ struct attend_arguments {
   int value_stride;         // elements from value to value: value_dim, or head_dim inside keys
   int splits;               // page ranges: split s takes the batch row's pages
   int first_page;           //   first_page + s * pages_per_split up to, not including,
-  int pages_per_split;      //   first_page + (s + 1) * pages_per_split
+  int pages_per_split;      //   first_page + (s + 1) * pages_per_split; 0: ceil(pages / splits)
   int causal;               // 1: key j is seen when j <= i + shift
   int window_left;          // j >= i + shift - window_left; negative: no bound
   int window_right;         // j <= i + shift + window_right; negative: no bound
@@ -88,8 +88,8 @@ struct page_limits {
   float largest_value;     // magnitude
 };
 
-// attend_precise: the rows that attend_tensor or attend_plain were not exact enough for, computed
-// again in double precision. 288 bytes.
+// attend_precise: the rows that the kernel before it was not exact enough for, computed again in
+// double precision. 288 bytes.
 struct precise_arguments {
   attend_arguments attend;    // the call, as the fast kernel had it; its states are overwritten
   const page_limits* limits;  // [slots, kv_heads]

@@ -41,7 +41,8 @@ __global__ void __launch_bounds__(128) attend_plain(const __grid_constant__ atte
   }
   const bool key_rules = has_key_rules(a);
   const float key_scale = key_scale_of(a, kv_head), value_scale = value_scale_of(a, kv_head);
-  const row_hull hull = hull_of(a, batch, kv_head, first_row, row_count);
+  const row_hull hull =
+      hull_of(a, batch, kv_head, row_count, [&](int row) { return first_row + row; });
 
   for (tile_walk<plain_keys> walk = start_walk<plain_keys>(a, batch, split, hull); !walk.is_over();
        walk.advance(a)) {

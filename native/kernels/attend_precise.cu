@@ -1,5 +1,5 @@
 // Partial attention in double precision, for the query rows and page ranges whose numbers are too
-// large for fp32, or not finite: runs over the same splits after attend_tensor or attend_plain and
+// large for fp32, or not finite: runs over the same splits after another attend kernel and
 // overwrites those rows' states. Nobody asks the host which rows those are.
 //
 // A warp per query row and split, four to a block; warps never meet. A warp first measures its

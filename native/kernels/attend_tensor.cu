@@ -19,127 +19,7 @@
 // meet the tensor cores in another order, which queries follow, and value columns even ones first,
 // which the output undoes. Weights are rounded to the type of the arithmetic before they meet the
 // values, sums are not.
-#include "primitives.cuh"
-#include "visibility.cuh"
-
-constexpr float log2_e = 1.4426950408889634f;
-
-// What tensor cores multiply keys and values of a storage type as.
-template <class element>
-struct arithmetic_of {
-  using type = element;
-};
-template <>
-struct arithmetic_of<float8_e4m3> {
-  using type = float16;
-};
-
-template <class element>
-constexpr int chunk_size = 16 / sizeof(element);  // elements of 16 bytes
-
-// Element of a swizzled tile: rows of `columns` elements in chunks of 16 bytes.
-template <class element, int columns>
-__device__ __forceinline__ int tile_offset(int row, int chunk) {
-  constexpr int size = chunk_size<element>, chunks = columns / size;
-  static_assert(chunks % 4 == 0, "eight rows must meet eight different banks");
-  const int swizzled = chunks % 8 == 0 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3);
-  return row * columns + swizzled * size;
-}
-
-// The right operands of a warp's multiply_add from what load_matrix gave it. A row of keys holds
-// as many steps of 16 columns as fit in 64 bytes.
-template <class element>
-__device__ __forceinline__ void key_operand(element, const unsigned (&r)[4], int step,
-                                            unsigned (&b)[2]) {
-  b[0] = r[2 * step];
-  b[1] = r[2 * step + 1];
-}
-__device__ __forceinline__ void key_operand(float8_e4m3, const unsigned (&r)[4], int step,
-                                            unsigned (&b)[2]) {
-  b[0] = widen<0, 1>(float8_e4m3(), r[step]);
-  b[1] = widen<2, 3>(float8_e4m3(), r[step]);
-}
-
-// The same for values: 16 columns of 16 keys are two operands, of 8-bit elements even and odd
-// columns, for as many steps of 16 keys as fit in a load.
-template <class element>
-__device__ __forceinline__ void value_operands(element, const unsigned (&r)[4], int,
-                                               unsigned (&b)[2][2]) {
-  b[0][0] = r[0], b[0][1] = r[1];
-  b[1][0] = r[2], b[1][1] = r[3];
-}
-__device__ __forceinline__ void value_operands(float8_e4m3, const unsigned (&r)[4], int step,
-                                               unsigned (&b)[2][2]) {
-  for (int i = 0; i < 2; ++i) {
-    b[0][i] = widen<0, 2>(float8_e4m3(), r[2 * step + i]);
-    b[1][i] = widen<1, 3>(float8_e4m3(), r[2 * step + i]);
-  }
-}
-
-// Copies up to 16 bytes of a row; what lies past `count` elements becomes zero. Copies are
-// asynchronous where the source is a multiple of 16 bytes.
-template <class element>
-__device__ __forceinline__ void copy_chunk(element* target, const element* source, int count,
-                                           const void* contents) {
-  if (count <= 0) {
-    copy_async_16(target, contents, false);
-  } else if (count >= chunk_size<element> && reinterpret_cast<size_t>(source) % 16 == 0) {
-    copy_async_16(target, source, true);
-  } else {
-    unsigned words[4] = {};
-#pragma unroll
-    for (int i = 0; i < chunk_size<element>; ++i) {
-      const unsigned bits = i < count ? source[i].bits : 0u;
-      words[i * sizeof(element) / 4] |= bits << i * sizeof(element) % 4 * 8;
-    }
-    *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
-  }
-}
-
-// Copies the tile that the walk stands at; keys that no row sees become zeros and are not read.
-template <class element, int tile, int tile_keys>
-__device__ __forceinline__ void copy_tile(element* target, const element* page, int dim, int stride,
-                                          const tile_walk<tile_keys>& walk, const void* contents) {
-  constexpr int size = chunk_size<element>, chunks = tile / size;
-  for (int i = threadIdx.x; i < tile_keys * chunks; i += blockDim.x) {
-    const int row = i / chunks, chunk = i % chunks, key = walk.key + row;
-    const bool is_seen = key >= walk.seen.first && key < walk.seen.end;
-    copy_chunk(target + tile_offset<element, tile>(row, chunk),
-               page + size_t(key) * stride + chunk * size, is_seen ? dim - chunk * size : 0,
-               contents);
-  }
-}
-
-// Loads the block's query rows, each divided by a power of two that brings it to [1, 2), so that
-// rounding to f16 neither overflows nor loses small rows. Columns and rows past the end are zero.
-// Beside 8-bit keys, columns 4 n to 4 n + 3 of 16 stand where a lane meets its four bytes of a key:
-// at 2 n, 2 n + 1, 2 n + 8, 2 n + 9.
-template <class element, int head_tile, bool are_keys_narrow>
-__device__ __forceinline__ void load_queries(const attend_arguments& a, size_t first_row,
-                                             int row_count, int rows, element* queries,
-                                             float* factors) {
-  const int lane = threadIdx.x % 32;
-  for (int row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
-    const float* source = a.queries + (first_row + row) * a.head_dim;
-    const int dim = row < row_count ? a.head_dim : 0;
-    float largest = 0;
-    for (int i = lane; i < dim; i += 32)
-      largest = fmaxf(largest, fabsf(__ldg(source + i)));
-    for (int d = 16; d > 0; d /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, d));
-    }
-    const unsigned exponent = min(max(__float_as_uint(largest) >> 23, 1u), 253u);
-    const float factor = __uint_as_float((254u - exponent) << 23);
-    for (int i = lane * 2; i < head_tile; i += 64) {
-      const float low = i < dim ? __ldg(source + i) * factor : 0.f;
-      const float high = i + 1 < dim ? __ldg(source + i + 1) * factor : 0.f;
-      const int place = are_keys_narrow ? i / 16 * 16 + i % 4 / 2 * 8 + i % 16 / 4 * 2 : i;
-      *reinterpret_cast<unsigned*>(queries + tile_offset<element, head_tile>(row, place / 8) +
-                                   place % 8) = pack(element(), low, high);
-    }
-    if (lane == 0) factors[row] = __uint_as_float(exponent << 23);
-  }
-}
+#include "tensor_tiles.cuh"
 
 template <class element, int head_tile, int value_tile, bool values_in_keys, int row_warps,
           int tile_keys, int stages>
@@ -189,7 +69,8 @@ __global__ void __launch_bounds__(128, 2)
     }
   };
 
-  const row_hull hull = hull_of(a, batch, kv_head, first_row, row_count);
+  auto number_of = [&](int row) { return first_row + row; };
+  const row_hull hull = hull_of(a, batch, kv_head, row_count, number_of);
   tile_walk<tile_keys> walk = start_walk<tile_keys>(a, batch, split, hull), ahead = walk;
 #pragma unroll
   for (int s = 0; s < stages - 1; ++s) {
@@ -199,7 +80,8 @@ __global__ void __launch_bounds__(128, 2)
     }
     copy_async_commit();
   }
-  load_queries<arithmetic, head_tile, is_narrow>(a, head_row, row_count, rows, queries, factors);
+  load_queries<arithmetic, head_tile, is_narrow>(
+      a, row_count, rows, [&](int row) { return head_row + row; }, queries, factors);
 
   // Rows lane / 4 and lane / 4 + 8 of the warp's 16.
   const int local_row = row_warp * 16 + lane / 4;

@@ -169,7 +169,8 @@ __device__ __forceinline__ number apply_key_rules(const attend_arguments& a, con
 // a negative slope. NaN and +inf count, -inf hides a key.
 __device__ __forceinline__ double largest_bias(const attend_arguments& a, const query_row& row,
                                                const page_entry& page) {
-  const int first = position_in(page, 0), last = position_in(page, page.count - 1);
+  const int first = position_in(page, 0);
+  const int last = min(position_in(page, page.count - 1), row.key_end - 1);
   const double position = row.position;
   const double tree = a.query_depths ? a.query_length : 0;  // no key is further from its place
   const double distance = fmax(fabs(position - first), fabs(position - last)) + tree;
@@ -247,9 +248,16 @@ struct tile_walk {
   }
 };
 
+// Pages of each split of a batch row: those that the host asked for, or the row's dealt evenly.
+__device__ __forceinline__ int pages_per_split_of(const attend_arguments& a, int batch) {
+  if (a.pages_per_split > 0) return a.pages_per_split;
+  const int pages = __ldg(a.page_ranges + batch + 1) - __ldg(a.page_ranges + batch);
+  return (pages + a.splits - 1) / a.splits;
+}
+
 // The first page of a split of a batch row.
 __device__ __forceinline__ int first_page_of(const attend_arguments& a, int batch, int split) {
-  return __ldg(a.page_ranges + batch) + a.first_page + split * a.pages_per_split;
+  return __ldg(a.page_ranges + batch) + a.first_page + split * pages_per_split_of(a, batch);
 }
 
 // The walk of the block's split of a batch row, at its first tile.
@@ -257,7 +265,7 @@ template <int tile_keys>
 __device__ __forceinline__ tile_walk<tile_keys> start_walk(const attend_arguments& a, int batch,
                                                            int split, row_hull hull) {
   const int first = first_page_of(a, batch, split);
-  const int last = min(first + a.pages_per_split, __ldg(a.page_ranges + batch + 1));
+  const int last = min(first + pages_per_split_of(a, batch), __ldg(a.page_ranges + batch + 1));
   tile_walk<tile_keys> walk = {batch, first - 1, last, 0, {0, 0}, hull};
   if (hull.end <= hull.first) {
     walk.page = last;
@@ -273,13 +281,15 @@ __device__ __forceinline__ row_hull hull_of(const attend_arguments& a, const que
   return {row.visible, a.dfs_start ? __ldg(a.dfs_start + query) : 0x7fffffff};
 }
 
-// The hull of what `count` rows of a KV head see, from row `first` on.
+// The hull of what `count` rows of a KV head see; row i of them is row `number_of(i)` of the
+// head's.
+template <class numbering>
 __device__ __forceinline__ row_hull hull_of(const attend_arguments& a, int batch, int kv_head,
-                                            int first, int count) {
+                                            int count, numbering number_of) {
   const int lane = threadIdx.x % 32;
   row_hull hull = {{0x7fffffff, 0}, 0x7fffffff};
   for (int i = lane; i < count; i += 32) {
-    const row_hull own = hull_of(a, make_row(a, batch, kv_head, first + i));
+    const row_hull own = hull_of(a, make_row(a, batch, kv_head, number_of(i)));
     if (own.end <= own.first) continue;
     hull.first = min(hull.first, own.first);
     hull.end = max(hull.end, own.end);
@@ -291,4 +301,40 @@ __device__ __forceinline__ row_hull hull_of(const attend_arguments& a, int batch
     hull.dfs_start = min(hull.dfs_start, __shfl_xor_sync(0xffffffffu, hull.dfs_start, d));
   }
   return hull;
+}
+
+// Where nothing has to be asked of single rows and keys: the places that every row sees, and of
+// those the ones before `rules`, where no key has a rule of its own. Rows that see nothing leave no
+// such place.
+struct row_core : interval {
+  int rules;
+};
+
+// The first place from which apply_key_rules may change a score of the row.
+__device__ __forceinline__ int rules_of(const attend_arguments& a, const query_row& row) {
+  if (a.alibi_slopes || a.dfs_start) return 0;
+  int first = a.query_depths ? shift_of(a, row.batch) : 0x7fffffff;
+  if (a.tail_bias) first = min(first, row.key_end - a.tail_bias_length);
+  if (a.tail_mask) first = min(first, row.key_end - a.tail_mask_length);
+  return first;
+}
+
+// The core of what `count` rows see.
+template <class numbering>
+__device__ __forceinline__ row_core core_of(const attend_arguments& a, int batch, int kv_head,
+                                            int count, numbering number_of) {
+  const int lane = threadIdx.x % 32;
+  row_core core = {{0, 0x7fffffff}, 0x7fffffff};
+  for (int i = lane; i < count; i += 32) {
+    const query_row row = make_row(a, batch, kv_head, number_of(i));
+    core.first = max(core.first, row.visible.first);
+    core.end = min(core.end, row.visible.end);
+    core.rules = min(core.rules, rules_of(a, row));
+  }
+  for (int d = 16; d > 0; d /= 2) {
+    core.first = max(core.first, __shfl_xor_sync(0xffffffffu, core.first, d));
+    core.end = min(core.end, __shfl_xor_sync(0xffffffffu, core.end, d));
+    core.rules = min(core.rules, __shfl_xor_sync(0xffffffffu, core.rules, d));
+  }
+  return core;
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "primitives.cuh"
 
@@ -14,24 +13,9 @@ std::vector<kernel_instance>& kernel_instances() {
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-
 bool is_tight(int tile, int dim, int smallest) {
   const int before = tile == 576 ? 256 : tile / 2;
   return tile >= dim && (tile == smallest || before < dim);
-}
-
-// How far an element may be off, of the largest value: weights are rounded to the storage type, or
-// to f16 beside f8.
-double tolerance_of(const kernel_instance& instance) {
-  if (!instance.is_tensor) return 1e-5;
-  return instance.type == storage::bf16 ? 1.0 / 128 : 1.0 / 1024;
-}
-
-std::string text_of(double x) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.9g", x);
-  return text;
 }
 
 }  // namespace
@@ -39,13 +23,15 @@ std::string text_of(double x) {
 bool kernel_instance::fits(const attention_case& c) const {
   if (type != c.type) return false;
   if (!is_tensor) return value_tile >= c.value_dim && value_tile - 128 < c.value_dim;
-  return values_in_keys == c.values_in_keys && is_tight(head_tile, c.head_dim, 64) &&
-         is_tight(value_tile, c.value_dim, 64);
+  // Prefill loads values from their own place, wherever that is.
+  return (is_prefill || values_in_keys == c.values_in_keys) && (has_rules || !c.has_rules()) &&
+         is_tight(head_tile, c.head_dim, 64) && is_tight(value_tile, c.value_dim, 64);
 }
 
 unsigned kernel_instance::shared_bytes(const attention_case& c) const {
   if (!is_tensor) return 4 * (16 * c.head_dim + 32 * 65 + 16 * 32) + 128;
   const int tile = tile_keys * (head_tile + (values_in_keys ? 0 : value_tile));
+  if (is_prefill) return 2 * rows() * head_tile + size_of(type) * tile + 24 * rows() + 512;
   return size_of(type) * stages * tile + 2 * (rows() * head_tile + rows() * tile_keys) + 768;
 }
 
@@ -88,16 +74,22 @@ void case_data::make_options() {
     key_lengths.push_back(b == 0 ? c.keys : below(c.keys + 1));
     query_lengths.push_back(b == 0 ? c.queries : below(c.queries + 1));
   }
+  make_places();
   if (c.alibi) {
-    slopes.resize(c.alibi_per_batch ? c.batch * heads : heads);
+    slopes.resize(c.alibi_per_batch ? std::max(c.batch, c.sequences) * heads : heads);
     for (auto& x : slopes)
       x = 0.01f * float(1 + below(30));
   }
   if (c.depth_first) {
     for (int n = 0; n < c.batch * c.queries; ++n)
       dfs_start.push_back(below(8));
+    // Of each three blocks of 64 keys one is hidden from every row, whole.
     for (int n = 0; n < c.batch * c.keys; ++n)
-      dfs_end.push_back(below(12));
+      dfs_end.push_back(n % c.keys / 64 % 3 == 1 ? -1 - below(3) : below(12));
+    for (int n = 0; n < c.batch * c.keys; ++n) {
+      if (n % c.keys % 64 == 0) dfs_peaks.push_back(dfs_end[n]);
+      dfs_peaks.back() = std::max(dfs_peaks.back(), dfs_end[n]);
+    }
   }
   tail_mask.resize(std::size_t(c.batch) * c.queries * c.tail_mask);
   for (auto& x : tail_mask)
@@ -105,6 +97,35 @@ void case_data::make_options() {
   tail_bias.resize(std::size_t(c.tail_bias_per_batch ? c.batch : 1) * c.queries * c.tail_bias);
   for (auto& x : tail_bias)
     x = below(5) == 0 ? -INFINITY : 0.1f * float(below(40) - 20);
+}
+
+// Where queries stand among the keys, beside lengths.
+void case_data::make_places() {
+  auto below = [&](int end) { return int(random() % unsigned(end)); };
+  for (int b = 0; c.left_padding && b < c.batch; ++b)
+    key_starts.push_back(below(key_length(b) + 1));
+  // A query's parent in the token tree is any before it.
+  for (int b = 0; c.depths && b < (c.depths_per_batch ? c.batch : 1); ++b) {
+    const std::size_t root = query_depths.size();
+    for (int i = 0; i < c.queries; ++i)
+      query_depths.push_back(i == 0 ? 0 : query_depths[root + below(i)] + 1);
+  }
+  // Bounds of packed sequences, some of them empty.
+  auto cut = [&](int total) {
+    std::vector<int> bounds = {0, total};
+    for (int s = 1; s < c.sequences; ++s)
+      bounds.push_back(below(total + 1));
+    std::sort(bounds.begin(), bounds.end());
+    return bounds;
+  };
+  if (c.sequences == 0) return;
+  sequence_queries = cut(c.queries);
+  sequence_keys = cut(c.keys);
+  for (int s = 0; s < c.sequences; ++s) {
+    for (int i = sequence_queries[s]; i < sequence_queries[s + 1]; ++i)
+      places.push_back({sequence_keys[s], sequence_keys[s + 1],
+                        sequence_keys[s + 1] - sequence_queries[s + 1] + i, s});
+  }
 }
 
 // Scales of few digits, so that no number of the reference is rounded; heads do not share one.
@@ -127,7 +148,8 @@ void case_data::make_shard() {
   auto store = [&](std::vector<unsigned char>& into, const std::vector<float>& from, int b, int h,
                    int offset, int size, int capacity, int width) {
     for (int n = 0; n < capacity; ++n) {
-      const bool is_absent = n >= size || positions[offset + n] >= key_length(b);
+      const bool is_absent = n >= size || positions[offset + n] >= key_length(b) ||
+                             (c.left_padding && positions[offset + n] < key_starts[b]);
       for (int d = 0; d < width; ++d) {
         const float x = is_absent ? NAN : element(from, b, positions[offset + n], h, d, width);
         append_element(into, c.type, x, scale_of(&from == &values, h));
@@ -176,8 +198,13 @@ attend_arguments case_data::arguments(std::vector<float>& states, int splits) co
   a.key_lengths = c.ragged_keys ? key_lengths.data() : nullptr;
   a.query_lengths = c.ragged_queries ? query_lengths.data() : nullptr;
   a.alibi_slopes = c.alibi ? slopes.data() : nullptr;
+  a.key_starts = c.left_padding ? key_starts.data() : nullptr;
+  a.places = c.sequences > 0 ? places.data() : nullptr;
+  a.query_depths = c.depths ? query_depths.data() : nullptr;
+  a.depths_per_batch = c.depths_per_batch;
   a.dfs_start = c.depth_first ? dfs_start.data() : nullptr;
   a.dfs_end = c.depth_first ? dfs_end.data() : nullptr;
+  a.dfs_peaks = c.depth_first ? dfs_peaks.data() : nullptr;
   a.tail_mask = c.tail_mask > 0 ? tail_mask.data() : nullptr;
   a.tail_bias = c.tail_bias > 0 ? tail_bias.data() : nullptr;
   a.state_stride = (long long)states.size() / splits;
@@ -210,15 +237,17 @@ std::vector<float> case_data::run(const kernel_instance& instance, std::uint64_t
   const int rows_per_head = c.group * int(query_indices.size());
   const int rows = c.batch * c.kv_heads * rows_per_head;
   const int most = int(pages.size()) / c.batch;
-  // One split more than there are pages for: it must be an identity.
-  const int splits = (most + c.pages_per_split - 1) / c.pages_per_split + 1;
+  // One split more than there are pages for: it must be an identity. Where the kernel deals the
+  // pages, there are some such splits too, unless each gets one.
+  const int splits =
+      c.pages_per_split == 0 ? most - 2 : (most + c.pages_per_split - 1) / c.pages_per_split + 1;
   const std::size_t floats = std::size_t(rows) * (c.value_dim + 2);
   std::vector<float> states(floats * splits, NAN);
   attend_arguments a = arguments(states, splits);
   void* attend_parameters[] = {&a};
   const unsigned tiles = unsigned((rows_per_head + instance.rows() - 1) / instance.rows());
   emulation::launch_shape shape{{unsigned(splits) * tiles, unsigned(c.kv_heads), unsigned(c.batch)},
-                                {128, 1, 1},
+                                {instance.threads(), 1, 1},
                                 instance.shared_bytes(c),
                                 seed};
   error = emulation::launch(instance.code, shape, attend_parameters, count);
@@ -232,108 +261,6 @@ std::vector<float> case_data::run(const kernel_instance& instance, std::uint64_t
                         merge_parameters);
   states.resize(floats);
   return states;
-}
-
-bool case_data::keeps(int b, int index, int j) const {
-  const int length = key_length(b), shift = length - query_length(b), i = index + shift;
-  if (index >= query_length(b) || j >= length) return false;
-  if (c.causal && j > i) return false;
-  if (c.left >= 0 && j < i - c.left) return false;
-  if (c.right >= 0 && j > i + c.right) return false;
-  if (c.depth_first && (j > i || dfs_start[b * c.queries + index] > dfs_end[b * c.keys + j])) {
-    return false;
-  }
-  const int column = j - length + c.tail_mask;
-  return c.tail_mask == 0 || column < 0 ||
-         tail_mask[(std::size_t(b) * c.queries + index) * c.tail_mask + column];
-}
-
-double case_data::score(int b, int head, int index, int j, const std::vector<float>& q) const {
-  double dot = 0;
-  for (int d = 0; d < c.head_dim; ++d) {
-    dot += double(q[d]) * element(keys, b, j, head / c.group, d, c.head_dim);
-  }
-  double s = dot * (c.scale == 0 ? 1 / std::sqrt(double(c.head_dim)) : c.scale);
-  if (c.softcap > 0) s = c.softcap * std::tanh(s / c.softcap);
-  const int length = key_length(b), i = index + length - query_length(b);
-  if (c.alibi) {
-    const int heads = c.kv_heads * c.group;
-    s -= double(slopes[(c.alibi_per_batch ? b * heads : 0) + head]) * std::abs(i - j);
-  }
-  const int column = j - length + c.tail_bias;
-  if (c.tail_bias > 0 && column >= 0) {
-    const int line = c.tail_bias_per_batch ? b * c.queries + index : index;
-    s += tail_bias[std::size_t(line) * c.tail_bias + column];
-  }
-  return s;
-}
-
-case_data::expected_row case_data::expect(int b, int head, int query, bool is_rounded) const {
-  const std::size_t row =
-      (std::size_t(b) * c.kv_heads * c.group + head) * query_indices.size() + query;
-  std::vector<float> q(queries.begin() + row * c.head_dim,
-                       queries.begin() + (row + 1) * c.head_dim);
-  float largest = 0;
-  for (float x : q)
-    largest = std::max(largest, std::abs(x));
-  const storage arithmetic = c.type == storage::f8 ? storage::f16 : c.type;
-  for (float& x : q) {
-    int exponent = 0;
-    std::frexp(largest, &exponent);
-    if (is_rounded) x = std::ldexp(rounded(arithmetic, std::ldexp(x, 1 - exponent)), exponent - 1);
-  }
-  const int index = query_indices[query];
-  expected_row expected{std::vector<double>(c.value_dim), -infinity, 0};
-  std::vector<std::pair<int, double>> seen;
-  for (int j : positions) {
-    if (!keeps(b, index, j)) continue;
-    seen.emplace_back(j, score(b, head, index, j, q));
-    expected.max = std::max(expected.max, seen.back().second);
-  }
-  if (expected.max == -infinity) return expected;
-  for (auto [j, s] : seen) {
-    const double weight = std::exp(s - expected.max);
-    expected.sum += weight;
-    for (int d = 0; d < c.value_dim; ++d) {
-      expected.output[d] += weight * element(values, b, j, head / c.group, d, c.value_dim);
-    }
-  }
-  for (double& x : expected.output)
-    x /= expected.sum;
-  return expected;
-}
-
-std::string case_data::compare(const kernel_instance& instance,
-                               const std::vector<float>& state) const {
-  const int heads = c.kv_heads * c.group, count = int(query_indices.size());
-  const int rows = c.batch * heads * count;
-  const float* const max = state.data() + std::size_t(rows) * c.value_dim;
-  const float* const sum = max + rows;
-  const double allowed = tolerance_of(instance) * largest_value;
-  for (int row = 0; row < rows; ++row) {
-    const expected_row e =
-        expect(row / count / heads, row / count % heads, row % count, instance.is_tensor);
-    const std::string place = "row " + std::to_string(row) + ": ";
-    if (e.sum == 0 && (max[row] != -INFINITY || sum[row] != 0)) {
-      return place + "sees nothing but has max " + text_of(max[row]) + ", sum " + text_of(sum[row]);
-    }
-    if (e.sum > 0 && !(std::abs(max[row] - e.max) <= 2e-5 * (1 + std::abs(e.max)))) {
-      return place + "max " + text_of(max[row]) + " for " + text_of(e.max);
-    }
-    // The sum is relative to the maximum that was found.
-    const double whole = sum[row] * std::exp(e.sum > 0 ? max[row] - e.max : 0.0);
-    if (e.sum > 0 && !(std::abs(whole - e.sum) <= 1e-4 * (1 + std::abs(e.max)) * e.sum)) {
-      return place + "sum " + text_of(sum[row]) + " for " + text_of(e.sum);
-    }
-    for (int d = 0; d < c.value_dim; ++d) {
-      const float x = state[std::size_t(row) * c.value_dim + d];
-      if (!(std::abs(x - e.output[d]) <= (e.sum == 0 ? 0 : allowed))) {
-        return place + "element " + std::to_string(d) + " is " + text_of(x) + " for " +
-               text_of(e.output[d]);
-      }
-    }
-  }
-  return "";
 }
 
 std::string case_data::check(const kernel_instance& instance, std::uint64_t seed,

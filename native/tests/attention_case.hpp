@@ -39,6 +39,9 @@ struct attention_case {
   float softcap = 0;
   bool alibi = false, alibi_per_batch = false;
   bool ragged_keys = false, ragged_queries = false;
+  bool left_padding = false;                      // keys start anywhere in a row
+  int sequences = 0;                              // packed in one batch row; 0: none
+  bool depths = false, depths_per_batch = false;  // the queries are a token tree
   bool depth_first = false;
   int tail_mask = 0, tail_bias = 0;
   bool tail_bias_per_batch = false;
@@ -48,20 +51,26 @@ struct attention_case {
   int loud_every = 0;    // every so many rows of queries are 10,000 times as large; 0: none
   float around_one =
       -1;  // elements of keys and queries: 1 and so much normal noise; negative: 0, 1
+
+  // Scores are capped or single keys have rules.
+  bool has_rules() const {
+    return softcap > 0 || alibi || depth_first || depths || tail_mask > 0 || tail_bias > 0;
+  }
 };
 
 // A kernel that was compiled into this program.
 struct kernel_instance {
   std::string name;
-  storage type;
-  bool is_tensor;
-  int head_tile, value_tile;
-  bool values_in_keys;
-  int row_warps, tile_keys, stages;
-  emulation::kernel code;
+  storage type = storage::f32;
+  bool is_tensor = false, is_prefill = false, has_rules = true;
+  int head_tile = 0, value_tile = 0;
+  bool values_in_keys = false;
+  int row_warps = 0, tile_keys = 0, stages = 0;
+  emulation::kernel code{};
 
   bool fits(const attention_case&) const;
-  int rows() const { return is_tensor ? 16 * row_warps : 16; }
+  int rows() const { return is_prefill ? 128 : is_tensor ? 16 * row_warps : 16; }
+  unsigned threads() const { return is_prefill && value_tile > 128 ? 256 : 128; }
   unsigned shared_bytes(const attention_case&) const;
 };
 
@@ -107,7 +116,13 @@ class case_data {
     double max, sum;
   };
 
+  // What causal, window, ALiBi and the tail count from, and which keys are the query's.
+  struct standing {
+    int first, end, position, sequence;
+  };
+
   void make_options();
+  void make_places();
   void make_scales();
   float scale_of(bool value, int kv_head) const {
     return scales.empty() ? 1 : scales[(value ? c.kv_heads : 0) + kv_head];
@@ -119,6 +134,9 @@ class case_data {
                           std::uint64_t seed) const;
   expected_row expect(int batch, int head, int query, bool is_rounded) const;
   double score(int batch, int head, int index, int position, const std::vector<float>& q) const;
+  standing stands(int batch, int index) const;
+  int depth_of(int batch, int index) const;
+  int position_of_key(int batch, int j) const;
   bool keeps(int batch, int index, int position) const;
   float element(const std::vector<float>& of, int batch, int position, int kv_head, int dim,
                 int width) const;
@@ -134,6 +152,8 @@ class case_data {
   std::vector<page_entry> pages;
   std::vector<page_limits> limits;  // [pages, kv_heads]
   std::vector<int> page_ranges, query_indices, key_lengths, query_lengths, dfs_start, dfs_end;
+  std::vector<int> dfs_peaks, key_starts, query_depths, sequence_queries, sequence_keys;
+  std::vector<query_place> places;
   std::vector<int> positions;  // of the shard
   std::vector<float> slopes, tail_bias;
   std::vector<unsigned char> tail_mask;

@@ -65,17 +65,17 @@ defect(a_lane_skips_a_shuffle attend_tensor.cu plain "(lanes of a warp meet at d
 defect(no_swizzle_on_values attend_tensor.cu plain ${wrong}
   "values + tile_offset<element, value_columns>(key, chunk)"
   "values + key * value_columns + chunk * chunk_size<element>")
-defect(no_swizzle_at_all attend_tensor.cu plain "0 failed in .* [1-9][0-9]* conflicts"
+defect(no_swizzle_at_all tensor_tiles.cuh plain "0 failed in .* [1-9][0-9]* conflicts"
   "return row * columns + swizzled * size" "return row * columns + (swizzled - swizzled + chunk) * size")
-defect(no_padding_of_queries attend_tensor.cu address "heap-(buffer-overflow|use-after-free)"
-  "const int dim = row < row_count ? a.head_dim : 0" "const int dim = row < row_count + rows ? a.head_dim : 0")
+defect(no_padding_of_queries tensor_tiles.cuh address "heap-(buffer-overflow|use-after-free)"
+  "const int dim = first + r < row_count ? a.head_dim : 0" "const int dim = first + r < row_count + rows ? a.head_dim : 0")
 
 # ---- attend_tensor: keys and semantics ----
-defect(reads_a_key_past_the_end attend_tensor.cu address "heap-buffer-overflow"
+defect(reads_a_key_past_the_end tensor_tiles.cuh address "heap-buffer-overflow"
   "key < walk.seen.end;" "key <= walk.seen.end;")
-defect(reads_absent_keys attend_tensor.cu plain ${wrong}
+defect(reads_absent_keys tensor_tiles.cuh plain ${wrong}
   "key < walk.seen.end;" "key < walk.seen.end + 1;")
-defect(weights_of_base_two attend_tensor.cu plain ${wrong}
+defect(weights_of_base_two tensor_tiles.cuh plain ${wrong}
   "constexpr float log2_e = 1.4426950408889634f" "constexpr float log2_e = 1.f")
 defect(no_correction_of_sums attend_tensor.cu plain ${wrong}
   "sum[h] = sum[h] * correction[h] + total" "sum[h] += total")
@@ -92,8 +92,44 @@ defect(tiles_start_where_rows_begin visibility.cuh plain "has other bits alone"
 defect(positions_ignore_the_stride visibility.cuh plain ${wrong}
   "index / page.run_block * page.run_stride" "index / page.run_block * page.run_block")
 
+# ---- attend_prefill: barriers and copies ----
+defect(prefill_keys_are_not_waited_for attend_prefill.cu plain "(${wrong}|a thread ends with an asynchronous copy under way)"
+  "copy_async_wait<0>();\n    __syncthreads();  // the keys" "__syncthreads();  // the keys")
+defect(prefill_waits_for_one_value_too_few attend_prefill.cu plain "(${wrong}|a thread ends with an asynchronous copy under way)"
+  "copy_async_wait<0>();\n    __syncthreads();  // the values" "copy_async_wait<1>();\n    __syncthreads();  // the values")
+defect(prefill_no_barrier_before_scores attend_prefill.cu plain ${wrong}
+  "__syncthreads();  // the keys have arrived" "// the keys have arrived")
+defect(prefill_no_barrier_before_values attend_prefill.cu thread ${race}
+  "__syncthreads();  // the values have arrived" "// the values have arrived")
+defect(prefill_intervals_are_not_waited_for attend_prefill.cu thread ${race}
+  "__syncwarp();  // every lane reads the intervals" "// every lane reads the intervals")
+
+# ---- attend_prefill: shared memory ----
+defect(prefill_lost_swizzle attend_prefill.cu plain ${wrong}
+  "keys + (key_place ^ d * 16)" "keys + (key_place + d * 16)")
+defect(prefill_reads_a_key_past_the_end tensor_tiles.cuh address "heap-buffer-overflow"
+  "walk.key + tile_keys <= walk.seen.end" "walk.key + tile_keys <= walk.seen.end + 1")
+
+# ---- attend_prefill: tiles, rows and semantics ----
+defect(prefill_loads_a_tile_too_many visibility.cuh plain "copies instead of"
+  "hull.end = max(hull.end, own.end)" "hull.end = max(hull.end, own.end + 1)")
+defect(prefill_multiplies_a_tile_too_many attend_prefill.cu plain "matrix loads instead of"
+  "tile.first_place < sight.any.end" "tile.first_place < sight.any.end + 1")
+defect(prefill_passes_over_a_tile_too_many attend_prefill.cu plain ${wrong}
+  "tile.first_place < sight.any.end" "tile.last_place < sight.any.end")
+defect(prefill_sees_a_tile_too_early_whole attend_prefill.cu plain ${wrong}
+  "tile.last_place < sight.all.end" "tile.last_place <= sight.all.end")
+defect(prefill_rules_begin_late attend_prefill.cu plain ${wrong}
+  "tile.last_place >= sight.all.rules" "tile.first_place >= sight.all.rules")
+defect(prefill_forgets_a_correction attend_prefill.cu plain ${wrong}
+  "is_corrected |= peak[m][h] != top" "is_corrected |= peak[m][h] < top && m == 0")
+defect(prefill_mixes_queries attend_prefill.cu plain ${wrong}
+  "return head_row + number_of(row)" "return head_row + place.first_row + row")
+defect(prefill_takes_heads_twice attend_prefill.cu plain ${wrong}
+  "first_head + rest % width" "rest % width")
+
 # ---- attend_tensor: f8e4m3 ----
-defect(narrow_queries_keep_their_order attend_tensor.cu plain "tensor<float8_e4m3.*${wrong}"
+defect(narrow_queries_keep_their_order tensor_tiles.cuh plain "tensor<float8_e4m3.*${wrong}"
   "are_keys_narrow ? i / 16 * 16" "are_keys_narrow && i < 0 ? i / 16 * 16")
 defect(narrow_values_swap_even_and_odd attend_tensor.cu plain "tensor<float8_e4m3.*${wrong}"
   "place * 2 + n % 2" "place * 2 + 1 - n % 2")

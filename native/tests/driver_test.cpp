@@ -9,6 +9,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "arguments.cuh"
@@ -21,6 +22,8 @@ int cuDevicePrimaryCtxRelease_v2(int);
 int cuCtxSetCurrent(void*);
 int cuMemAlloc_v2(std::uint64_t*, std::size_t);
 int cuMemFree_v2(std::uint64_t);
+int cuMemHostAlloc(void**, std::size_t, unsigned);
+int cuMemFreeHost(void*);
 int cuMemcpyHtoDAsync_v2(std::uint64_t, const void*, std::size_t, void*);
 int cuMemcpyDtoHAsync_v2(void*, std::uint64_t, std::size_t, void*);
 int cuStreamCreate(void**, unsigned);
@@ -29,6 +32,8 @@ int cuStreamSynchronize(void*);
 int cuStreamWaitEvent(void*, void*, unsigned);
 int cuEventCreate(void**, unsigned);
 int cuEventRecord(void*, void*);
+int cuEventRecordWithFlags(void*, void*, unsigned);
+int cuEventElapsedTime(float*, void*, void*);
 int cuEventDestroy_v2(void*);
 int cuModuleLoadData(void**, const void*);
 int cuModuleUnload(void*);
@@ -279,6 +284,59 @@ void events_order_streams(const compiled& c) {
          cuMemFree_v2(memory) == 0);
 }
 
+// A stream, an event and a kernel belong to the context in which they were made.
+void work_of_another_context_is_refused(const compiled& c) {
+  rank far(5, c), near(4, c);
+  void* timed = nullptr;
+  EXPECT(cuEventCreate(&timed, 0) == 0);
+  const clear_arguments a{reinterpret_cast<float*>(near.allocate(48)), 1, 10};
+
+  EXPECT(cuEventRecord(timed, far.stream) == 400);
+  cuCtxSetCurrent(far.context);
+  EXPECT(near.launch(a, 1) == 400);
+  std::swap(near.stream, far.stream);
+  EXPECT(far.launch(a, 1) == 400 && near.launch(a, 1) == 400);
+  cuCtxSetCurrent(near.context);
+  EXPECT(near.launch(a, 1) == 400);
+  std::swap(near.stream, far.stream);
+  EXPECT(near.launch(a, 1) == 0 && cuStreamSynchronize(near.stream) == 0);
+  EXPECT(cuEventDestroy_v2(timed) == 0);
+}
+
+void a_context_must_be_entered_and_not_released() {
+  void *context = nullptr, *memory = nullptr;
+  EXPECT(cuCtxSetCurrent(nullptr) == 0 && cuMemHostAlloc(&memory, 64, 1) == 201);
+  EXPECT(cuDevicePrimaryCtxRetain(&context, 6) == 0 && cuCtxSetCurrent(context) == 0);
+  void* const entered = context;
+  EXPECT(cuMemHostAlloc(&context, 0, 1) == 1 && cuMemHostAlloc(&memory, 64, 1) == 0);
+  EXPECT(cuMemFreeHost(&memory) == 1 && cuMemFreeHost(memory) == 0 && cuMemFreeHost(memory) == 1);
+  EXPECT(cuDevicePrimaryCtxRelease_v2(6) == 0);
+  EXPECT(cuMemHostAlloc(&memory, 64, 1) == 201 && cuCtxSetCurrent(entered) == 201);
+}
+
+void events_keep_time_only_where_they_were_made_to(const compiled& c) {
+  rank r(0, c);
+  void *timed, *timeless;
+  float milliseconds;
+  EXPECT(cuEventCreate(&timed, 0) == 0 && cuEventCreate(&timeless, 2) == 0);
+  EXPECT(cuEventRecord(timed, r.stream) == 0 && cuEventRecord(timeless, r.stream) == 0);
+  EXPECT(cuStreamSynchronize(r.stream) == 0);
+
+  EXPECT(cuEventElapsedTime(&milliseconds, timed, timeless) == 400);
+  EXPECT(cuEventElapsedTime(&milliseconds, timed, timed) == 0);
+  EXPECT(cuEventRecordWithFlags(timed, r.stream, 1) == 1);  // external: of captures alone
+  EXPECT(cuEventDestroy_v2(timed) == 0 && cuEventDestroy_v2(timeless) == 0);
+}
+
+void options_that_nvrtc_does_not_know_are_refused() {
+  for (const char* option : {"--gpu-architecture=sm_100", "--gpu_architecture=sm_90", "--fast"}) {
+    void* program = nullptr;
+    EXPECT(nvrtcCreateProgram(&program, "", "test.cu", 0, nullptr, nullptr) == 0);
+    EXPECT(nvrtcCompileProgram(program, 1, &option) == 5);
+    EXPECT(nvrtcDestroyProgram(&program) == 0);
+  }
+}
+
 void ranks_run_side_by_side(const compiled& c) {
   std::vector<std::thread> threads;
   for (int device = 0; device < 4; ++device) {
@@ -309,6 +367,10 @@ int main() {
   an_error_sticks_to_its_context();
   writes_past_the_end_are_found(clear);
   events_order_streams(clear);
+  work_of_another_context_is_refused(clear);
+  a_context_must_be_entered_and_not_released();
+  events_keep_time_only_where_they_were_made_to(clear);
+  options_that_nvrtc_does_not_know_are_refused();
   ranks_run_side_by_side(clear);
   modules_are_kept_on_disk();
   std::printf("%d failures\n", failures);

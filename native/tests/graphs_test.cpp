@@ -24,7 +24,9 @@ int cuGraphExecDestroy(void*);
 int cuEventCreate(void**, unsigned);
 int cuEventRecord(void*, void*);
 int cuEventRecordWithFlags(void*, void*, unsigned);
+int cuEventQuery(void*);
 int cuEventSynchronize(void*);
+int cuMemFreeHost(void*);
 int cuEventElapsedTime(float*, void*, void*);
 int emulation_plant_fault(int, int, int);
 }
@@ -92,6 +94,8 @@ void what_a_capture_forbids_is_refused(std::uint64_t memory) {
   EXPECT(refused([](void* s) { return cuStreamSynchronize(s); }) == 900);
   EXPECT(refused([](void*) { return cuCtxSynchronize(); }) == 900);
   EXPECT(refused([&](void*) { return cuMemAlloc_v2(&p, 64); }) == 900);
+  EXPECT(refused([&](void*) { return cuEventQuery(before); }) == 900);
+  EXPECT(refused([&](void*) { return cuMemFreeHost(&number); }) == 900);
   EXPECT(refused([&](void*) { return cuMemcpyHtoDAsync_v2(memory, &number, 4, nullptr); }) == 906);
   EXPECT(refused([&](void* s) { return cuStreamWaitEvent(s, before, 0); }) == 905);
   EXPECT(cuMemAlloc_v2(&p, 64) == 0);  // nothing captures any more

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attend_plain.cu"
+#include "attend_prefill.cu"
 #include "attend_tensor.cu"
 #include "attention_case.hpp"
 
@@ -27,31 +28,43 @@ void add_tensor(const char* type) {
                            std::to_string(value_tile) +
                            (values_in_keys ? ", true, " : ", false, ") + std::to_string(row_warps) +
                            ", " + std::to_string(tile_keys) + ", " + std::to_string(stages) + ">";
+  kernel_instance made{.name = name,
+                       .type = storage_of<element>,
+                       .is_tensor = true,
+                       .head_tile = head_tile,
+                       .value_tile = value_tile,
+                       .values_in_keys = values_in_keys,
+                       .row_warps = row_warps,
+                       .tile_keys = tile_keys,
+                       .stages = stages};
   kernel_instances().push_back(
       instance_of<&attend_tensor<element, head_tile, value_tile, values_in_keys, row_warps,
-                                 tile_keys, stages>>({name,
-                                                      storage_of<element>,
-                                                      true,
-                                                      head_tile,
-                                                      value_tile,
-                                                      values_in_keys,
-                                                      row_warps,
-                                                      tile_keys,
-                                                      stages,
-                                                      {}}));
+                                 tile_keys, stages>>(std::move(made)));
+}
+
+template <class element, int head_tile, int value_tile, int tile_keys, bool has_rules>
+void add_prefill(const char* type) {
+  const std::string name = std::string("prefill<") + type + ", " + std::to_string(head_tile) +
+                           ", " + std::to_string(value_tile) + ", " + std::to_string(tile_keys) +
+                           (has_rules ? ", true>" : ", false>");
+  kernel_instance made{.name = name,
+                       .type = storage_of<element>,
+                       .is_tensor = true,
+                       .is_prefill = true,
+                       .has_rules = has_rules,
+                       .head_tile = head_tile,
+                       .value_tile = value_tile,
+                       .tile_keys = tile_keys};
+  kernel_instances().push_back(
+      instance_of<&attend_prefill<element, head_tile, value_tile, tile_keys, has_rules>>(
+          std::move(made)));
 }
 
 template <class element, int value_tile>
 void add_plain(const char* type) {
-  kernel_instances().push_back(instance_of<&attend_plain<element, value_tile>>(
-      {std::string("plain<") + type + ", " + std::to_string(value_tile) + ">",
-       storage_of<element>,
-       false,
-       0,
-       value_tile,
-       false,
-       0,
-       0,
-       0,
-       {}}));
+  kernel_instance made{
+      .name = std::string("plain<") + type + ", " + std::to_string(value_tile) + ">",
+      .type = storage_of<element>,
+      .value_tile = value_tile};
+  kernel_instances().push_back(instance_of<&attend_plain<element, value_tile>>(std::move(made)));
 }

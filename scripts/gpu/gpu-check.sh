@@ -108,9 +108,11 @@ for n in $ranks; do
   done
   check "verify, NCCL, 1 rank" "${nccl[@]}"
 done
-# NCCL refuses two ranks on one GPU unless it takes them for two machines, or is new enough to be told.
-probe "probe: NCCL, 2 ranks as 2 hosts" "$here/mpiexec" -n 1 env NCCL_HOSTID=one "${nccl[@]}" : -n 1 env NCCL_HOSTID=two "${nccl[@]}"
-probe "probe: NCCL, 2 ranks on one GPU" env NCCL_MULTI_RANK_GPU_ENABLE=1 "$here/mpiexec" -n 2 "${nccl[@]}"
+# NCCL refuses two ranks on one GPU unless it takes them for two machines, or is new enough to be told. Processes that share a
+# GPU take turns of milliseconds, and kernels of NCCL wait for each other: few cases will do.
+two=("$treeattn" verify --transport nccl --oversubscribe-gpus --cases "$((cases < 4 ? cases : 4))")
+probe "probe: NCCL, 2 ranks as 2 hosts" "$here/mpiexec" -n 1 env NCCL_HOSTID=one "${two[@]}" : -n 1 env NCCL_HOSTID=two "${two[@]}"
+probe "probe: NCCL, 2 ranks on one GPU" env NCCL_MULTI_RANK_GPU_ENABLE=1 "$here/mpiexec" -n 2 "${two[@]}"
 
 echo "gpu-check: ${count[ok]} passed, ${count[FAILED]} failed, ${count[skipped]} skipped, ${count[probe]} probes; logs in $out"
 [ "${count[FAILED]}" -eq 0 ] && [ "${count[ok]}" -gt 0 ]

@@ -28,8 +28,10 @@ public static class NodeMemory
     /// <param name="bytesPerRank">Bytes of a slot.</param>
     /// <param name="broadcast">Gives every rank the text of rank 0.</param>
     /// <param name="all">Whether it is true on every rank.</param>
+    /// <param name="whileWaiting">Called now and then while a peer is awaited; throws when waiting is pointless.</param>
     /// <returns>Null on every rank when it cannot be had on some rank: no room, or containers that share no folder.</returns>
-    internal static IPeerMemory? Share(int rank, int size, bool polite, long bytesPerRank, Func<string, string> broadcast, Func<bool, bool> all)
+    internal static IPeerMemory? Share(
+        int rank, int size, bool polite, long bytesPerRank, Func<string, string> broadcast, Func<bool, bool> all, Action? whileWaiting = null)
     {
         long bytes = PeerSlots.BytesFor(size, bytesPerRank);
         string path = "";
@@ -45,7 +47,7 @@ public static class NodeMemory
             }
 
             Action unmap = mapping!.Dispose;
-            var slots = new PeerSlots(mapping.Address, rank, size, bytesPerRank, polite, whileWaiting: null, unmap);
+            var slots = new PeerSlots(mapping.Address, rank, size, bytesPerRank, polite, whileWaiting, unmap);
             mapping = null;
             return slots;
         }

@@ -19,6 +19,11 @@ internal static class RankProgram
             return BuggyRank.Run(arguments[1]);
         }
 
+        if (arguments[0] == "guest")
+        {
+            return GuestRank.Run(arguments[1]);
+        }
+
         try
         {
             using var world = MpiWorld.Join(

@@ -14,7 +14,7 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
     private readonly Option<AttentionAlgorithm> _algorithm = new("--algorithm")
     {
         Description = comparesAll ? "Times this one alone; default is every one that fits." : "How the ranks work together; default tree.",
-        HelpName = grows ? "tree|ring-query|single" : string.Join('|', Enum.GetValues<AttentionAlgorithm>().Select(algorithm => algorithm.Name())),
+        HelpName = string.Join('|', Enum.GetValues<AttentionAlgorithm>().Select(algorithm => algorithm.Name())),
         CustomParser = result => ArgumentText.Parsed(result, AttentionAlgorithms.Parse),
     };
 

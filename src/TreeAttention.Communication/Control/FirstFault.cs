@@ -15,6 +15,9 @@ internal sealed class FirstFault
     /// <summary>The fault; null while there is none.</summary>
     internal FaultException? Fault => Volatile.Read(ref _fault);
 
+    /// <summary>There is a fault that was not told yet.</summary>
+    internal bool IsPending => Fault != null && Volatile.Read(ref _told) == 0;
+
     /// <summary>Keeps the fault if it is the first.</summary>
     /// <param name="fault">What happened.</param>
     /// <param name="tellAt">When to tell it here, should whoever found it not have ended the group by then.</param>

@@ -146,7 +146,7 @@ public sealed class TcpControlPlane : IControlPlane
     }
 
     private FaultException? WhyInVain() =>
-        _fault.ToThrow() ?? (_links.FirstOrDefault(link => link.HasLeft) is not ControlLink gone ? null
+        _fault.ToThrow() ?? (_fault.IsPending || _links.FirstOrDefault(link => link.HasLeft) is not ControlLink gone ? null
             : new FaultException(FaultCode.PeerLost, $"Rank {gone.Rank} ({gone.Place}) has left, but the others want to agree with it.") { Rank = gone.Rank });
 
     // Rank 0 goes on only when the parts are on their way: its goodbye must not overtake them.
@@ -183,7 +183,7 @@ public sealed class TcpControlPlane : IControlPlane
             }
 
             bool anyOpen = _links.Any(link => link.IsOpen);
-            if (now >= closeBy || (!anyOpen && (_closing || _links.All(link => link.HasLeft))))
+            if (now >= closeBy || (!anyOpen && (_closing || (_links.All(link => link.HasLeft) && !_fault.IsPending))))
             {
                 return;
             }

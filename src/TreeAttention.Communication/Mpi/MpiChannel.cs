@@ -9,7 +9,7 @@ namespace TreeAttention.Communication;
 /// <remarks>
 /// Polite: each operation is begun without blocking, then polled with a yield between the polls. MPICH 4 never yields by itself
 /// and is a thousand times slower when ranks share cores. A blocking collective does not match a non-blocking one,
-/// so all ranks of a world wait alike.
+/// so all ranks of a world wait alike. A polite wait also asks now and then whether there is anything left to wait for.
 /// </remarks>
 internal sealed unsafe class MpiChannel
 {
@@ -17,7 +17,7 @@ internal sealed unsafe class MpiChannel
 
     private readonly MpiConstants _mpi;
 
-    internal MpiChannel(MpiLibrary library, nint communicator, bool polite, int pieceBytes)
+    internal MpiChannel(MpiLibrary library, nint communicator, bool polite, int pieceBytes, Action? whileWaiting = null)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(pieceBytes, sizeof(float));
         Library = library;
@@ -25,6 +25,7 @@ internal sealed unsafe class MpiChannel
         Communicator = communicator;
         IsPolite = polite;
         PieceBytes = pieceBytes;
+        WhileWaiting = whileWaiting;
         int rank = 0;
         int size = 1;
         Check(MpiNative.SetErrorHandler(communicator, _mpi.ErrorsReturn), "set-up");
@@ -32,6 +33,7 @@ internal sealed unsafe class MpiChannel
         Check(MpiNative.CommSize(communicator, &size), "set-up");
         Rank = rank;
         Size = size;
+        _ = LibC.YieldProcessor(); // found now: looking an entry point up allocates, and the first long wait may be in a step that must not
     }
 
     internal MpiLibrary Library { get; }
@@ -41,6 +43,9 @@ internal sealed unsafe class MpiChannel
     internal bool IsPolite { get; }
 
     internal int PieceBytes { get; }
+
+    /// <summary>Called now and then by polite waits; throws when waiting is pointless. Null: they wait for ever.</summary>
+    internal Action? WhileWaiting { get; }
 
     internal int Rank { get; } = -1;
 
@@ -111,6 +116,7 @@ internal sealed unsafe class MpiChannel
             if (done == 0 && polls >= PollsBeforeYield)
             {
                 _ = LibC.YieldProcessor();
+                WhileWaiting?.Invoke();
             }
         }
     }

@@ -11,7 +11,8 @@ internal static unsafe class MpiPeerMemory
     /// <summary>Memory that all ranks of the communicator share. Collective.</summary>
     /// <returns>Null on every rank when it cannot be had on some rank.</returns>
     internal static IPeerMemory? Share(MpiChannel channel, long bytesPerRank) => NodeMemory.Share(
-        channel.Rank, channel.Size, channel.IsPolite, bytesPerRank, path => Broadcast(channel, path), mine => EveryRankHas(channel, mine));
+        channel.Rank, channel.Size, channel.IsPolite, bytesPerRank, path => Broadcast(channel, path), mine => EveryRankHas(channel, mine),
+        channel.WhileWaiting);
 
     private static bool EveryRankHas(MpiChannel channel, bool mine)
     {

@@ -16,6 +16,16 @@ internal static class MpiRefusals
         + "libmpi.so.12, libmpi_abi.so.1), name one with TREEATTN_MPI_LIBRARY, or run without MPI: --transport in-process.\n" + error.Message,
         error);
 
+    /// <summary>MPI runs already: the process has initialised it itself.</summary>
+    internal static FaultException RunsAlready(MpiLibrary library) => new(
+        FaultCode.CommandLine,
+        $"{library.Product} ({library.File}) is initialised in this process already. Give the communicator to join over: AttentionGroup.JoinMpi(communicator).");
+
+    /// <summary>A communicator is given, but no MPI has it.</summary>
+    internal static FaultException DoesNotRun(string why) => new(
+        FaultCode.CommandLine,
+        $"A communicator of MPI is given, but {why}. Initialise MPI, join over a communicator while it lasts, and dispose of the group before MPI_Finalize.");
+
     /// <summary>The launcher started another number of processes than the library sees: it is another MPI's launcher.</summary>
     internal static FaultException OtherWorld(LauncherEnvironment launcher, MpiLibrary library, int seen) => new(
         FaultCode.RanksDisagree,

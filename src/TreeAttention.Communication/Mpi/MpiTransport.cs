@@ -198,7 +198,7 @@ public sealed unsafe class MpiTransport : ITransport
         ArgumentOutOfRangeException.ThrowIfNegative(color);
         nint communicator = 0;
         _channel.Check(MpiNative.CommSplit(_channel.Communicator, color, key, &communicator), "split");
-        var part = new MpiChannel(_channel.Library, communicator, _channel.IsPolite, _channel.PieceBytes);
+        var part = new MpiChannel(_channel.Library, communicator, _channel.IsPolite, _channel.PieceBytes, _channel.WhileWaiting);
         int[] nodes = new int[part.Size];
         int node = _nodes[Rank];
         fixed (int* all = nodes)
@@ -220,7 +220,7 @@ public sealed unsafe class MpiTransport : ITransport
     /// <remarks>Frees the communicator of a <see cref="Split"/>, which every rank of it does; the world's own is the world's.</remarks>
     public void Dispose()
     {
-        if (!_disposed && _ownsCommunicator && !_world.IsFinalized)
+        if (!_disposed && _ownsCommunicator && _world.MayCall)
         {
             nint communicator = _channel.Communicator;
             _channel.Check(MpiNative.CommFree(&communicator), "freeing a communicator");

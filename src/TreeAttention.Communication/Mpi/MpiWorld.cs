@@ -7,10 +7,12 @@ using TreeAttention.Interop;
 
 namespace TreeAttention.Communication;
 
-/// <summary>The MPI job that this process is a rank of: joined once, left once.</summary>
+/// <summary>The MPI job that this process is a rank of, joined once and left once; or a communicator of a job that its caller began and ends.</summary>
 /// <remarks>
 /// <see cref="Dispose"/> is for the normal end, because leaving waits for every rank. Who fails calls <see cref="Abort"/>. A
 /// process that ends without either aborts the job: else the launcher might report success, or the other ranks wait for ever.
+/// Over a caller's communicator nothing of the job is begun or ended: its duplicate alone is used, from the calling thread alone.
+/// Waits there end when the group does, and a group that failed is left by <see cref="Abandon"/>.
 /// </remarks>
 public sealed unsafe class MpiWorld : IDisposable
 {
@@ -20,13 +22,18 @@ public sealed unsafe class MpiWorld : IDisposable
 
     private readonly MpiLibrary _library;
     private readonly Action<string> _warn;
+    private readonly nint _communicator;
     private readonly MpiChannel _bootstrap;
     private readonly MpiNodes _nodes;
 
     private MpiWorld(MpiLibrary library, LauncherEnvironment launcher, Action<string> warn)
     {
-        _library = library;
-        _warn = warn;
+        (_library, _warn, _communicator) = (library, warn, library.Constants.CommWorld);
+        if (MpiLibrary.IsRunning)
+        {
+            throw MpiRefusals.RunsAlready(library);
+        }
+
         int provided = 0;
         int error = MpiNative.InitThread(null, null, library.Constants.ThreadMultiple, &provided);
         if (error != 0)
@@ -37,7 +44,7 @@ public sealed unsafe class MpiWorld : IDisposable
         IsMultithreaded = provided == library.Constants.ThreadMultiple;
 
         // Until it is known who shares which cores, every wait is polite.
-        _bootstrap = new MpiChannel(library, library.Constants.CommWorld, polite: true, MpiTransport.DefaultPieceBytes);
+        _bootstrap = new MpiChannel(library, _communicator, polite: true, MpiTransport.DefaultPieceBytes);
         if (launcher.Size is int started && started != Size)
         {
             Leave();
@@ -46,6 +53,22 @@ public sealed unsafe class MpiWorld : IDisposable
 
         _nodes = MpiNodes.Gather(_bootstrap);
         AppDomain.CurrentDomain.ProcessExit += AbortUnlessLeft;
+    }
+
+    private MpiWorld(MpiLibrary library, nint communicator, Action whileWaiting)
+    {
+        (_library, _warn, IsGuest) = (library, _ => { }, true);
+        nint duplicate = 0;
+        int error = MpiNative.CommDup(communicator, &duplicate);
+        if (error != 0)
+        {
+            throw new FaultException(
+                FaultCode.CommunicationFault, $"{library.Product} ({library.File}) could not duplicate the communicator {communicator:x}: error {error}.");
+        }
+
+        _communicator = duplicate;
+        _bootstrap = new MpiChannel(library, duplicate, polite: true, MpiTransport.DefaultPieceBytes, whileWaiting);
+        _nodes = MpiNodes.Gather(_bootstrap);
     }
 
     /// <summary>This rank.</summary>
@@ -62,6 +85,9 @@ public sealed unsafe class MpiWorld : IDisposable
 
     /// <summary>The binary interface in use: <c>OpenMpi</c>, <c>Mpich</c> or <c>Standard</c>.</summary>
     public string BinaryInterface => _library.Constants.Abi.ToString();
+
+    /// <summary>MPI is the caller's: this is a copy of a communicator of its.</summary>
+    public bool IsGuest { get; }
 
     /// <summary>The library says that it reads and writes GPU memory by itself.</summary>
     public bool IsCudaAware => _library.IsCudaAware;
@@ -81,7 +107,10 @@ public sealed unsafe class MpiWorld : IDisposable
     /// <summary>Some machine has more ranks than cores: waits then give the core away.</summary>
     public bool IsOversubscribed => _nodes.IsOversubscribed;
 
-    internal bool IsFinalized { get; private set; }
+    /// <summary>Calls of MPI may still be made: nobody has left it, and no fault has.</summary>
+    internal bool MayCall => !HasLeft && (!IsGuest || MpiLibrary.IsRunning);
+
+    private bool HasLeft { get; set; }
 
     internal MpiStateReduction States { get; } = new();
 
@@ -101,7 +130,31 @@ public sealed unsafe class MpiWorld : IDisposable
             throw new InvalidOperationException("MPI can be joined once in a process: keep the world.");
         }
 
-        return new MpiWorld(Load(launcher, libraryPath), launcher, warn ?? (_ => { }));
+        return new MpiWorld(Load(libraryPath != null ? [libraryPath] : launcher.Candidates), launcher, warn ?? (_ => { }));
+    }
+
+    /// <summary>Joins over a communicator of the caller's, who has initialised MPI. Every rank of the communicator calls it.</summary>
+    /// <param name="communicator">The handle: the address in Open MPI and under the standard ABI, the number in MPICH and its relatives.</param>
+    /// <param name="libraryPath">The library that the handle is of; null finds the one that this process has loaded.</param>
+    /// <param name="whileWaiting">Called now and then while others are waited for, also by its transports; throws when waiting is pointless.</param>
+    /// <exception cref="FaultException">No MPI runs in this process, or there is no communicator (2); two MPIs are in this process (78).</exception>
+    public static MpiWorld Enter(nint communicator, string? libraryPath, Action whileWaiting)
+    {
+        IReadOnlyList<string> candidates = libraryPath != null ? [libraryPath] : MpiLibrary.MappedCandidates();
+        if (candidates.Count == 0)
+        {
+            throw MpiRefusals.DoesNotRun("this process has loaded no MPI library");
+        }
+
+        MpiLibrary library = Load(candidates);
+        if (!MpiLibrary.IsRunning)
+        {
+            throw MpiRefusals.DoesNotRun($"{library.Product} ({library.File}) is not initialised, or has been left");
+        }
+
+        return communicator == 0 || communicator == library.Constants.CommNull
+            ? throw MpiRefusals.DoesNotRun("it is MPI_COMM_NULL")
+            : new MpiWorld(library, communicator, whileWaiting);
     }
 
     /// <summary>The transport among all ranks.</summary>
@@ -109,7 +162,7 @@ public sealed unsafe class MpiWorld : IDisposable
     /// <param name="pieceBytes">Bytes of the longest piece of a message; every rank gives the same.</param>
     public MpiTransport CreateTransport(IReadOnlyList<int>? nodes = null, int pieceBytes = MpiTransport.DefaultPieceBytes)
     {
-        var channel = new MpiChannel(_library, _library.Constants.CommWorld, IsOversubscribed, pieceBytes);
+        var channel = new MpiChannel(_library, _communicator, IsGuest || IsOversubscribed, pieceBytes, _bootstrap.WhileWaiting);
         return new MpiTransport(this, channel, MpiNodes.Number([.. nodes ?? Nodes]), new Traffic(), ownsCommunicator: false);
     }
 
@@ -132,7 +185,7 @@ public sealed unsafe class MpiWorld : IDisposable
     /// <remarks>Only this keeps the code under every launcher. Should the library hang in it, the process ends by itself.</remarks>
     public void Abort(FaultCode code)
     {
-        if (!IsFinalized)
+        if (!HasLeft)
         {
             BoundedTeardown.Run(
                 () => _ = MpiNative.Abort(_library.Constants.CommWorld, (int)code), _abortLimit, () => LibC.ExitNow((int)code));
@@ -141,19 +194,29 @@ public sealed unsafe class MpiWorld : IDisposable
         LibC.ExitNow((int)code);
     }
 
+    /// <summary>Leaves a caller's communicator after a fault: what others may still wait in is not waited for, and is MPI_Finalize's.</summary>
+    public void Abandon() => HasLeft = true;
+
     /// <summary>Leaves the job, when every rank does; at most 10 seconds, after which the process ends with its exit code so far.</summary>
     public void Dispose()
     {
-        if (!IsFinalized)
+        if (IsGuest && MayCall)
+        {
+            States.Free(_bootstrap);
+            nint duplicate = _communicator;
+            _bootstrap.Check(MpiNative.CommFree(&duplicate), "freeing a communicator");
+        }
+        else if (!IsGuest && !HasLeft)
         {
             AppDomain.CurrentDomain.ProcessExit -= AbortUnlessLeft;
             Leave();
         }
+
+        HasLeft = true;
     }
 
-    private static MpiLibrary Load(LauncherEnvironment launcher, string? libraryPath)
+    private static MpiLibrary Load(IReadOnlyList<string> candidates)
     {
-        IReadOnlyList<string> candidates = libraryPath != null ? [libraryPath] : launcher.Candidates;
         MpiLibrary library;
         try
         {
@@ -172,7 +235,7 @@ public sealed unsafe class MpiWorld : IDisposable
         {
             States.Free(_bootstrap);
             _bootstrap.Check(MpiNative.FinalizeLibrary(), "leaving MPI");
-            IsFinalized = true;
+            HasLeft = true;
         },
         _teardownLimit,
         () =>

@@ -111,8 +111,7 @@ public sealed unsafe class NcclTransport : ITransport
             control.Enter("connecting by NCCL");
             NcclCommunicator communicator = session.Connect(id, control.Rank, control.Size);
             control.Leave();
-            session.Begin();
-            var transport = new NcclTransport(session, communicator, setUp.Nodes, setUp.Traffic, setUp.SharePeerMemory, ownsSession: true);
+            NcclTransport transport = Over(session, communicator, setUp);
             session = null;
             return transport;
         }
@@ -280,6 +279,13 @@ public sealed unsafe class NcclTransport : ITransport
         _incoming.Dispose();
         _leaving.Dispose();
         _arriving.Dispose();
+    }
+
+    /// <summary>A transport over a communicator that is connected; the session is its own from now on.</summary>
+    internal static NcclTransport Over(NcclSession session, NcclCommunicator communicator, NcclSetUp setUp)
+    {
+        session.Begin();
+        return new NcclTransport(session, communicator, setUp.Nodes, setUp.Traffic, setUp.SharePeerMemory, ownsSession: true);
     }
 
     private static ncclUniqueId AgreeOnId(IControlPlane control)

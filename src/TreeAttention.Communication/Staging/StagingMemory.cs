@@ -3,7 +3,7 @@ using TreeAttention.Distributed;
 
 namespace TreeAttention.Communication;
 
-/// <summary>One piece of memory that grows to the largest region it ever stood in for.</summary>
+/// <summary>One piece of memory that grows with the regions it stands in for: by a quarter at least, for those of a growing cache are a little larger each time.</summary>
 internal sealed class StagingMemory(Func<long, Region> allocate, Action<Region> free) : IDisposable
 {
     private Region _memory;
@@ -20,8 +20,9 @@ internal sealed class StagingMemory(Func<long, Region> allocate, Action<Region> 
     {
         if (_memory.Bytes < region.Bytes)
         {
+            long grown = Math.Max(region.Bytes, _memory.Bytes / 4 * 5);
             Dispose();
-            _memory = allocate(region.Bytes);
+            _memory = allocate(grown);
         }
 
         return region with { Address = _memory.Address, Place = _memory.Place };

@@ -13,6 +13,9 @@ namespace TreeAttention.Devices;
 /// </remarks>
 public sealed class CudaDevice : IStreamDevice
 {
+    private const int MostBlocks = 65_535; // of a grid in its second and third dimension
+    private const long MostScratchBytes = 256 << 20;
+
     private readonly CudaContext _context;
     private readonly DeviceMemoryPool _pool;
     private readonly DeviceCopies _copies;
@@ -30,8 +33,14 @@ public sealed class CudaDevice : IStreamDevice
     /// <summary>A device object over a GPU.</summary>
     /// <param name="platform">The driver and the compiler.</param>
     /// <param name="ordinal">Which of the platform's GPUs.</param>
-    /// <exception cref="FaultException">No such GPU (69), out of memory (71), the GPU failed (202).</exception>
+    /// <exception cref="FaultException">No such GPU, or too old a one (69), out of memory (71), the GPU failed (202).</exception>
     public CudaDevice(CudaPlatform platform, int ordinal = 0)
+        : this(platform, ordinal, MostScratchBytes)
+    {
+    }
+
+    /// <summary>A device object that keeps at most so many bytes of split states.</summary>
+    internal CudaDevice(CudaPlatform platform, int ordinal, long scratchBytes)
     {
         CudaOptions options = platform.Options;
         _isEmulated = options.IsEmulated;
@@ -42,7 +51,7 @@ public sealed class CudaDevice : IStreamDevice
         _kernels = new KernelFunctions(_context, new KernelCache(options.CacheFolder, compiler, IdentityOf(options)));
         _states = new StateKernels(_kernels);
         _tables = new DeviceTables(_pool, _copies);
-        _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies);
+        _launch = new AttendLaunch(_context, _kernels, _states, _tables, _pool, _copies, scratchBytes);
         _lanes = new LaneAttention(_launch, _states, _tables, _pool, _copies);
         _tokens = new TokenLaunch(_kernels, _tables, _pool, _copies);
         _edge = new EdgeKernels(_kernels, _tables);
@@ -84,6 +93,12 @@ public sealed class CudaDevice : IStreamDevice
 
     /// <summary>Kernels that the host enqueued one by one.</summary>
     internal long Launches => _kernels.Launches;
+
+    /// <summary>How often the host waited for the enqueued work.</summary>
+    internal long Waits => _context.Waits;
+
+    /// <summary>Graphs that were captured.</summary>
+    internal long Captures { get; private set; }
 
     /// <summary>Bytes that the driver gave.</summary>
     internal long ReservedBytes => _pool.ReservedBytes;
@@ -145,7 +160,22 @@ public sealed class CudaDevice : IStreamDevice
     public IReplay Capture(Action work)
     {
         _context.Enter();
+        Captures++;
         return new CudaReplay(_context, _pool, work);
+    }
+
+    /// <inheritdoc/>
+    public long Refresh(ShardPlan plan)
+    {
+        _context.Enter();
+        return _tables.Refresh(plan);
+    }
+
+    /// <inheritdoc/>
+    public IStepInput CreateStepInput(AttentionShape shape, int tokens, ShardPlan plan, RotaryOptions? rotary)
+    {
+        _context.Enter();
+        return new StepInput(_context, _pool, _copies, _tokens, shape, tokens, plan, rotary);
     }
 
     /// <inheritdoc/>
@@ -311,11 +341,21 @@ public sealed class CudaDevice : IStreamDevice
 
     private void Begin(AttentionProblem problem, QueryBlock queries, PartialAttention into)
     {
-        int rows = queries.RowsFor(problem.Shape);
-        if (into.Rows != rows || into.ValueDim != problem.Shape.ValueDim)
+        AttentionShape shape = problem.Shape;
+        if (shape.Batch > MostBlocks || shape.KvHeads > MostBlocks)
+        {
+            throw new FaultException(
+                FaultCode.Unavailable,
+                $"A GPU attends to {MostBlocks:N0} batch rows and KV heads at once, not to {shape.Batch:N0} and {shape.KvHeads:N0}. Split the batch, or run "
+                + "with --device cpu.")
+            { IsAgreed = true };
+        }
+
+        int rows = queries.RowsFor(shape);
+        if (into.Rows != rows || into.ValueDim != shape.ValueDim)
         {
             throw new ShapeMismatchException(
-                $"Queries of {rows} rows × {problem.Shape.ValueDim} do not fit a partial of {into.Rows} rows × {into.ValueDim}.");
+                $"Queries of {rows} rows × {shape.ValueDim} do not fit a partial of {into.Rows} rows × {into.ValueDim}.");
         }
 
         _context.Enter();

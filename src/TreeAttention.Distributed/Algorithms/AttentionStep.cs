@@ -18,7 +18,7 @@ public abstract class AttentionStep : IDisposable
         Shards = shards;
         QueryCount = queryCount;
         _clock = StepClock.For(context.Device);
-        _replay = context.Device is IStreamDevice device ? new StepReplay(device, context.Transport.Traffic, RunDirectly) : null;
+        _replay = context.Device is IStreamDevice device ? new StepReplay(device, this, RunDirectly) : null;
     }
 
     /// <summary>Where the time of the last run went.</summary>
@@ -27,14 +27,19 @@ public abstract class AttentionStep : IDisposable
     /// <summary>The reduction that folds the states; <see cref="ReductionKind.Auto"/> where the algorithm has none (single, rings, gather).</summary>
     public virtual ReductionKind Reduction => ReductionKind.Auto;
 
+    /// <summary>A run can be captured: nothing in it waits or talks to the host. The same on every rank.</summary>
+    internal virtual bool IsCapturable => Transport.Size == 1 || Transport.IsCapturable;
+
+    /// <summary>What a captured run took from the host beside its memory: where it changes, and on every rank alike, the run is captured anew.</summary>
+    internal virtual long Constants => 0;
+
+    internal Traffic Traffic => Transport.Traffic;
+
     private protected RankContext Context { get; }
 
     private protected AttentionProblem Problem { get; }
 
     private protected ShardMap Shards { get; }
-
-    /// <summary>A run can be captured: nothing in it waits or talks to the host.</summary>
-    private protected virtual bool IsCapturable => Transport.Size == 1 || Transport.IsCapturable;
 
     private protected int QueryCount { get; }
 
@@ -84,7 +89,6 @@ public abstract class AttentionStep : IDisposable
     {
         PartialAttention result = Enqueue(queries, shard);
         AwaitEnd();
-        Times = _clock.Read();
         return result;
     }
 
@@ -100,7 +104,7 @@ public abstract class AttentionStep : IDisposable
                 + $"elements was given {queries.Count} queries and {shard.Plan.Elements} elements.");
         }
 
-        return _replay is not null && IsCapturable ? _replay.Run(queries, shard) : RunDirectly(queries, shard);
+        return _replay is null ? RunDirectly(queries, shard) : _replay.Run(queries, shard);
     }
 
     /// <inheritdoc/>
@@ -157,14 +161,16 @@ public abstract class AttentionStep : IDisposable
         _clock.End(isCompute: false);
     }
 
-    private PartialAttention RunDirectly(QueryBlock queries, KeyValueShard shard)
+    /// <summary>Does the work of a run as far as the host has a part in it; <see cref="AwaitEnd"/> comes after it.</summary>
+    internal PartialAttention RunDirectly(QueryBlock queries, KeyValueShard shard)
     {
         _clock.Restart();
         return RunStep(queries, shard);
     }
 
-    // What is in stream order was only enqueued: here the ranks wait for each other, and whoever watches must know.
-    private void AwaitEnd()
+    /// <summary>Waits for the enqueued work, and reads where its time went.</summary>
+    /// <remarks>What is in stream order was only enqueued: here the ranks wait for each other, and whoever watches must know.</remarks>
+    internal void AwaitEnd()
     {
         if (Transport.IsStreamOrdered)
         {
@@ -176,6 +182,8 @@ public abstract class AttentionStep : IDisposable
         {
             Device.Synchronize();
         }
+
+        Times = _clock.Read();
     }
 
     private void Begin(string operation)

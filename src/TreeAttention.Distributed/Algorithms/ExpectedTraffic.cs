@@ -87,7 +87,7 @@ public static class ExpectedTraffic
             AttentionAlgorithm.RingQuery when sharded => state + (2 * RingQueryStep.BlockFloats(shape, rows) * sizeof(float)),
             AttentionAlgorithm.RingQuery => ranks * state,
             AttentionAlgorithm.Gather => state + (ranks == 1 ? 0 : Enumerable.Range(0, ranks).Sum(rank => shards.PlanOf(rank).Bytes)),
-            _ => (2 * state) + (RingStep.BufferCount(ranks) * shards.LargestElements * shards.PlanOf(0).Type.SizeInBytes()),
+            _ => (2 * state) + (RingStep.RoomCount(ranks, isPacked: false) * shards.LargestElements * shards.PlanOf(0).Type.SizeInBytes()),
         };
     }
 

@@ -3,29 +3,32 @@ namespace TreeAttention.Distributed;
 /// <summary>Gathering: every rank gets the keys and values of all ranks, then attends with its own queries to all of them at once.</summary>
 /// <remarks>
 /// Equal shards travel in one all-gather; uneven ones as they are, in a broadcast for each rank that has keys. Pages are attended
-/// to in the order of their positions, without states in between. Memory: all keys and values once more, and one state.
+/// to in the order of their positions, without states in between. What a growing cache has is packed, and broadcast. Memory: all
+/// keys and values once more, of a growing cache as many as there may be, and one state.
 /// </remarks>
 internal sealed class GatherStep : AttentionStep
 {
     private readonly PartialAttention _state;
-    private readonly KeyValueShard _whole;
-    private readonly Region[] _parts; // [ranks] of the gathered contents
+    private readonly TravellingShards _travelling;
+    private readonly Region _rooms;
+    private readonly KeyValueShard? _whole; // null on one rank
 
     public GatherStep(RankContext context, AttentionProblem problem, ShardMap shards, int queryCount)
         : base(context, problem, shards, queryCount)
     {
-        _state = AllocateState(queryCount);
-        _parts = new Region[shards.Ranks];
-        (ShardPlan plan, PageLimits[] limits) = shards.Join();
-        Region contents = shards.Ranks == 1 ? Region.Empty : Allocate(plan.Elements, plan.Type);
-        _whole = new KeyValueShard(plan, contents, limits);
-        long first = 0;
-        for (int rank = 0; rank < shards.Ranks && shards.Ranks > 1; rank++)
+        _travelling = shards.Travel();
+        if (shards.Ranks > 1)
         {
-            _parts[rank] = contents.Slice(first, shards.PlanOf(rank).Elements);
-            first += _parts[rank].Count;
+            _travelling.RequireMemory(context, _travelling.RoomsBytes);
+            _rooms = Allocate(_travelling.RoomsBytes, ElementType.Byte);
+            _whole = _travelling.JoinedIn(_rooms);
         }
+
+        _state = AllocateState(queryCount);
     }
+
+    // Messages of a growing cache have other lengths in every step.
+    internal override bool IsCapturable => base.IsCapturable && (_whole is null || !Shards.IsGrowing);
 
     /// <summary>Collectives of a step: one all-gather of equal shards, or a broadcast of each that is not empty.</summary>
     internal static int CollectivesOf(ShardMap shards)
@@ -41,17 +44,15 @@ internal sealed class GatherStep : AttentionStep
 
     private protected override PartialAttention RunStep(QueryBlock queries, KeyValueShard shard)
     {
-        KeyValueShard whole = shard;
-        if (Shards.Ranks > 1)
+        if (_whole is not null)
         {
             BeginCommunication("gather");
-            GatherShards(shard.Contents);
+            GatherShards(shard);
             EndCommunication();
-            whole = _whole;
         }
 
         BeginCompute();
-        Device.Attend(Problem, queries, whole, _state);
+        Device.Attend(Problem, queries, _whole ?? shard, _state);
         EndCompute();
         return _state;
     }
@@ -69,21 +70,31 @@ internal sealed class GatherStep : AttentionStep
         return true;
     }
 
-    private void GatherShards(Region mine)
+    private void GatherShards(KeyValueShard own)
     {
-        if (AreEqual(Shards))
+        Region room = _travelling.RoomIn(_rooms, Transport.Rank);
+        Region mine = _travelling.Pack(Device, own, room);
+        if (!Shards.IsGrowing && AreEqual(Shards))
         {
-            Transport.AllGather(mine, _whole.Contents);
+            Transport.AllGather(mine, _rooms);
             return;
         }
 
-        Device.Copy(mine, _parts[Transport.Rank]);
-        for (int rank = 0; rank < _parts.Length; rank++)
+        Region place = _travelling.MessageIn(room, Transport.Rank);
+        if (place.Address != mine.Address)
         {
-            if (_parts[rank].Count > 0)
+            Device.Copy(mine, place);
+        }
+
+        for (int rank = 0; rank < Shards.Ranks; rank++)
+        {
+            Region message = _travelling.MessageIn(_travelling.RoomIn(_rooms, rank), rank);
+            if (message.Bytes > 0)
             {
-                Transport.Broadcast(_parts[rank], rank);
+                Transport.Broadcast(message, rank);
             }
         }
+
+        _travelling.Join(Device, _rooms);
     }
 }

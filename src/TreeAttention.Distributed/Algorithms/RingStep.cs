@@ -4,8 +4,8 @@ namespace TreeAttention.Distributed;
 
 /// <summary>Ring attention: keys and values travel p-1 hops, and every rank attends to each shard as it comes by.</summary>
 /// <remarks>
-/// A hop is one message of exactly the elements of the shard that travels. With overlap the next shard travels while the
-/// current one is attended to. Memory: the shard, two travelling buffers of the largest shard, two states.
+/// A hop is one message of exactly the elements of the shard that travels; what a growing cache has is packed first, once a step.
+/// With overlap the next shard travels while the current one is attended to. Memory: two rooms for the largest shard, two states.
 /// A rank merges the shards in the order in which they come: ranks with replicated queries agree up to rounding.
 /// </remarks>
 internal sealed class RingStep : AttentionStep
@@ -15,33 +15,39 @@ internal sealed class RingStep : AttentionStep
     private readonly bool _overlap;
     private readonly PartialAttention _state;
     private readonly PartialAttention _hopState;
-    private readonly KeyValueShard[] _visitors; // [hops + 1]; the first is the own shard's place
+    private readonly TravellingShards _travelling;
+    private readonly Region[] _rooms;
+    private readonly KeyValueShard[] _visitors; // [hops] in the order in which they come
+    private Region _outgoing;
+    private Region _incoming;
 
     public RingStep(RankContext context, AttentionProblem problem, ShardMap shards, int queryCount, bool overlap)
         : base(context, problem, shards, queryCount)
     {
         _overlap = overlap;
+        int ranks = Transport.Size;
+        _travelling = shards.Travel();
+        _rooms = new Region[RoomCount(ranks, shards.IsGrowing)];
+        _travelling.RequireMemory(context, _rooms.Length * _travelling.RoomBytes);
         _state = AllocateState(queryCount);
         _hopState = AllocateState(queryCount);
-        int ranks = Transport.Size;
-        var buffers = new Region[BufferCount(ranks)];
-        for (int i = 0; i < buffers.Length; i++)
+        for (int i = 0; i < _rooms.Length; i++)
         {
-            buffers[i] = Allocate(shards.LargestElements, shards.PlanOf(0).Type);
+            _rooms[i] = Allocate(_travelling.RoomBytes, ElementType.Byte);
         }
 
-        _visitors = new KeyValueShard[ranks];
-        for (int hop = 0; hop < ranks; hop++)
+        _visitors = new KeyValueShard[ranks - 1];
+        for (int hop = 0; hop < _visitors.Length; hop++)
         {
-            int origin = (Transport.Rank - hop + ranks) % ranks;
-            ShardPlan plan = shards.PlanOf(origin);
-            Region contents = hop == 0 ? Region.Empty : buffers[(hop - 1) % 2].Slice(0, plan.Elements);
-            _visitors[hop] = new KeyValueShard(plan, contents, shards.LimitsOf(origin));
+            _visitors[hop] = _travelling.ShardIn(_rooms[hop % 2], OriginAfter(hop));
         }
     }
 
-    /// <summary>Travelling buffers of a rank.</summary>
-    internal static int BufferCount(int ranks) => Math.Min(2, ranks - 1);
+    // Messages of a growing cache have other lengths in every step.
+    internal override bool IsCapturable => base.IsCapturable && (Transport.Size == 1 || !Shards.IsGrowing);
+
+    /// <summary>Rooms of a rank: the own shard is packed into the one that takes the second visitor.</summary>
+    internal static int RoomCount(int ranks, bool isPacked) => ranks == 1 ? 0 : isPacked ? 2 : Math.Min(2, ranks - 1);
 
     private protected override PartialAttention RunStep(QueryBlock queries, KeyValueShard shard)
     {
@@ -55,7 +61,8 @@ internal sealed class RingStep : AttentionStep
             if (travels && _overlap)
             {
                 BeginCommunication(Hop);
-                Transport.StartExchange(current.Contents, next, _visitors[hop + 1].Contents, previous);
+                Prepare(hop, shard);
+                Transport.StartExchange(_outgoing, next, _incoming, previous);
                 EndCommunication();
             }
 
@@ -63,9 +70,9 @@ internal sealed class RingStep : AttentionStep
             if (travels)
             {
                 BeginCommunication(Hop);
-                Finish(current.Contents, next, _visitors[hop + 1].Contents, previous);
+                Finish(hop, shard, next, previous);
                 EndCommunication();
-                current = _visitors[hop + 1];
+                current = _visitors[hop];
             }
         }
 
@@ -98,7 +105,7 @@ internal sealed class RingStep : AttentionStep
         }
     }
 
-    private void Finish(Region outgoing, int next, Region incoming, int previous)
+    private void Finish(int hop, KeyValueShard own, int next, int previous)
     {
         if (_overlap)
         {
@@ -106,9 +113,20 @@ internal sealed class RingStep : AttentionStep
         }
         else
         {
-            Transport.Exchange(outgoing, next, incoming, previous);
+            Prepare(hop, own);
+            Transport.Exchange(_outgoing, next, _incoming, previous);
         }
     }
+
+    // The own shard sets off; afterwards what came goes on.
+    private void Prepare(int hop, KeyValueShard own)
+    {
+        _outgoing = hop == 0 ? _travelling.Pack(Device, own, _rooms[^1]) : _incoming;
+        _incoming = _travelling.MessageIn(_rooms[hop % 2], OriginAfter(hop));
+    }
+
+    // Whose shard comes with a hop.
+    private int OriginAfter(int hop) => (Transport.Rank - hop - 1 + Transport.Size) % Transport.Size;
 
     private void AttendTo(KeyValueShard shard, QueryBlock queries, bool first)
     {

@@ -13,6 +13,7 @@ public sealed class ShardMap
 
     private readonly ShardPlan[] _plans;
     private readonly PageLimits[][] _limits;
+    private readonly CacheView? _view;
 
     /// <summary>Plans the shards of all ranks.</summary>
     /// <param name="shape">Sizes of the call.</param>
@@ -39,18 +40,18 @@ public sealed class ShardMap
     }
 
     /// <summary>The map of a growing cache, which knows of the other ranks how large their values are, and no more.</summary>
-    /// <param name="plan">This rank's plan; it grows in place.</param>
+    /// <param name="view">The rows of the call; its plan is this rank's and grows in place.</param>
     /// <param name="ranks">Ranks that share the keys.</param>
     /// <param name="largest">[1] limits of all ranks together; they grow in place.</param>
-    internal ShardMap(ShardPlan plan, int ranks, PageLimits[] largest)
+    internal ShardMap(CacheView view, int ranks, PageLimits[] largest)
     {
-        (Shape, Layout, Ranks, IsGrowing) = (plan.Shape, ShardLayout.Lanes, ranks, true);
-        _plans = [.. Enumerable.Repeat(plan, ranks)];
+        (Shape, Layout, Ranks, _view) = (view.Plan.Shape, ShardLayout.Lanes, ranks, view);
+        _plans = [.. Enumerable.Repeat(view.Plan, ranks)];
         _limits = [.. Enumerable.Repeat(largest, ranks)];
     }
 
     /// <summary>The shards are those of a cache: keys and limits change from step to step.</summary>
-    internal bool IsGrowing { get; }
+    internal bool IsGrowing => _view is not null;
 
     /// <summary>Sizes of the call.</summary>
     public AttentionShape Shape { get; }
@@ -95,6 +96,9 @@ public sealed class ShardMap
             }
         }
     }
+
+    /// <summary>The shards as they travel.</summary>
+    internal TravellingShards Travel() => _view is null ? new LoadedShards(this) : _view.Pack();
 
     /// <summary>One plan over the contents of all ranks, one after the other: pages in the order of their positions, and their limits as known now.</summary>
     internal (ShardPlan Plan, PageLimits[] Limits) Join()

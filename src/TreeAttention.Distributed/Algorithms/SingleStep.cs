@@ -8,7 +8,7 @@ internal sealed class SingleStep : AttentionStep
     public SingleStep(RankContext context, AttentionProblem problem, ShardMap shards, int queryCount)
         : base(context, problem, shards, queryCount) => _state = AllocateState(queryCount);
 
-    private protected override bool IsCapturable => true;
+    internal override bool IsCapturable => true;
 
     private protected override PartialAttention RunStep(QueryBlock queries, KeyValueShard shard)
     {

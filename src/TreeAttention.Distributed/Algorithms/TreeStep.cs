@@ -1,3 +1,5 @@
+using System;
+
 namespace TreeAttention.Distributed;
 
 /// <summary>Each rank attends to its own keys, a reduction folds the states. Memory: one state and the reduction's scratch.</summary>
@@ -17,7 +19,10 @@ internal sealed class TreeStep : AttentionStep
     /// <inheritdoc/>
     public override ReductionKind Reduction => _reduction.Kind;
 
-    private protected override bool IsCapturable => _reduction.IsCapturable;
+    internal override bool IsCapturable => _reduction.IsCapturable;
+
+    /// <inheritdoc/>
+    internal override long Constants => Shards.IsGrowing ? BitConverter.SingleToInt32Bits(NumeratorUnit.For(Shards)) : 0;
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)

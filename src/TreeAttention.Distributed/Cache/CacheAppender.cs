@@ -7,27 +7,28 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
 {
     private readonly CacheOptions _options = cache.Options;
 
-    /// <inheritdoc cref="ShardedKvCache.Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
-    public void Append(int layer, ReadOnlySpan<int> which, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths)
+    /// <summary>Appends tokens of the host's memory; where a step's input is given they are only written into it, which then stores them.</summary>
+    public void Append(
+        int layer, ReadOnlySpan<int> which, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths, IStepInput? input)
     {
         int tokens = TokensIn(which.Length, key.Length, value.Length);
         RequireDepths(which.Length, tokens, depths);
         writer.RequireStorable(layer, which, tokens, depths, key, value);
         rows.MakeRoom(layer, which, tokens);
-        key.CopyTo(writer.TakeKeys(which.Length * tokens));
-        value.CopyTo(writer.TakeValues(which.Length * tokens));
-        writer.Store(layer, which, tokens, depths);
+        key.CopyTo(input is null ? writer.TakeKeys(which.Length * tokens) : input.Keys);
+        value.CopyTo(input is null ? writer.TakeValues(which.Length * tokens) : input.Values);
+        writer.Store(layer, which, tokens, depths, input);
         Advance(layer, which, tokens);
         cache.Bound.Measure(_options.ValuesInKeys ? key : value);
     }
 
-    /// <inheritdoc cref="ShardedKvCache.Append(int, ReadOnlySpan{int}, Region, Region, ReadOnlySpan{int})"/>
-    public void Append(int layer, ReadOnlySpan<int> which, Region key, Region value, ReadOnlySpan<int> depths)
+    /// <summary>Appends tokens of the device's memory, unchecked; where a step's input is given it has them, and then stores them.</summary>
+    public void Append(int layer, ReadOnlySpan<int> which, Region key, Region value, ReadOnlySpan<int> depths, IStepInput? input)
     {
         int tokens = TokensIn(which.Length, key.Count, value.Count);
         RequireDepths(which.Length, tokens, depths);
         rows.MakeRoom(layer, which, tokens);
-        writer.Store(layer, which, tokens, depths, key, value);
+        writer.Store(layer, which, tokens, depths, key, value, input);
         Advance(layer, which, tokens);
         cache.Bound.Forget();
     }

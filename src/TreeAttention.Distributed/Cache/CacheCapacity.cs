@@ -13,8 +13,7 @@ internal static class CacheCapacity
     /// <exception cref="FaultException">A memory does not hold what is wanted of it, or not even one page (71), on every rank.</exception>
     public static int[] Agree(RankContext context, CacheOptions options)
     {
-        byte[] mine = Encoding.UTF8.GetBytes(MemoryOffer.Of(context.Device, options).ToString());
-        MemoryOffer[] offers = [.. context.Control.AllGather(mine).Select(bytes => MemoryOffer.Parse(Encoding.UTF8.GetString(bytes)))];
+        MemoryOffer[] offers = Gather(context, options);
         long[] slots = [.. offers.Select((_, rank) => SlotsOf(options, offers, rank))];
         for (int rank = 0; rank < slots.Length; rank++)
         {
@@ -26,29 +25,49 @@ internal static class CacheCapacity
             }
         }
 
-        RequireRoom(options, offers, slots);
+        RequireRoom("The cache takes", offers, rank => (double)slots[rank] * options.PageBytes);
+        if (Array.Exists(slots, count => count > int.MaxValue) || (long)options.Rows * options.MostPages > Array.MaxLength)
+        {
+            throw Fault($"A table of {options.Rows} rows × {options.MostPages} pages is too long: use fewer rows, or shorter ones.");
+        }
+
         return options.Replicated ? [(int)slots.Min()] : [.. slots.Select(count => (int)count)];
     }
 
-    // Ranks that share a memory take their pages of it together.
-    private static void RequireRoom(CacheOptions options, MemoryOffer[] offers, long[] slots)
+    /// <summary>Refuses what has no room beside a cache, on every rank. Every rank calls it.</summary>
+    /// <param name="context">The rank.</param>
+    /// <param name="cache">The cache.</param>
+    /// <param name="bytes">What each rank will allocate.</param>
+    /// <exception cref="FaultException">A memory has not that much left (71).</exception>
+    public static void RequireBeside(RankContext context, ShardedKvCache cache, long bytes)
+    {
+        // A host gives pages when they are first written: what the cache has not filled yet, it still will take.
+        bool isLazy = context.Device.Place == MemoryPlace.Host;
+        RequireRoom(
+            "Moving the keys of the cache takes, with what the cache will fill,", Gather(context, cache.Options),
+            rank => bytes + (isLazy ? (double)cache.Pages.FreeOn(rank) * cache.Options.PageBytes : 0));
+    }
+
+    private static MemoryOffer[] Gather(RankContext context, CacheOptions options)
+    {
+        byte[] mine = Encoding.UTF8.GetBytes(MemoryOffer.Of(context.Device, options).ToString());
+        return [.. context.Control.AllGather(mine).Select(bytes => MemoryOffer.Parse(Encoding.UTF8.GetString(bytes)))];
+    }
+
+    // Ranks that share a memory take what they want of it together.
+    private static void RequireRoom(string taker, MemoryOffer[] offers, Func<int, double> wantedOf)
     {
         foreach (IGrouping<string, int> memory in Enumerable.Range(0, offers.Length).GroupBy(rank => offers[rank].Memory))
         {
-            double wanted = memory.Sum(rank => (double)slots[rank] * options.PageBytes);
+            double wanted = memory.Sum(wantedOf);
             long available = memory.Min(rank => offers[rank].Available);
-            if (wanted > available || memory.Any(rank => slots[rank] > int.MaxValue))
+            if (wanted > available)
             {
                 throw Fault(string.Create(
                     CultureInfo.InvariantCulture,
-                    $"The cache takes {wanted:N0} bytes of the memory of {memory.Key}, where {memory.Count()} of {offers.Length} ranks are, and {available:N0} are "
+                    $"{taker} {wanted:N0} bytes of the memory of {memory.Key}, where {memory.Count()} of {offers.Length} ranks are, and {available:N0} are "
                     + $"available. Use more ranks on more nodes, a smaller --dtype, a shorter context, or fewer layers or rows."));
             }
-        }
-
-        if ((long)options.Rows * options.MostPages > Array.MaxLength)
-        {
-            throw Fault($"A table of {options.Rows} rows × {options.MostPages} pages is too long: use fewer rows, or shorter ones.");
         }
     }
 

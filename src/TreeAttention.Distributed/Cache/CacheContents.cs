@@ -6,7 +6,8 @@ namespace TreeAttention.Distributed;
 /// <remarks>A layer's contents are [slots][kv_heads][512][head_dim] keys, then [slots][kv_heads][512][value_dim] values.</remarks>
 internal sealed class CacheContents : IDisposable
 {
-    private const int FloatsOfLimits = 2;
+    /// <summary>Floats of one <see cref="PageLimits"/>.</summary>
+    public const int FloatsOfLimits = 2;
 
     private readonly IDevice _device;
     private readonly CacheOptions _options;
@@ -44,6 +45,9 @@ internal sealed class CacheContents : IDisposable
     /// <summary>A layer's contents and limits, under a plan of these sizes and no pages.</summary>
     public KeyValueShard this[int layer] => _layers[layer];
 
+    /// <summary>The slot behind the last, which holds no key and whose limits are 0: that of pages that a row has not.</summary>
+    public int EmptySlot => _slots;
+
     /// <summary>First key element of a slot.</summary>
     public long KeyOffsetOf(int slot) => slot * _options.KeyPageElements;
 
@@ -68,7 +72,7 @@ internal sealed class CacheContents : IDisposable
     {
         for (int layer = 0; layer < _layers.Length; layer++)
         {
-            _device.Copy(LimitsOf(layer, source < 0 ? _slots : source), LimitsOf(layer, slot));
+            _device.Copy(LimitsOf(layer, source < 0 ? EmptySlot : source), LimitsOf(layer, slot));
             if (source < 0)
             {
                 continue;

@@ -1,4 +1,5 @@
 using System;
+using System.Linq;
 
 namespace TreeAttention.Distributed;
 
@@ -37,14 +38,32 @@ internal sealed class CachePages
     /// <summary>Changes when a page of a row moves to another slot or rows lose pages; growth alone does not change it.</summary>
     public long Version { get; private set; }
 
+    /// <summary>Pages that so many tokens lie in.</summary>
+    public static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
+
     /// <summary>The rank that owns a page.</summary>
     public int OwnerOf(int page) => _owners[page % LaneTree.Lanes];
+
+    /// <summary>The most that a rank owns of a row's first pages.</summary>
+    public int MostPagesOfRank(int pages)
+    {
+        Array.Clear(_wanted);
+        for (int lane = 0; lane < LaneTree.Lanes; lane++)
+        {
+            _wanted[_owners[lane]] += (Math.Max(0, pages - lane) + LaneTree.Lanes - 1) / LaneTree.Lanes;
+        }
+
+        return _wanted.Max();
+    }
 
     /// <summary>Slot of a row's page in its owner's memory.</summary>
     public int SlotOf(int row, int page) => _slots[(row * _mostPages) + page];
 
     /// <summary>Tokens that the row has pages for.</summary>
     public int LengthOf(int row) => _lengths[row];
+
+    /// <summary>All slots of a rank.</summary>
+    public int SlotsOn(int rank) => _pools[rank].Slots;
 
     /// <summary>Slots of a rank that no row uses.</summary>
     public int FreeOn(int rank) => _pools[rank].Free;
@@ -106,22 +125,16 @@ internal sealed class CachePages
         }
     }
 
-    /// <summary>Says that what a page holds has changed without the row's length.</summary>
-    public void Touch() => Version++;
-
     /// <summary>Gives the pages past a length back.</summary>
     public void Truncate(int row, int length)
     {
         for (int page = PagesFor(length); page < PagesFor(_lengths[row]); page++)
         {
             _pools[OwnerOf(page)].Release(SlotOf(row, page));
-        }
-
-        if (length < _lengths[row])
-        {
-            _lengths[row] = length;
             Version++;
         }
+
+        _lengths[row] = Math.Min(length, _lengths[row]);
     }
 
     /// <summary>Makes an empty row share the first pages of another.</summary>
@@ -137,8 +150,6 @@ internal sealed class CachePages
         _lengths[to] = length;
         Version++;
     }
-
-    private static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
 
     // The next token goes into a page that other rows share.
     private bool IsSharedEnd(int row) => _lengths[row] % PageSpan.Keys != 0 && IsShared(row, _lengths[row] / PageSpan.Keys);

@@ -101,7 +101,6 @@ internal sealed class CacheRows(CacheOptions options, CachePages pages, Action<i
         }
 
         Truncate(row, first + kept.Length);
-        pages.Touch();
     }
 
     /// <inheritdoc cref="ShardedKvCache.Release"/>

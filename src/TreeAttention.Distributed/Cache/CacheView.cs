@@ -1,4 +1,5 @@
 using System;
+using System.Numerics;
 
 namespace TreeAttention.Distributed;
 
@@ -6,6 +7,8 @@ namespace TreeAttention.Distributed;
 /// <remarks>
 /// Every batch row has the pages that the longest one has on this rank, in lane order; those that a row has not are without
 /// keys. While rows only grow inside their pages, following costs a few entries; when a page begins, the plan is made again.
+/// The plan has room for twice the pages of the longest row at most, a power of two: work that is sized by it is made anew
+/// each time that the context has doubled, at the same token on every rank.
 /// </remarks>
 internal sealed class CacheView
 {
@@ -14,6 +17,7 @@ internal sealed class CacheView
     private readonly int[] _order; // this rank's pages of the longest row, in lane order
     private readonly int[] _place; // [pages] index in that order
     private long _version = -1;
+    private int _room; // pages over all ranks that the plan has room for
 
     /// <summary>A view of rows.</summary>
     /// <param name="cache">The cache.</param>
@@ -26,7 +30,8 @@ internal sealed class CacheView
         _place = new int[cache.Options.MostPages];
         KeyLengths = new int[rows.Length];
         ShardPlan whole = cache.Contents.Plan;
-        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, _order.Length, whole.Scales);
+        int most = cache.Pages.MostPagesOfRank(cache.Options.MostPages); // the same on every rank, as the room is that grows up to it
+        Plan = new ShardPlan(shape, whole.Type, whole.ValuesInKeys, whole.Elements, most, whole.Scales) { RowLengths = KeyLengths };
     }
 
     /// <summary>[batch] tokens of each row; the array of the call's options, changed in place.</summary>
@@ -34,6 +39,9 @@ internal sealed class CacheView
 
     /// <summary>The pages, changed in place.</summary>
     public ShardPlan Plan { get; }
+
+    /// <summary>What the rows have on each rank, for algorithms that move it; it follows this view.</summary>
+    public PackedCache Pack() => new(_cache, _rows, KeyLengths, Plan.Shape);
 
     /// <summary>Takes over what a layer of the cache holds now.</summary>
     public void Follow(int layer)
@@ -45,35 +53,45 @@ internal sealed class CacheView
         }
 
         int pages = _cache.OwnPages(longest);
-        if (pages != Plan.PagesPerBatch || _version != _cache.Pages.Version)
+        int room = RoomFor(CachePages.PagesFor(longest));
+        if (pages != Plan.PagesPerBatch || room != _room || _version != _cache.Pages.Version)
         {
-            Rebuild(layer, longest, pages);
+            Plan.Grow(pages, room == _room ? Plan.RoomPages : _cache.Pages.MostPagesOfRank(room));
+            _room = room;
+            Rebuild(layer, longest);
             return;
         }
 
-        bool changed = false;
+        (bool isChanged, bool isMoved) = (false, false);
         for (int batch = 0; batch < _rows.Length; batch++)
         {
             int length = _cache.LengthOf(layer, _rows[batch]);
             if (length != KeyLengths[batch])
             {
                 int first = Math.Min(length, KeyLengths[batch]) / PageSpan.Keys;
-                int end = (Math.Max(length, KeyLengths[batch]) + PageSpan.Keys - 1) / PageSpan.Keys;
+                int end = CachePages.PagesFor(Math.Max(length, KeyLengths[batch]));
+                isMoved |= CachePages.PagesFor(length) != CachePages.PagesFor(KeyLengths[batch]);
                 KeyLengths[batch] = length;
                 FillPages(batch, first, end);
-                changed = true;
+                isChanged = true;
             }
         }
 
-        if (changed)
+        if (isMoved)
+        {
+            Plan.TouchPages();
+        }
+        else if (isChanged)
         {
             Plan.Touch();
         }
     }
 
-    private void Rebuild(int layer, int longest, int pages)
+    private int RoomFor(int pages) =>
+        (int)Math.Min((uint)_cache.Options.MostPages, BitOperations.RoundUpToPowerOf2((uint)Math.Max(1, pages)));
+
+    private void Rebuild(int layer, int longest)
     {
-        Plan.Grow(pages);
         _version = _cache.Pages.Version;
         int place = 0;
         foreach (int lane in _cache.Lanes)
@@ -88,7 +106,7 @@ internal sealed class CacheView
         for (int batch = 0; batch < _rows.Length; batch++)
         {
             KeyLengths[batch] = _cache.LengthOf(layer, _rows[batch]);
-            FillPages(batch, 0, (longest + PageSpan.Keys - 1) / PageSpan.Keys);
+            FillPages(batch, 0, CachePages.PagesFor(longest));
         }
     }
 
@@ -104,8 +122,14 @@ internal sealed class CacheView
 
             int position = page * PageSpan.Keys;
             int count = Math.Clamp(KeyLengths[batch] - position, 0, PageSpan.Keys);
-            int slot = count == 0 ? 0 : _cache.Pages.SlotOf(row, page);
             var span = new PageSpan(KeyRun.Contiguous(position, PageSpan.Keys), 0, count);
+            if (count == 0)
+            {
+                Plan.Fill(_place[page], new KeyPage(batch, span, 0, 0, PageSpan.Keys, _cache.Contents.EmptySlot));
+                continue;
+            }
+
+            int slot = _cache.Pages.SlotOf(row, page);
             Plan.Fill(_place[page], new KeyPage(
                 batch, span, _cache.Contents.KeyOffsetOf(slot), _cache.Contents.ValueOffsetOf(slot), PageSpan.Keys, slot));
         }

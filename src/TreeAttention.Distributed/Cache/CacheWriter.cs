@@ -39,29 +39,33 @@ internal sealed class CacheWriter : IDisposable
     public Span<float> TakeValues(int tokens) => _values.Take((long)tokens * _cache.Options.ValueFloats);
 
     /// <summary>Stores what was written, behind the tokens that the rows have in a layer; rotated by depth where there are depths.</summary>
-    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths)
+    /// <param name="layer">The layer.</param>
+    /// <param name="rows">The rows.</param>
+    /// <param name="tokens">Tokens of each.</param>
+    /// <param name="depths">[rows, tokens], or none.</param>
+    /// <param name="input">Where the tokens were written, if not here: it is told where they go.</param>
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, IStepInput? input)
     {
         int all = rows.Length * tokens;
+        bool isHere = input is null;
         Store(
-            layer, rows, tokens, depths,
-            _keys.Send((long)all * _cache.Options.KeyFloats), _values.Send((long)all * _cache.Options.ValueFloats));
+            layer, rows, tokens, depths, isHere ? _keys.Send((long)all * _cache.Options.KeyFloats) : Region.Empty,
+            isHere ? _values.Send((long)all * _cache.Options.ValueFloats) : Region.Empty, input);
     }
 
-    /// <summary>Stores tokens of the device's memory behind those that the rows have in a layer.</summary>
-    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, Region keys, Region values)
+    /// <summary>Stores tokens of the device's memory behind those that the rows have in a layer, or tells the step's input that has them where they go.</summary>
+    public void Store(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths, Region keys, Region values, IStepInput? input)
     {
-        Reserve(rows.Length * tokens);
-        for (int i = 0; i < rows.Length; i++)
+        int all = rows.Length * tokens;
+        Place(layer, rows, tokens, depths);
+        if (input is null)
         {
-            PlaceTokens(i * tokens, rows[i], _cache.LengthOf(layer, rows[i]), tokens);
+            Send(layer, all, keys, values, _angles);
+            return;
         }
 
-        for (int i = 0; i < depths.Length; i++)
-        {
-            _positions[i] += depths[i] - (i % tokens);
-        }
-
-        Send(layer, rows.Length * tokens, keys, values, _angles);
+        _angles?.Take(_positions.AsSpan(0, all));
+        input.Place(_places.AsSpan(0, all), _angles);
     }
 
     /// <summary>Stores what was written as tokens of one row from a position on.</summary>
@@ -87,6 +91,20 @@ internal sealed class CacheWriter : IDisposable
     {
         _keys.Dispose();
         _values.Dispose();
+    }
+
+    private void Place(int layer, ReadOnlySpan<int> rows, int tokens, ReadOnlySpan<int> depths)
+    {
+        Reserve(rows.Length * tokens);
+        for (int i = 0; i < rows.Length; i++)
+        {
+            PlaceTokens(i * tokens, rows[i], _cache.LengthOf(layer, rows[i]), tokens);
+        }
+
+        for (int i = 0; i < depths.Length; i++)
+        {
+            _positions[i] += depths[i] - (i % tokens);
+        }
     }
 
     private void Reserve(int tokens)

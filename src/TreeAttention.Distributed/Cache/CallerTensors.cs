@@ -56,6 +56,20 @@ internal sealed class CallerTensors(IDevice device) : IDisposable
         return taken;
     }
 
+    /// <summary>Copies a tensor's numbers as fp32.</summary>
+    public void CopyTo(Region into, DeviceTensor tensor)
+    {
+        Region given = tensor.On(device.Place);
+        if (given.Type == ElementType.Float32)
+        {
+            device.Copy(given, into);
+        }
+        else
+        {
+            device.Convert(given, into);
+        }
+    }
+
     /// <summary>Makes the caller's result of a final state.</summary>
     public void Finish(AttentionProblem problem, int[] indices, PartialAttention state, DeviceTensor output, DeviceTensor lse)
     {

@@ -15,6 +15,6 @@ public sealed record DecodeOptions
     /// <summary>Scale, masks and biases. Lengths of keys follow the cache.</summary>
     public AttentionOptions Attention { get; init; } = new();
 
-    /// <summary>Algorithm and reduction: tree, ring-query, or single over a replicated cache; queries are on every rank.</summary>
+    /// <summary>Algorithm and reduction: tree, a ring, or single over a replicated cache; queries are on every rank.</summary>
     public AttentionPlan Plan { get; init; } = new(AttentionAlgorithm.Tree, ReductionKind.Auto, QueryPlacement.Replicated);
 }

@@ -24,14 +24,6 @@ internal static class DecodeRules
         }
 
         AttentionAlgorithm algorithm = options.Plan.Algorithm;
-        if (algorithm is not (AttentionAlgorithm.Tree or AttentionAlgorithm.RingQuery or AttentionAlgorithm.Single))
-        {
-            throw new FaultException(
-                FaultCode.CommandLine,
-                $"--algorithm {algorithm.Name()} moves whole shards from rank to rank, which a growing cache has not. Use tree or ring-query, or bench "
-                + "to compare rings over fixed keys.");
-        }
-
         if ((algorithm == AttentionAlgorithm.Single) != cache.Options.Replicated)
         {
             throw new FaultException(

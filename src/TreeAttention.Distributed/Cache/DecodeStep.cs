@@ -9,7 +9,8 @@ namespace TreeAttention.Distributed;
 /// The semantics are those of flash-attn's <c>flash_attn_with_kvcache</c>: queries are aligned with the end of each row, new tokens
 /// included; keys are rotated at their positions, query i at that of new token i where the mask is causal or a window, else at
 /// that of the first new token. Where queries have depths they are nodes of a token tree, and so are the new tokens: both turn by
-/// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does.
+/// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does. Where the device has
+/// a stream, a step that appends as many tokens as it has queries is enqueued whole (<see cref="StreamedStep"/>).
 /// Calls come from one thread, the same on every rank.
 /// </remarks>
 public sealed class DecodeStep : IDisposable
@@ -28,6 +29,7 @@ public sealed class DecodeStep : IDisposable
     private readonly int[] _depths; // [batch, query_len], or none
     private readonly HostMemory? _result;
     private readonly PartialAttention? _onHost;
+    private StreamedStep? _streamed; // made when first needed: its page-locked memory has room for whole steps
 
     /// <summary>Makes a step. Every rank calls it with the same options.</summary>
     /// <param name="context">The rank, as the cache was made with it.</param>
@@ -51,7 +53,7 @@ public sealed class DecodeStep : IDisposable
         _positions = new int[_rows.Length * options.QueryLength];
         int[] depths = options.Attention.QueryDepths ?? [];
         _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
-        var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Bound.Limits);
+        var shards = new ShardMap(_view, cache.Ranks, cache.Bound.Limits);
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
         cache.PrepareAppend(_positions.Length);
@@ -89,6 +91,12 @@ public sealed class DecodeStep : IDisposable
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
         RequireQueries(query);
+        if (StreamedFor(key.Length) is { } streamed)
+        {
+            RunWhole(streamed, layer, query, key, value, output, lse);
+            return;
+        }
+
         int before = _cache.LengthOf(layer, _rows[0]);
         _cache.Append(layer, _rows, key, value, key.IsEmpty ? [] : _depths);
         int tokens = _cache.LengthOf(layer, _rows[0]) - before;
@@ -118,6 +126,12 @@ public sealed class DecodeStep : IDisposable
         _caller.Begin(stream);
         try
         {
+            if (StreamedFor(key.Count) is { } streamed && value.Count == streamed.Input.DeviceValues.Count)
+            {
+                _caller.Finish(Problem, _queries.Indices, RunOnDevice(streamed, layer, query, key, value), output, lse);
+                return;
+            }
+
             Region queries = _caller.Take(StepTensor.Query, query);
             int before = _cache.LengthOf(layer, _rows[0]);
             _cache.Append(
@@ -144,11 +158,48 @@ public sealed class DecodeStep : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        _streamed?.Dispose();
         _step.Dispose();
         _given.Dispose();
         _caller.Dispose();
         _result?.Dispose();
         _device.Free(_queries.Values);
+    }
+
+    // Where the device has a stream, and as many tokens come as there are queries.
+    private StreamedStep? StreamedFor(long keyFloats) =>
+        _device is IStreamDevice device && keyFloats == (long)_positions.Length * _cache.Options.KeyFloats
+            ? _streamed ??= new StreamedStep(device, _step, _queries, _view.Plan, _cache.Options)
+            : null;
+
+    private void RunWhole(
+        StreamedStep streamed, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output,
+        Span<float> lse)
+    {
+        _cache.Append(layer, _rows, key, value, _depths, streamed.Input);
+        query.CopyTo(streamed.Input.Queries);
+        Follow(layer, streamed.Input);
+        AttentionEdge.Finish(Problem, _queries.Indices, streamed.Run(layer, _shards[layer]), output, lse);
+    }
+
+    private PartialAttention RunOnDevice(StreamedStep streamed, int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value)
+    {
+        IStepInput input = streamed.Input;
+        _caller.CopyTo(input.DeviceQueries, query);
+        _caller.CopyTo(input.DeviceKeys, key);
+        _caller.CopyTo(input.DeviceValues, value);
+        _cache.Append(layer, _rows, input.DeviceKeys, input.DeviceValues, _depths, input);
+        Follow(layer, input);
+        return streamed.RunOnDevice(layer, _shards[layer]);
+    }
+
+    private void Follow(int layer, IStepInput input)
+    {
+        _view.Follow(layer);
+        if (AnglesBehind(Problem.Shape.QueryLength) is { } angles)
+        {
+            input.Turn(angles);
+        }
     }
 
     private void Attend(int layer, ReadOnlySpan<float> query, int tokens, Span<float> output, Span<float> lse)

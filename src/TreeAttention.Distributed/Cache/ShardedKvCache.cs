@@ -56,6 +56,9 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Lanes of this rank, ascending.</summary>
     internal int[] Lanes { get; }
 
+    /// <summary>This rank among those that share the keys.</summary>
+    internal int Rank => _rank;
+
     /// <summary>Ranks that share the keys.</summary>
     internal int Ranks => _ranks;
 
@@ -87,7 +90,7 @@ public sealed class ShardedKvCache : IDisposable
     /// <exception cref="ShapeMismatchException">The keys or values are no whole tokens for each row.</exception>
     /// <exception cref="FaultException">The cache is full (71) or a number must not be stored (65), on every rank alike; nothing was stored.</exception>
     public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value) =>
-        _appender.Append(layer, rows, key, value, depths: []);
+        _appender.Append(layer, rows, key, value, depths: [], null);
 
     /// <summary>The same for the nodes of token trees, whose rotary positions are their depths behind the row's tokens.</summary>
     /// <param name="layer">The layer.</param>
@@ -97,12 +100,12 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="depths">[rows given, tokens] depth of each node, 0 for a root; empty for tokens in a line.</param>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})" path="/exception"/>
     public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths) =>
-        _appender.Append(layer, rows, key, value, depths);
+        _appender.Append(layer, rows, key, value, depths, null);
 
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
     public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default) =>
-        _appender.Append(layer, rows, key, value, depths);
+        _appender.Append(layer, rows, key, value, depths, null);
 
     /// <summary>Appends tokens to a row of a layer, of which this rank reads and stores its own alone: for long prompts.</summary>
     /// <remarks>
@@ -180,6 +183,15 @@ public sealed class ShardedKvCache : IDisposable
         _mover.Dispose();
         Contents.Dispose();
     }
+
+    /// <summary>Appends tokens, where a step's input is given by it: they are only written into it.</summary>
+    internal void Append(
+        int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths, IStepInput? input) =>
+        _appender.Append(layer, rows, key, value, depths, input);
+
+    /// <summary>The same, where the step's input has the tokens.</summary>
+    internal void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths, IStepInput? input) =>
+        _appender.Append(layer, rows, key, value, depths, input);
 
     /// <summary>Makes room for as many tokens in one append, which then allocates nothing.</summary>
     internal void PrepareAppend(int tokens) => _writer.Prepare(tokens);

@@ -34,6 +34,17 @@ public interface IStreamDevice : IStagingDevice
     /// <remarks>For transports whose operations they hold, and which cannot end before them.</remarks>
     void EndReplays();
 
+    /// <summary>Brings what captured work reads of a plan up to date, in the order of the stream: its pages and the lengths of its rows, as they are now.</summary>
+    /// <returns>A number of where they lie: work that was captured when it was another one must be captured anew.</returns>
+    long Refresh(ShardPlan plan);
+
+    /// <summary>Makes what captured steps of a cache take from the host.</summary>
+    /// <param name="shape">Sizes of the calls: batch rows, queries, heads.</param>
+    /// <param name="tokens">Tokens that a step appends to all rows together.</param>
+    /// <param name="plan">Storage of the cache.</param>
+    /// <param name="rotary">How keys and queries turn; null for not at all.</param>
+    IStepInput CreateStepInput(AttentionShape shape, int tokens, ShardPlan plan, RotaryOptions? rotary);
+
     /// <summary>Makes a timer of the stream.</summary>
     IStreamTimer CreateTimer();
 

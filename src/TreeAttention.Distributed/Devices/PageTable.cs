@@ -13,6 +13,9 @@ public sealed class PageTable : IReadOnlyList<KeyPage>
     /// <inheritdoc/>
     public int Count { get; private set; }
 
+    /// <summary>The most pages that there is room for.</summary>
+    public int Capacity => _pages.Length;
+
     /// <inheritdoc/>
     public KeyPage this[int index] => _pages[index];
 

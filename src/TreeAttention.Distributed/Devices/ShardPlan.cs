@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using System.Threading;
 
 namespace TreeAttention.Distributed;
 
@@ -10,6 +11,8 @@ namespace TreeAttention.Distributed;
 /// </remarks>
 public sealed class ShardPlan
 {
+    private static long _lastVersion;
+
     /// <summary>Plans the keys of one rank.</summary>
     /// <param name="shape">Sizes of the call.</param>
     /// <param name="spans">The rank's pages, in storage order; every batch row has the same.</param>
@@ -25,7 +28,7 @@ public sealed class ShardPlan
         Shape = shape;
         Type = type;
         ValuesInKeys = valuesInKeys;
-        PagesPerBatch = spans.Count;
+        (PagesPerBatch, RoomPages) = (spans.Count, spans.Count);
         long keys = 0;
         foreach (PageSpan span in spans)
         {
@@ -49,7 +52,7 @@ public sealed class ShardPlan
         Pages = new PageTable(pages, pages.Length);
     }
 
-    /// <summary>An empty plan over a cache's contents; <see cref="Grow"/> and <see cref="Fill"/> give it pages.</summary>
+    /// <summary>An empty plan over a cache's contents; <see cref="Grow(int, int)"/> and <see cref="Fill"/> give it pages.</summary>
     internal ShardPlan(
         AttentionShape shape, ElementType type, bool valuesInKeys, long elements, int mostPagesPerBatch, KeyValueScales? scales = null)
     {
@@ -79,11 +82,29 @@ public sealed class ShardPlan
     /// <summary>Pages of each batch row.</summary>
     public int PagesPerBatch { get; private set; }
 
+    /// <summary>
+    /// Pages of each batch row that work has room for which is enqueued again as the rows grow: at least <see cref="PagesPerBatch"/>,
+    /// and of a cache the same on every rank.
+    /// </summary>
+    public int RoomPages { get; private set; }
+
     /// <summary>All pages, batch row after batch row.</summary>
     public PageTable Pages { get; }
 
-    /// <summary>Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.</summary>
+    /// <summary>
+    /// [batch] tokens of each row of a cache, in an array that changes in place, the same as the call's key lengths: a page's key n
+    /// stands n positions after its first, and is there if the row reaches it. Null where pages alone say which keys there are.
+    /// </summary>
+    public int[]? RowLengths { get; internal init; }
+
+    /// <summary>
+    /// Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.
+    /// No two plans that changed have the same: plans of several ranks share the lengths of their rows.
+    /// </summary>
     public long Version { get; private set; }
+
+    /// <summary>Changes whenever pages come, go or move; not when rows grow inside theirs.</summary>
+    public long PagesVersion { get; private set; }
 
     /// <summary>Elements of the contents.</summary>
     public long Elements { get; }
@@ -98,16 +119,28 @@ public sealed class ShardPlan
     public float ValueScaleOf(int kvHead) => (ValuesInKeys ? Scales?.Key : Scales?.Value)?[kvHead] ?? 1f;
 
     /// <summary>Says how many pages each batch row has; their entries are filled afterwards.</summary>
-    internal void Grow(int pagesPerBatch)
+    internal void Grow(int pagesPerBatch) => Grow(pagesPerBatch, pagesPerBatch);
+
+    /// <summary>The same, with room for more.</summary>
+    /// <param name="pagesPerBatch">Pages of each batch row.</param>
+    /// <param name="roomPages">As <see cref="RoomPages"/>.</param>
+    internal void Grow(int pagesPerBatch, int roomPages)
     {
-        PagesPerBatch = pagesPerBatch;
+        (PagesPerBatch, RoomPages) = (pagesPerBatch, roomPages);
         Pages.Resize(Shape.Batch * pagesPerBatch);
-        Version++;
+        TouchPages();
     }
 
     /// <summary>Fills the entry of a batch row's page.</summary>
     internal void Fill(int page, KeyPage entry) => Pages.Set((entry.Batch * PagesPerBatch) + page, entry);
 
-    /// <summary>Says that entries or the lengths of rows have changed.</summary>
-    internal void Touch() => Version++;
+    /// <summary>Says that lengths of rows have changed inside their pages.</summary>
+    internal void Touch() => Version = Interlocked.Increment(ref _lastVersion);
+
+    /// <summary>Says that entries have changed.</summary>
+    internal void TouchPages()
+    {
+        PagesVersion++;
+        Touch();
+    }
 }

@@ -1,14 +1,6 @@
 using System;
-using System.Numerics.Tensors;
 
 namespace TreeAttention.Distributed;
-
-/// <summary>An interval of key positions: <c>First &lt;= j &lt; End</c>; empty when End &lt;= First.</summary>
-public readonly record struct KeyInterval(int First, int End)
-{
-    /// <summary>No key lies in it.</summary>
-    public bool IsEmpty => End <= First;
-}
 
 /// <summary>Which key each query sees and what is added to its score: the one place of every mask and bias rule.</summary>
 /// <remarks>
@@ -19,20 +11,17 @@ public readonly record struct KeyInterval(int First, int End)
 /// </remarks>
 public sealed class AttentionMask
 {
-    /// <summary>Neighbouring keys whose largest <see cref="DfsEnd"/> is kept, so that blocks which a query cannot see are skipped whole.</summary>
-    public const int DfsBlock = 64;
-
     private readonly AttentionShape _shape;
     private readonly AttentionOptions _options;
     private readonly QueryPlace[]? _places;
-    private readonly int[]? _dfsPeaks;
+    private readonly DfsBlocks? _dfsBlocks;
 
     internal AttentionMask(AttentionShape shape, AttentionOptions options)
     {
         _shape = shape;
         _options = options;
         _places = options is { PackedQueries: { } queries, PackedKeys: { } keys } ? QueryPlace.OfPacked(queries, keys) : null;
-        _dfsPeaks = options.DfsEnd is null ? null : PeaksOf(shape, options.DfsEnd);
+        _dfsBlocks = options.DfsEnd is null ? null : new DfsBlocks(shape, options.DfsEnd);
     }
 
     /// <summary>Beyond the interval, single keys may be hidden: depth-first order, a tail mask, or causal and window rules by depth.</summary>
@@ -250,34 +239,12 @@ public sealed class AttentionMask
     /// <summary>The query's place in depth-first order.</summary>
     public int DfsStart(int batch, int i) => _options.DfsStart![(batch * _shape.QueryLength) + i];
 
-    /// <summary>[batch, ceil(key_len / <see cref="DfsBlock"/>)] the largest <see cref="DfsEnd"/> of each block of keys; null without depth-first order.</summary>
-    public int[]? DfsPeaks => _dfsPeaks;
+    /// <summary>[batch, ceil(key_len / <see cref="DfsBlocks.Keys"/>)] the largest <see cref="DfsEnd"/> of each block of keys; null without depth-first order.</summary>
+    public int[]? DfsPeaks => _dfsBlocks?.Peaks;
 
     /// <summary>The interval without the blocks at either end that depth-first order hides whole from the query.</summary>
-    public KeyInterval WithoutHiddenBlocks(int batch, int i, KeyInterval keys)
-    {
-        if (_dfsPeaks is null || keys.IsEmpty)
-        {
-            return keys;
-        }
-
-        int blocks = _dfsPeaks.Length / _shape.Batch;
-        ReadOnlySpan<int> peaks = _dfsPeaks.AsSpan(batch * blocks, blocks);
-        int start = DfsStart(batch, i);
-        int first = keys.First / DfsBlock;
-        int last = (keys.End - 1) / DfsBlock;
-        while (first <= last && start > peaks[first])
-        {
-            first++;
-        }
-
-        while (last >= first && start > peaks[last])
-        {
-            last--;
-        }
-
-        return new KeyInterval(Math.Max(keys.First, first * DfsBlock), Math.Min(keys.End, (last + 1) * DfsBlock));
-    }
+    public KeyInterval WithoutHiddenBlocks(int batch, int i, KeyInterval keys) =>
+        _dfsBlocks?.WithoutHidden(batch, DfsStart(batch, i), keys) ?? keys;
 
     /// <summary>[key_len]: the last descendant of each key's node in depth-first order.</summary>
     public ReadOnlySpan<int> DfsEnd(int batch) => _options.DfsEnd.AsSpan(batch * _shape.KeyLength, _shape.KeyLength);
@@ -292,20 +259,6 @@ public sealed class AttentionMask
         bool shared = _options.TailBias!.Length == _shape.QueryLength * _options.TailBiasLength;
         int row = shared ? i : (batch * _shape.QueryLength) + i;
         return _options.TailBias.AsSpan(row * _options.TailBiasLength, _options.TailBiasLength);
-    }
-
-    private static int[] PeaksOf(AttentionShape shape, int[] ends)
-    {
-        int blocks = (shape.KeyLength + DfsBlock - 1) / DfsBlock;
-        int[] peaks = new int[shape.Batch * blocks];
-        for (int i = 0; i < peaks.Length; i++)
-        {
-            int first = i % blocks * DfsBlock;
-            int count = Math.Min(DfsBlock, shape.KeyLength - first);
-            peaks[i] = TensorPrimitives.Max<int>(ends.AsSpan((i / blocks * shape.KeyLength) + first, count));
-        }
-
-        return peaks;
     }
 
     private bool HasDepthRules =>

@@ -158,6 +158,9 @@ internal static unsafe partial class CudaDriver
     public static extern CUresult cuEventRecord(nint hEvent, nint hStream);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
+    public static extern CUresult cuEventQuery(nint hEvent);
+
+    [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]
     public static extern CUresult cuEventDestroy_v2(nint hEvent);
 
     [DllImport("cuda", CallingConvention = CallingConvention.Cdecl, ExactSpelling = true)]

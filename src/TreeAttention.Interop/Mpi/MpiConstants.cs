@@ -30,6 +30,8 @@ internal sealed class MpiConstants
 
     internal required nint CommWorld { get; init; }
 
+    internal required nint CommNull { get; init; }
+
     internal required nint Float { get; init; }
 
     internal required nint Byte { get; init; }
@@ -56,6 +58,7 @@ internal sealed class MpiConstants
         MpiAbi.OpenMpi => new MpiConstants(abi)
         {
             CommWorld = NativeLibrary.GetExport(library, "ompi_mpi_comm_world"),
+            CommNull = NativeLibrary.GetExport(library, "ompi_mpi_comm_null"),
             Float = NativeLibrary.GetExport(library, "ompi_mpi_float"),
             Byte = NativeLibrary.GetExport(library, "ompi_mpi_byte"),
             Sum = NativeLibrary.GetExport(library, "ompi_mpi_op_sum"),
@@ -66,6 +69,7 @@ internal sealed class MpiConstants
         MpiAbi.Mpich => new MpiConstants(abi)
         {
             CommWorld = 0x44000000,
+            CommNull = 0x04000000,
             Float = 0x4c00040a,
             Byte = 0x4c00010d,
             Sum = 0x58000003,
@@ -76,6 +80,7 @@ internal sealed class MpiConstants
         _ => new MpiConstants(abi)
         {
             CommWorld = 0x101,
+            CommNull = 0x100,
             Float = 0x210,
             Byte = 0x247,
             Sum = 0x21,

@@ -58,6 +58,25 @@ internal sealed unsafe class MpiLibrary
     internal static IReadOnlyList<string> MappedFiles() =>
         [.. System.IO.File.ReadLines("/proc/self/maps").Select(PathIn).Where(path => FamilyOf(path) != null).Distinct()];
 
+    /// <summary>The files of MPI libraries that this process has mapped, best first: that of the standard interface, whose handles its user has, then native ones.</summary>
+    internal static IReadOnlyList<string> MappedCandidates() =>
+    [
+        .. System.IO.File.ReadLines("/proc/self/maps").Select(PathIn)
+            .Where(path => Path.GetFileName(path).StartsWith("libmpi_abi.so", StringComparison.Ordinal)).Distinct(),
+        .. MappedFiles(),
+    ];
+
+    /// <summary>MPI was initialised in this process and not yet left.</summary>
+    internal static bool IsRunning
+    {
+        get
+        {
+            int begun = 0;
+            int ended = 0;
+            return MpiNative.Initialized(&begun) == 0 && begun != 0 && MpiNative.Finalized(&ended) == 0 && ended == 0;
+        }
+    }
+
     /// <summary>Whether a file name is that of Open MPI's native library (true), of MPICH's (false), or of neither (null).</summary>
     internal static bool? FamilyOf(string path)
     {

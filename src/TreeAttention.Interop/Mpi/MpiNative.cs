@@ -13,6 +13,12 @@ internal static unsafe partial class MpiNative
     [LibraryImport(Library, EntryPoint = "MPI_Init_thread")]
     internal static partial int InitThread(int* argc, byte*** argv, int required, int* provided);
 
+    [LibraryImport(Library, EntryPoint = "MPI_Initialized")]
+    internal static partial int Initialized(int* flag);
+
+    [LibraryImport(Library, EntryPoint = "MPI_Finalized")]
+    internal static partial int Finalized(int* flag);
+
     [LibraryImport(Library, EntryPoint = "MPI_Finalize")]
     internal static partial int FinalizeLibrary();
 
@@ -33,6 +39,9 @@ internal static unsafe partial class MpiNative
 
     [LibraryImport(Library, EntryPoint = "MPI_Comm_size")]
     internal static partial int CommSize(nint communicator, int* size);
+
+    [LibraryImport(Library, EntryPoint = "MPI_Comm_dup")]
+    internal static partial int CommDup(nint communicator, nint* created);
 
     [LibraryImport(Library, EntryPoint = "MPI_Comm_split")]
     internal static partial int CommSplit(nint communicator, int color, int key, nint* created);

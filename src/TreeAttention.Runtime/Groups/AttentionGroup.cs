@@ -15,9 +15,7 @@ namespace TreeAttention.Runtime;
 /// </remarks>
 public sealed class AttentionGroup : IDisposable
 {
-    private readonly List<IDisposable> _owned = [];
-    private GroupMembership? _membership;
-    private GroupSeat? _seat;
+    private Action<Exception?>? _leave;
     private Exception? _fault;
 
     internal AttentionGroup(RankContext context, int threads, string description)
@@ -85,6 +83,25 @@ public sealed class AttentionGroup : IDisposable
         return GroupMembership.Join(options, ProcessEnvironment.Read() with { Launcher = LauncherEnvironment.None }, ranks);
     }
 
+    /// <summary>Joins over a communicator of the caller's own MPI, which stays the caller's: it is duplicated, and MPI is neither begun nor ended.</summary>
+    /// <remarks>
+    /// Every rank of the communicator calls it. MPI is called on the calling threads alone, one at a time, so MPI_THREAD_FUNNELED will do. A
+    /// rank that fails ends the group and not the job: the others throw. Dispose of the group before MPI_Finalize.
+    /// </remarks>
+    /// <param name="communicator">An MPI_Comm: the pointer in Open MPI and under the MPI 5 ABI, the integer in MPICH, Intel MPI and MVAPICH.</param>
+    /// <param name="options">Device, threads, GPU; with <see cref="TransportKind.Nccl"/>, NCCL moves the data and MPI only brings the ranks together.</param>
+    /// <exception cref="FaultException">No MPI runs in this process, or the communicator is null (2); or as <see cref="Join"/>.</exception>
+    public static AttentionGroup JoinMpi(nint communicator, GroupOptions? options = null) =>
+        GuestGroup.JoinMpi(communicator, options ?? new GroupOptions(), ProcessEnvironment.Read());
+
+    /// <summary>Joins over a communicator of the caller's own NCCL, on the GPU that it is on; it stays the caller's: a part is split off it.</summary>
+    /// <remarks>Every rank of the communicator calls it, with nothing else in progress on it. Otherwise as <see cref="JoinMpi"/>.</remarks>
+    /// <param name="communicator">An ncclComm_t, connected.</param>
+    /// <param name="options">Nodes, stall limit; the device and the transport are given.</param>
+    /// <exception cref="FaultException">No NCCL or driver (69), no such communicator (2), or NCCL failed (203).</exception>
+    public static AttentionGroup JoinNccl(nint communicator, GroupOptions? options = null) =>
+        GuestGroup.JoinNccl(communicator, options ?? new GroupOptions(), ProcessEnvironment.Read());
+
     /// <summary>Makes a group of the ranks that give the same color: the ranks of one tensor-parallel slice, each with a share of the sequence.</summary>
     /// <remarks>
     /// With tensor-parallel heads t and sequence shards s, rank r = t·shards + s calls Split(color: t, key: s): its heads' keys are
@@ -99,11 +116,11 @@ public sealed class AttentionGroup : IDisposable
         long[][] choices = Gather(color, key);
         int[] members = [.. Enumerable.Range(0, Size).Where(rank => choices[rank][0] == color).OrderBy(rank => choices[rank][1]).ThenBy(rank => rank)];
         ITransport transport = Context.Transport.Split(color, key);
-#pragma warning disable CA2000 // the part owns its control plane, and gives it up in Dispose
+#pragma warning disable CA2000 // the control plane of a part holds nothing
         var part = new AttentionGroup(
             new RankContext(transport, Context.Device, new PartControlPlane(Context.Control, members)), Threads, $"{members.Length} of {Description}");
 #pragma warning restore CA2000
-        part._owned.AddRange([transport, part.Context.Control]);
+        part.LeaveBy(_ => transport.Dispose());
         return part;
     }
 
@@ -228,19 +245,10 @@ public sealed class AttentionGroup : IDisposable
     }
 
     /// <summary>Leaves the group: in order, or, after a fault that only this rank met, telling the others.</summary>
-    public void Dispose()
-    {
-        _owned.ForEach(part => part.Dispose());
-        _owned.Clear();
-        GroupSeat? seat = Interlocked.Exchange(ref _seat, null);
-        if (seat is not null)
-        {
-            _membership!.Leave(seat, _fault);
-        }
-    }
+    public void Dispose() => Interlocked.Exchange(ref _leave, null)?.Invoke(_fault);
 
-    /// <summary>The group lasts until this rank leaves.</summary>
-    internal void Sit(GroupMembership membership, GroupSeat seat) => (_membership, _seat) = (membership, seat);
+    /// <summary>What a rank that leaves does: in order, or with the fault that it alone met.</summary>
+    internal void LeaveBy(Action<Exception?> leave) => _leave = leave;
 
     /// <summary>Does a part of the work that can fail on single ranks; when it fails anywhere, every rank throws the same fault.</summary>
     /// <remarks>Every rank calls it. Afterwards either all ranks go on or all leave, with one code.</remarks>

@@ -16,7 +16,9 @@ internal sealed class DeviceSource
 
     private readonly CudaPlatform? _platform;
 
-    private DeviceSource(CudaPlatform? platform) => _platform = platform;
+    private readonly int? _gpu;
+
+    private DeviceSource(CudaPlatform? platform, int? gpu = null) => (_platform, _gpu) = (platform, gpu);
 
     /// <summary>Finds what the devices need.</summary>
     /// <param name="options">The group's.</param>
@@ -34,7 +36,7 @@ internal sealed class DeviceSource
         }
 
         var platform = CudaPlatform.Open(OptionsOf(environment));
-        if (ranksOfNode > platform.DeviceCount && !options.OversubscribeGpus)
+        if (options.Gpu is null && ranksOfNode > platform.DeviceCount && !options.OversubscribeGpus)
         {
             string gpus = platform.DeviceCount == 1 ? "1 GPU" : $"{platform.DeviceCount} GPUs";
             throw new FaultException(
@@ -43,7 +45,7 @@ internal sealed class DeviceSource
                 + "ranks share a GPU with --oversubscribe-gpus.");
         }
 
-        return new DeviceSource(platform);
+        return new DeviceSource(platform, options.Gpu);
     }
 
     /// <summary>What users should know of a choice that was left to <see cref="DeviceKind.Auto"/>; null for nothing.</summary>
@@ -54,9 +56,9 @@ internal sealed class DeviceSource
 
     /// <summary>A rank's device.</summary>
     /// <param name="threads">Threads for what the CPU computes.</param>
-    /// <param name="rankOfNode">The rank among those of its node: ranks take the node's GPUs in turn.</param>
+    /// <param name="rankOfNode">The rank among those of its node: ranks take the node's GPUs in turn, unless the options name one.</param>
     internal IDevice Create(int threads, int rankOfNode) =>
-        _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, rankOfNode % _platform.DeviceCount);
+        _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, _gpu ?? (rankOfNode % _platform.DeviceCount));
 
     /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
     internal static StagedTransport? StagingFor(ITransport transport, IDevice device) =>

@@ -41,7 +41,7 @@ internal sealed class GroupMembership
     /// <summary>A rank leaves; the last one of the process waits until the group is no more.</summary>
     /// <param name="seat">The rank's seat, which the host waits at.</param>
     /// <param name="fault">What only this rank met, which ends the group for the others; null for an orderly end.</param>
-    internal void Leave(GroupSeat seat, Exception? fault)
+    private void Leave(GroupSeat seat, Exception? fault)
     {
         seat.Leave(fault);
         if (Interlocked.Decrement(ref _staying) == 0)
@@ -66,7 +66,7 @@ internal sealed class GroupMembership
     private FaultCode Seat(AttentionGroup group)
     {
         using var seat = new GroupSeat();
-        group.Sit(this, seat);
+        group.LeaveBy(fault => Leave(seat, fault));
         lock (_gate)
         {
             _arrived.Add(group);

@@ -47,6 +47,9 @@ public sealed record GroupOptions
     /// <summary>Ranks of a node may share GPUs when there are more of them than GPUs; they take the GPUs in turn.</summary>
     public bool OversubscribeGpus { get; init; }
 
+    /// <summary>The GPU that the ranks of this process compute on, as the driver numbers those that it sees; null: the ranks of a node take them in turn.</summary>
+    public int? Gpu { get; init; }
+
     /// <summary>Threads of each rank; null is max(1, cores / ranks of the node).</summary>
     public int? Threads { get; init; }
 

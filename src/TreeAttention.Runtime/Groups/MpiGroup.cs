@@ -1,5 +1,4 @@
 using System;
-using System.Linq;
 using TreeAttention.Communication;
 using TreeAttention.Distributed;
 
@@ -76,19 +75,10 @@ internal static class MpiGroup
         MpiWorld world, MpiTransport transport, TcpControlPlane control, GroupOptions options, ProcessEnvironment environment,
         Func<AttentionGroup, FaultCode> work)
     {
-        int ranksOfNode = world.Nodes.Count(node => node == world.Nodes[world.Rank]);
-        int threads = GroupLauncher.ThreadsOf(options, ranksOfNode);
-        int rankOfNode = world.Nodes.Take(world.Rank).Count(node => node == world.Nodes[world.Rank]);
-        using IDevice device = RankAgreement.Together(control, () => DeviceSource.Open(options, environment, ranksOfNode).Create(threads, rankOfNode));
-        string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
-        using NcclTransport? gpus = nccl is null ? null : NcclSource.Connect(environment, NcclSource.Beside(transport, device, control) with { IsAloneInProcess = true });
-        using ITransport? bridge = gpus is null ? DeviceSource.BridgeFor(transport, device, world.IsCudaAware, environment.MpiCuda) : null;
-        var context = new RankContext(gpus ?? bridge ?? transport, device, control);
-        string description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"
-            + (nccl is not null ? $", {nccl}" : bridge is DirectTransport ? ", device memory handed to MPI" : "");
-        using var group = new AttentionGroup(context, threads, description);
+        using var parts = new MpiParts(world, transport, control, options, environment);
+        using var group = new AttentionGroup(parts.Context, parts.Threads, parts.Description);
         FaultCode code = Guarded(world, () => work(group)); // before a device that may hang is disposed of
-        gpus?.Leave();
+        parts.Leave();
         return code;
     }
 

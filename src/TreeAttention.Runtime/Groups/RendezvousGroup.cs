@@ -72,7 +72,11 @@ internal static class RendezvousGroup
         return (rank, size);
     }
 
-    private static int[] NodesOf(TcpControlPlane control)
+    /// <summary>The same number on the ranks of a machine, and almost surely another on others.</summary>
+    internal static long MachineNumber() => (long)(ulong)Fingerprint.Of(Encoding.UTF8.GetBytes(Environment.MachineName));
+
+    /// <summary>The node of each rank: ranks whose machine has the same name share it.</summary>
+    internal static int[] NodesOf(IControlPlane control)
     {
         string[] machines = [.. control.AllGather(Encoding.UTF8.GetBytes(Environment.MachineName)).Select(Encoding.UTF8.GetString)];
         string[] seen = [.. machines.Distinct()];

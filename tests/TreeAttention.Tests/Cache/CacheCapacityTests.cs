@@ -78,6 +78,24 @@ public sealed class CacheCapacityTests
         Assert.Equal(0, context.Device.Memory.PeakBytes);
     });
 
+    [Theory, InlineData(AttentionAlgorithm.Ring), InlineData(AttentionAlgorithm.Gather)]
+    public void Keys_that_cannot_move_beside_their_cache_are_71_on_every_rank(AttentionAlgorithm algorithm) => CacheRanks.Run(2, context =>
+    {
+        // Of what is free each rank's cache takes a fifth, and two rooms for it twice as much.
+        var large = new CacheOptions { KvHeads = 64, HeadDim = 576, ValueDim = 576, MaxLength = 512 * 100_000, MemoryFraction = 0.4 };
+        using var cache = new ShardedKvCache(context, large);
+        DecodeOptions Options(AttentionAlgorithm one) =>
+            new() { QueryHeads = 64, Plan = new AttentionPlan(one, ReductionKind.Butterfly, QueryPlacement.Replicated) };
+        long before = context.Device.Memory.Bytes;
+
+        FaultException fault = Assert.Throws<FaultException>(() => new DecodeStep(context, cache, Options(algorithm)));
+
+        Assert.Equal((FaultCode.OutOfMemory, true), (fault.Code, fault.IsAgreed));
+        Assert.Contains("Moving the keys of the cache takes", fault.Message, StringComparison.Ordinal);
+        Assert.Equal(before, context.Device.Memory.Bytes);
+        using var tree = new DecodeStep(context, cache, Options(AttentionAlgorithm.Tree));
+    });
+
     [Theory, InlineData(0.0), InlineData(1.5), InlineData(double.NaN)]
     public void A_share_of_what_is_free_lies_between_nothing_and_all(double fraction) => CacheRanks.Run(
         1, context => Assert.Throws<ShapeMismatchException>(() => new ShardedKvCache(context, _endless with { MemoryFraction = fraction })));

@@ -53,14 +53,25 @@ public sealed class DecodeBitsTests
         });
     }
 
-    public static TheoryData<ReductionKind> Reductions =>
-    [
-        ReductionKind.ThreeAllReduce, ReductionKind.TwoAllReduce, ReductionKind.Fused, ReductionKind.AllGather, ReductionKind.Butterfly,
-        ReductionKind.TwoLevel, ReductionKind.AllToAll, ReductionKind.OneShot, ReductionKind.Lanes,
-    ];
+    public static TheoryData<AttentionAlgorithm, ReductionKind> Plans => new()
+    {
+        { AttentionAlgorithm.Tree, ReductionKind.ThreeAllReduce },
+        { AttentionAlgorithm.Tree, ReductionKind.TwoAllReduce },
+        { AttentionAlgorithm.Tree, ReductionKind.Fused },
+        { AttentionAlgorithm.Tree, ReductionKind.AllGather },
+        { AttentionAlgorithm.Tree, ReductionKind.Butterfly },
+        { AttentionAlgorithm.Tree, ReductionKind.TwoLevel },
+        { AttentionAlgorithm.Tree, ReductionKind.AllToAll },
+        { AttentionAlgorithm.Tree, ReductionKind.OneShot },
+        { AttentionAlgorithm.Tree, ReductionKind.Lanes },
+        { AttentionAlgorithm.Ring, ReductionKind.Auto },
+        { AttentionAlgorithm.RingNoOverlap, ReductionKind.Auto },
+        { AttentionAlgorithm.RingQuery, ReductionKind.Auto },
+        { AttentionAlgorithm.Gather, ReductionKind.Auto },
+    };
 
-    [Theory, MemberData(nameof(Reductions))]
-    public void A_step_allocates_nothing_also_where_pages_begin(ReductionKind reduction)
+    [Theory, MemberData(nameof(Plans))]
+    public void A_step_allocates_nothing_also_where_pages_begin(AttentionAlgorithm algorithm, ReductionKind reduction)
     {
         var decode = new DecodeCase("allocations") { Before = [1020, 505], NewTokens = 1, Rotary = new RotaryOptions(8) };
         long[] allocated = new long[2];
@@ -69,7 +80,7 @@ public sealed class DecodeBitsTests
         {
             using var cache = new ShardedKvCache(context, decode.CacheOptions with { MaxLength = 2000 });
             decode.Fill(cache, 512);
-            using var step = new DecodeStep(context, cache, decode.DecodeOptions(reduction));
+            using var step = new DecodeStep(context, cache, decode.DecodeOptions(reduction, algorithm));
             (float[] key, float[] value) = decode.LastTokens();
             float[] query = decode.Query;
             float[] output = new float[2 * 6 * 16];

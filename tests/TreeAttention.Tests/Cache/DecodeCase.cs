@@ -63,12 +63,12 @@ internal sealed class DecodeCase
         Rotary = Rotary,
     };
 
-    public DecodeOptions DecodeOptions(ReductionKind reduction = ReductionKind.Auto) => new()
+    public DecodeOptions DecodeOptions(ReductionKind reduction = ReductionKind.Auto, AttentionAlgorithm algorithm = AttentionAlgorithm.Tree) => new()
     {
         QueryLength = QueryLength,
         QueryHeads = QueryHeads,
         Attention = Options,
-        Plan = new AttentionPlan(AttentionAlgorithm.Tree, reduction, QueryPlacement.Replicated),
+        Plan = new AttentionPlan(algorithm, reduction, QueryPlacement.Replicated),
     };
 
     public float[] Query => Numbers(1, (long)Rows * QueryLength * QueryHeads * HeadDim);

@@ -100,6 +100,36 @@ public sealed class DecodeTests
     }
 
     [Theory]
+    [InlineData("ring", "1", "f32")]
+    [InlineData("ring", "3", "f8e4m3")]
+    [InlineData("ring-no-overlap", "2", "bf16")]
+    [InlineData("gather", "3", "f16")]
+    public void Moving_the_keys_of_the_growing_cache_verifies(string algorithm, string ranks, string type)
+    {
+        TreeattnResult result = TreeattnProcess.Run(
+            ["decode", "--context", "1020", "--steps", "8", "--batch", "2", "--query-len", "2", "--causal", "--rotary", "8", "--heads", "4", "--kv-heads", "2",
+            "--head-dim", "16", "--value-dim", "8", "--layers", "2", "--dtype", type, "--algorithm", algorithm, "--ranks", ranks, "--threads", "1", "--verify", "--json"]).Exits(0);
+
+        Assert.Equal(0, result.Json.GetProperty("wrong").GetInt64());
+        Assert.Equal(algorithm, result.Json.GetProperty("algorithm").GetString());
+        Assert.Equal(ranks == "1", result.Json.GetProperty("bytes_sent").GetInt64() == 0);
+        Assert.Equal(JsonValueKind.Null, result.Json.GetProperty("reduction").ValueKind);
+    }
+
+    [Fact]
+    public void A_ring_moves_values_that_lie_inside_keys_once()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 3, 1030, 2, 1, 8, 8));
+
+        TreeattnResult result = TreeattnProcess.Run(
+            ["decode", .. tensors[..4], "--value-from-key", "4", "--algorithm", "ring", "--ranks", "2", "--steps", "1", "--context", "1029", "--verify", "--json"]).Exits(0);
+
+        // Rank 0 has pages 0 and 2, rank 1 page 1; each page has limits of 8 bytes.
+        Assert.Equal(((512 + 6) * 8 * 4) + (2 * 8), result.Json.GetProperty("bytes_sent").GetInt64());
+    }
+
+    [Theory]
     [InlineData("--layers", "1000000")]
     [InlineData("--batch", "1000000", "--layers", "1000000", "--context", "1G", "--heads", "1", "--kv-heads", "1", "--head-dim", "1")]
     [InlineData("--layers", "1000000", "--cache-memory", "1G")]
@@ -126,7 +156,7 @@ public sealed class DecodeTests
         ["decode", "--context", "0", "--steps", "3", "--heads", "2", "--kv-heads", "1", "--head-dim", "8", "--ranks", "5", "--threads", "1", "--verify"]).Exits(0);
 
     [Theory]
-    [InlineData("--algorithm", "ring")]
+    [InlineData("--algorithm=ring", "--reproducible")]
     [InlineData("--heads", "6")]
     [InlineData("--head-dim", "577")]
     [InlineData("--rotary", "15")]

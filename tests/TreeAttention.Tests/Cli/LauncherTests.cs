@@ -89,6 +89,20 @@ public sealed class LauncherTests
         Assert.Empty(process.Survivors());
     }
 
+    [Theory, InlineData("openmpi", "ring"), InlineData("mpich", "ring"), InlineData("openmpi", "ring-no-overlap"), InlineData("mpich", "ring-no-overlap")]
+    public void Decode_by_a_ring_verifies(string mpi, string algorithm)
+    {
+        TreeattnResult result = TreeattnProcess.RunRanks(
+            mpi, 3,
+            ["decode", "--context", "1500", "--steps", "40", "--batch", "2", "--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--dtype", "f16",
+            "--algorithm", algorithm, "--verify", "--json"]).Exits(0);
+
+        // Of 1540 keys rank 0 has pages 0 and 2, rank 1 page 3, rank 2 page 1: a page is 2 rows x 2 heads x 512 keys x 2 x 32 bytes.
+        Assert.Equal("mpi", result.Json.GetProperty("transport").GetString());
+        Assert.Equal(0, result.Json.GetProperty("wrong").GetInt64());
+        Assert.True(result.Json.GetProperty("bytes_sent").GetInt64() > 3 * 2 * 2 * 512 * 2 * 32);
+    }
+
     [Theory, InlineData("openmpi"), InlineData("mpich")]
     public void Ranks_with_other_commands_end_with_78(string mpi)
     {

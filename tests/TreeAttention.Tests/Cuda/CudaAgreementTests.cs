@@ -97,6 +97,40 @@ public sealed class CudaAgreementTests
         }
     }
 
+    // 160 rows of a KV head: a whole tile of attend_prefill and a part of one.
+    [Theory, MemberData(nameof(Options))]
+    public void Every_option_agrees_with_float64_over_the_rows_of_a_prefill(string name)
+    {
+        AttentionShape shape = new(3, 40, 150, 8, 2, 32, 32);
+        CpuCase inputs = new CpuCase { Shape = shape, Type = ElementType.BFloat16, Options = CpuOptions.Of(name, shape) }.Fill();
+
+        RequireAgreement(inputs);
+    }
+
+    [Theory, MemberData(nameof(PackedOptions))]
+    public void Packed_sequences_agree_with_float64_over_the_rows_of_a_prefill(string name)
+    {
+        AttentionShape shape = new(1, 100, 150, 4, 2, 32, 32);
+        CpuCase inputs = new CpuCase { Shape = shape, Type = ElementType.BFloat16, Options = CpuOptions.OfPacked(name, shape) }.Fill();
+
+        RequireAgreement(inputs);
+    }
+
+    [Theory, MemberData(nameof(LayoutsOverRanks))]
+    public void Every_layout_agrees_with_float64_over_the_rows_of_a_prefill(string layout, int ranks)
+    {
+        CpuCase inputs = new CpuCase
+        {
+            Shape = new(1, 70, 600, 4, 2, 64, 64),
+            Type = ElementType.BFloat16,
+            Options = new() { Causal = true, WindowLeft = 300 },
+            Layout = ShardLayout.Parse(layout),
+            Ranks = ranks,
+        }.Fill();
+
+        RequireAgreement(inputs);
+    }
+
     [Theory, InlineData(1), InlineData(40)]
     public void Scales_of_each_head_agree_with_float64(int queries)
     {

@@ -50,6 +50,39 @@ public sealed class CudaProgramTests
     }
 
     [Theory]
+    [InlineData("103")] // newer than the compiler knows: PTX, which the driver translates
+    [InlineData("86")]
+    public void Gpus_of_other_generations_compute_too(string capability)
+    {
+        (int code, string output, string errors) = Run(
+            ["verify", "--device", "cuda", "--cases", "1", "--ranks", "1"], [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_CAPABILITY", capability)]);
+
+        Assert.True(code == 0, output + errors);
+        Assert.Contains($"sm_{capability}", output, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_gpu_that_is_too_old_for_the_kernels_is_refused_with_69()
+    {
+        (int code, string output, string errors) = Run(
+            ["verify", "--device", "cuda", "--cases", "1", "--ranks", "1"], [.. EmulatedCuda.Variables, ("TREEATTN_EMULATION_CAPABILITY", "75")]);
+
+        Assert.Equal((69, ""), (code, output));
+        Assert.Contains("of compute capability 7.5, but the kernels need 8.0", errors, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void More_batch_rows_than_a_grid_has_blocks_end_with_69()
+    {
+        (int code, _, string errors) = Run(
+            ["bench", "--device", "cuda", "--ranks", "1", "-b", "1", "--batch", "65536", "--heads", "1", "--kv-heads", "1", "--head-dim", "1", "-n", "1", "-w", "0"],
+            EmulatedCuda.Variables);
+
+        Assert.Equal(69, code);
+        Assert.Contains("A GPU attends to 65,535 batch rows", errors, StringComparison.Ordinal);
+    }
+
+    [Theory]
     [InlineData(700, "CUDA_ERROR_ILLEGAL_ADDRESS")]
     [InlineData(719, "CUDA_ERROR_LAUNCH_FAILED")]
     public void A_gpu_that_fails_ends_the_program_with_202_the_drivers_words_and_the_kernel(int code, string name)

@@ -17,7 +17,7 @@ public sealed partial class KernelInstanceTests
 
     // Either side of every tile of heads and values, and of query rows.
     private static readonly int[] _dims = [1, 64, 65, 128, 129, 192, 256, 257, 384, 385, 512, 513, 576];
-    private static readonly int[] _rows = [1, 16, 17, 32, 33, 5000];
+    private static readonly int[] _rows = [1, 16, 17, 32, 33, 127, 128];
     private static readonly bool[] _inKeys = [false, true];
     private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
 
@@ -49,6 +49,25 @@ public sealed partial class KernelInstanceTests
         Assert.Equal(defined, listed);
     }
 
+    [Theory]
+    [InlineData(127, 128, "attend_tensor<bfloat16, 128, 128, false, 4, 64, 2>")]
+    [InlineData(128, 128, "attend_prefill<bfloat16, 128, 128, 64, false>")]
+    [InlineData(128, 576, "attend_tensor<bfloat16, 128, 576, false, 1, 32, 2>")]
+    public void A_whole_tile_of_rows_is_a_prefill_where_its_output_stays_in_registers(int rows, int valueDim, string expected)
+    {
+        string chosen = AttendKernel.For(new AttentionShape(1, rows, 1, 1, 1, 128, valueDim), ElementType.BFloat16, false, rows, false, _sharedLimits[90][0]).Name;
+
+        Assert.Equal(expected, chosen);
+    }
+
+    [Fact]
+    public void States_of_single_pages_never_come_from_the_prefill_kernel()
+    {
+        string chosen = AttendKernel.ForPages(new AttentionShape(1, 5000, 1, 1, 1, 128, 128), ElementType.BFloat16, false, 5000, _sharedLimits[90][0]).Name;
+
+        Assert.Equal("attend_tensor<bfloat16, 128, 128, false, 4, 64, 2>", chosen);
+    }
+
     private static IEnumerable<string> Choices(int sharedLimit) =>
         from headDim in _dims
         from valueDim in _dims
@@ -56,7 +75,14 @@ public sealed partial class KernelInstanceTests
         from inKeys in _inKeys
         where !inKeys || valueDim <= headDim
         from rows in _rows
-        select AttendKernel.For(new AttentionShape(1, rows, 1, 1, 1, headDim, valueDim), type, inKeys, rows, sharedLimit).Name;
+        let shape = new AttentionShape(1, rows, 1, 1, 1, headDim, valueDim)
+        from name in new[]
+        {
+            AttendKernel.ForPages(shape, type, inKeys, rows, sharedLimit).Name,
+            AttendKernel.For(shape, type, inKeys, rows, false, sharedLimit).Name,
+            AttendKernel.For(shape, type, inKeys, rows, true, sharedLimit).Name,
+        }
+        select name;
 
     // "80 118 0 attend_tensor<...>": architecture, registers, bytes spilled, instance.
     private static IEnumerable<string> Listed(int architecture) =>

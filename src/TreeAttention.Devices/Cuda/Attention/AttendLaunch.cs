@@ -9,8 +9,16 @@ namespace TreeAttention.Devices;
 /// After the fast kernel the precise one runs over the same splits and replaces the states of rows that need it: which those
 /// are is decided on the device, so the host reads nothing.
 /// </remarks>
-internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies)
-    : IDisposable
+/// <param name="context">The GPU.</param>
+/// <param name="kernels">Its kernels.</param>
+/// <param name="states">Those over states.</param>
+/// <param name="tables">What the kernels read beside tensors.</param>
+/// <param name="pool">Memory.</param>
+/// <param name="copies">Copies.</param>
+/// <param name="mostScratchBytes">Split states beyond this would cost more memory than their accuracy and parallelism are worth.</param>
+internal sealed class AttendLaunch(
+    CudaContext context, KernelFunctions kernels, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies,
+    long mostScratchBytes) : IDisposable
 {
     // Blocks that keep every multiprocessor busy while some of its own wait for memory.
     private const int BlocksPerMultiprocessor = 2;
@@ -18,25 +26,27 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
     // Running sums are closed after so many pages: rounding errors add up over 16,384 keys, not over the context.
     private const int ChapterPages = 32;
 
-    // Split states beyond this would cost more memory than their accuracy and parallelism are worth.
-    private const long MostScratchBytes = 256 << 20;
-
     // Sums of such values over 2^28 keys stay inside fp32's range.
     private const float LargestFastValue = 1e30f;
 
-    private readonly Dictionary<(AttentionShape Shape, ElementType Type, bool InKeys, int Rows), AttendKernel> _chosen = [];
+    private readonly Dictionary<(AttentionShape Shape, ElementType Type, bool InKeys, int Rows, bool HasScoreRules, bool IsPages), AttendKernel> _chosen = [];
     private readonly Dictionary<string, AttendKernel> _instances = new(StringComparer.Ordinal);
     private readonly Dictionary<ElementType, PreciseKernel> _precise = [];
     private nint _scratch;
     private long _scratchBytes;
 
     /// <summary>How many page states of a call may lie in scratch at once.</summary>
-    internal static int MostStates(PartialAttention like) => (int)Math.Max(1, MostScratchBytes / Math.Max(1, like.Region.Bytes));
+    internal int MostStates(PartialAttention like) => (int)Math.Max(1, mostScratchBytes / Math.Max(1, like.Region.Bytes));
 
     /// <summary>Attention over all pages, split over the device and merged into one state.</summary>
+    /// <remarks>
+    /// Of a plan that grows the splits are those of all pages that there is room for, and share out the present ones on the device:
+    /// the launch is the same, and so are the bits, whether it is done directly or again by a graph. Splits that get none are identities.
+    /// </remarks>
     internal void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
     {
-        int pages = shard.Plan.PagesPerBatch;
+        bool isGrowing = shard.Plan.RowLengths is not null;
+        int pages = shard.Plan.RoomPages;
         if (into.Rows == 0)
         {
             return;
@@ -48,13 +58,21 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
             return;
         }
 
-        AttendKernel kernel = KernelFor(problem, queries, shard);
+        AttendKernel kernel = KernelFor(problem, queries, shard, false);
         int tiles = TilesOf(problem, queries, kernel);
         int blocks = tiles * problem.Shape.KvHeads * problem.Shape.Batch;
         int wanted = Math.Max((BlocksPerMultiprocessor * context.Multiprocessors) / blocks, (pages + ChapterPages - 1) / ChapterPages);
         int splits = Math.Clamp(wanted, 1, Math.Min(pages, MostStates(into)));
         int pagesPerSplit = (pages + splits - 1) / splits;
-        splits = (pages + pagesPerSplit - 1) / pagesPerSplit;
+        if (isGrowing)
+        {
+            pagesPerSplit = 0;
+        }
+        else
+        {
+            splits = (pages + pagesPerSplit - 1) / pagesPerSplit;
+        }
+
         if (splits == 1)
         {
             Launch(kernel, problem, queries, shard, 0, pagesPerSplit, 1, into.Region.Address);
@@ -73,7 +91,7 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
     internal nint AttendPages(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int first, int count, PartialAttention like)
     {
         nint parts = Scratch(count * like.Region.Bytes);
-        Launch(KernelFor(problem, queries, shard), problem, queries, shard, first, 1, count, parts);
+        Launch(KernelFor(problem, queries, shard, true), problem, queries, shard, first, 1, count, parts);
         return parts;
     }
 
@@ -89,13 +107,18 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
     private static int TilesOf(AttentionProblem problem, QueryBlock queries, AttendKernel kernel) =>
         ((problem.Shape.GroupSize * queries.Count) + kernel.RowsPerTile - 1) / kernel.RowsPerTile;
 
-    private AttendKernel KernelFor(AttentionProblem problem, QueryBlock queries, KeyValueShard shard)
+    private AttendKernel KernelFor(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, bool isPages)
     {
         ShardPlan plan = shard.Plan;
-        (AttentionShape, ElementType, bool, int) call = (problem.Shape, plan.Type, plan.ValuesInKeys, problem.Shape.GroupSize * queries.Count);
+        int rows = problem.Shape.GroupSize * queries.Count;
+        bool hasScoreRules = problem.Options.Softcap > 0 || problem.Mask.HasKeyRules || problem.Mask.HasBias;
+        (AttentionShape, ElementType, bool, int, bool, bool) call = (problem.Shape, plan.Type, plan.ValuesInKeys, rows, hasScoreRules, isPages);
         if (!_chosen.TryGetValue(call, out AttendKernel? kernel))
         {
-            kernel = AttendKernel.For(problem.Shape, plan.Type, plan.ValuesInKeys, call.Item4, context.SharedMemoryPerBlock);
+            int shared = context.SharedMemoryPerBlock;
+            kernel = isPages
+                ? AttendKernel.ForPages(problem.Shape, plan.Type, plan.ValuesInKeys, rows, shared)
+                : AttendKernel.For(problem.Shape, plan.Type, plan.ValuesInKeys, rows, hasScoreRules, shared);
 
             // One object for each instance, so that its module is loaded once.
             AttendKernel? same = _instances.GetValueOrDefault(kernel.Name);
@@ -119,7 +142,7 @@ internal sealed class AttendLaunch(CudaContext context, KernelFunctions kernels,
         arguments.FirstPage = firstPage;
         arguments.PagesPerSplit = pagesPerSplit;
         (int X, int Y, int Z) grid = (splits * TilesOf(problem, queries, kernel), shape.KvHeads, shape.Batch);
-        kernels.Launch(function, grid, AttendKernel.Threads, kernel.SharedBytes, arguments, kernel.Name);
+        kernels.Launch(function, grid, kernel.Threads, kernel.SharedBytes, arguments, kernel.Name);
         LaunchPrecise(problem, queries, shard, arguments);
     }
 

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using System.Runtime.CompilerServices;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
@@ -8,7 +9,8 @@ namespace TreeAttention.Devices;
 /// <summary>What the kernels read beside tensors, in device memory: page tables, option arrays, query indices, fold programs.</summary>
 /// <remarks>
 /// Each is uploaded once for the object that it comes from and kept: a problem, a plan, an array. When too many are kept, all
-/// are given back: enqueued work that still reads them comes before whatever is put in their place on the stream.
+/// are given back: enqueued work that still reads them comes before whatever is put in their place on the stream. The tables of
+/// a plan that grows stay where they are as long as the plan lives.
 /// </remarks>
 internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
 {
@@ -17,6 +19,9 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
     private readonly Dictionary<object, nint> _addresses = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<ShardPlan, (nint Entries, nint Ranges, nint Slots, long Version)> _pages = new(ReferenceEqualityComparer.Instance);
     private readonly Dictionary<int[], (nint Address, long Version)> _lengths = new(ReferenceEqualityComparer.Instance);
+    private readonly ConditionalWeakTable<ShardPlan, GrowingTables> _growing = [];
+    private readonly List<(WeakReference<ShardPlan> Plan, nint Memory)> _grown = [];
+    private long _evictions;
 
     /// <summary>Gives all back when too many are kept. To be called before a call looks up its first, for it would lose those it has.</summary>
     internal void MakeRoom()
@@ -36,11 +41,50 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
         _addresses.Clear();
         _lengths.Clear();
         _pages.Clear();
+        _evictions++;
     }
+
+    /// <summary><see cref="IStreamDevice.Refresh"/></summary>
+    /// <remarks>Tables of a growing plan never move, so what is counted is how often all others were given back.</remarks>
+    internal long Refresh(ShardPlan plan)
+    {
+        if (plan.RowLengths is null)
+        {
+            PagesOf(plan);
+            return (_evictions << 32) + plan.Version;
+        }
+
+        // Of work that depends on the number of pages all ranks take the longest row's: they capture alike.
+        int longest = 0;
+        foreach (int length in GrowingOf(plan).IsPageBound ? plan.RowLengths : [])
+        {
+            longest = Math.Max(longest, length);
+        }
+
+        return (_evictions << 32) + ((longest + PageSpan.Keys - 1L) / PageSpan.Keys);
+    }
+
+    /// <summary>The folds of a growing plan's lanes for some nodes.</summary>
+    internal nint LanesOf(ShardPlan plan, ReadOnlySpan<LaneNode> nodes)
+    {
+        LaneProgram lanes = GrowingOf(plan).Lanes;
+        lanes.SetNodes(nodes);
+        lanes.Follow(plan);
+        return lanes.Address;
+    }
+
+    /// <summary>Says that work over a growing plan depends on the number of its pages.</summary>
+    internal void BindToPages(ShardPlan plan) => GrowingOf(plan).IsPageBound = true;
 
     /// <summary>The pages of a plan, where those of each batch row begin and end, and their rows in the limits.</summary>
     internal (nint Entries, nint Ranges, nint Slots) PagesOf(ShardPlan plan)
     {
+        if (plan.RowLengths is not null)
+        {
+            GrowingTables growing = GrowingOf(plan);
+            return (growing.Entries, growing.Ranges, growing.Slots);
+        }
+
         if (_pages.TryGetValue(plan, out (nint Entries, nint Ranges, nint Slots, long Version) kept))
         {
             if (kept.Version == plan.Version)
@@ -53,22 +97,7 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
             pool.Give(kept.Slots);
         }
 
-        PageEntry[] entries = [.. plan.Pages.Select(page => new PageEntry
-        {
-            KeyOffset = page.KeyOffset,
-            ValueOffset = page.ValueOffset,
-            RunFirst = page.Span.Run.First,
-            RunOffset = page.Span.Offset,
-            RunBlock = page.Span.Run.Block,
-            RunStride = page.Span.Run.Stride,
-            Count = page.Span.Count,
-            Capacity = page.Capacity,
-        })];
-        int[] ranges = [.. Enumerable.Range(0, plan.Shape.Batch + 1).Select(batch => batch * plan.PagesPerBatch)];
-        int[] slots = [.. plan.Pages.Select(page => page.Slot)];
-        (nint Entries, nint Ranges, nint Slots) uploaded = (Upload(entries.AsSpan()), Upload(ranges.AsSpan()), Upload(slots.AsSpan()));
-        _pages[plan] = (uploaded.Entries, uploaded.Ranges, uploaded.Slots, plan.Version);
-        return uploaded;
+        return UploadPages(plan);
     }
 
     /// <summary>The copy of row lengths, which a cache changes in place together with its plan; 0 for none.</summary>
@@ -77,6 +106,11 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
         if (lengths is null)
         {
             return 0;
+        }
+
+        if (ReferenceEquals(lengths, plan.RowLengths))
+        {
+            return GrowingOf(plan).Lengths;
         }
 
         bool isKept = _lengths.TryGetValue(lengths, out (nint Address, long Version) kept);
@@ -110,6 +144,52 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
         }
 
         return address;
+    }
+
+    private (nint Entries, nint Ranges, nint Slots) UploadPages(ShardPlan plan)
+    {
+        PageEntry[] entries = [.. plan.Pages.Select(page => new PageEntry
+        {
+            KeyOffset = page.KeyOffset,
+            ValueOffset = page.ValueOffset,
+            RunFirst = page.Span.Run.First,
+            RunOffset = page.Span.Offset,
+            RunBlock = page.Span.Run.Block,
+            RunStride = page.Span.Run.Stride,
+            Count = page.Span.Count,
+            Capacity = page.Capacity,
+        })];
+        int[] ranges = [.. Enumerable.Range(0, plan.Shape.Batch + 1).Select(batch => batch * plan.PagesPerBatch)];
+        int[] slots = [.. plan.Pages.Select(page => page.Slot)];
+        (nint Entries, nint Ranges, nint Slots) uploaded = (Upload(entries.AsSpan()), Upload(ranges.AsSpan()), Upload(slots.AsSpan()));
+        _pages[plan] = (uploaded.Entries, uploaded.Ranges, uploaded.Slots, plan.Version);
+        return uploaded;
+    }
+
+    private GrowingTables GrowingOf(ShardPlan plan)
+    {
+        if (!_growing.TryGetValue(plan, out GrowingTables? tables))
+        {
+            GiveBackForgotten();
+            tables = new GrowingTables(pool, copies, plan);
+            _growing.Add(plan, tables);
+            _grown.Add((new WeakReference<ShardPlan>(plan), tables.Memory));
+        }
+
+        tables.Follow(plan);
+        return tables;
+    }
+
+    private void GiveBackForgotten()
+    {
+        for (int i = _grown.Count - 1; i >= 0; i--)
+        {
+            if (!_grown[i].Plan.TryGetTarget(out _))
+            {
+                pool.Give(_grown[i].Memory);
+                _grown.RemoveAt(i);
+            }
+        }
     }
 
     private unsafe nint Upload<T>(ReadOnlySpan<T> values)

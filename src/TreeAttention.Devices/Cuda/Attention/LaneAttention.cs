@@ -1,4 +1,5 @@
 using System;
+using System.Numerics;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
@@ -6,11 +7,16 @@ namespace TreeAttention.Devices;
 /// <summary>The reproducible mode: every page from scratch, states folded in the fixed order of the lanes and their tree.</summary>
 /// <remarks>
 /// How many pages are computed at once depends on the memory of a state, and changes no bit: a part of the tree that does not
-/// fit is folded by halves, a lane that does not fit page after page, as ever.
+/// fit is folded by halves, a lane that does not fit page after page, as ever. Of a plan that grows all pages that there is room for
+/// are computed at once, if they fit, so that the launches stay the same while it grows.
 /// </remarks>
 internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies)
 {
+    // Nodes of a rank, and a state more: more than there can be, and the same on every rank.
+    private const int MostNodes = 32;
+
     private readonly LaneFolds _folds = new();
+    private readonly (nint Address, long Bytes)[] _halves = new (nint, long)[BitOperations.Log2(LaneTree.Lanes)];
     private AttentionProblem _problem = null!;
     private QueryBlock _queries = null!;
     private KeyValueShard _shard = null!;
@@ -30,6 +36,17 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
         }
 
         (_problem, _queries, _shard) = (problem, queries, shard);
+        if (shard.Plan.RowLengths is not null)
+        {
+            if (shard.Plan.RoomPages + MostNodes < launch.MostStates(into[0]))
+            {
+                AttendRoom(nodes, into);
+                return;
+            }
+
+            tables.BindToPages(shard.Plan);
+        }
+
         LaneFold folds = _folds.Of(shard.Plan);
         for (int i = 0; i < nodes.Length; i++)
         {
@@ -40,6 +57,23 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
         }
     }
 
+    private void AttendRoom(ReadOnlySpan<LaneNode> nodes, ReadOnlySpan<PartialAttention> into)
+    {
+        PartialAttention like = into[0];
+        if (like.Rows == 0)
+        {
+            return;
+        }
+
+        int room = _shard.Plan.RoomPages;
+        nint parts = AttendPages(0, LaneProgram.StatesFor(_shard.Plan, nodes.Length), like);
+        states.Fold(parts, tables.LanesOf(_shard.Plan, nodes), like.Region.Count, room, like.Rows, like.ValueDim);
+        for (int node = 0; node < nodes.Length; node++)
+        {
+            copies.Copy(like.Region with { Address = parts + (nint)((room + node) * like.Region.Bytes) }, into[node].Region);
+        }
+    }
+
     private void Attend(LaneFold folds, LaneNode node, PartialAttention into)
     {
         (int first, int count) = folds.PagesOf(node);
@@ -47,7 +81,7 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
         {
             states.Clear(into);
         }
-        else if (count <= AttendLaunch.MostStates(into))
+        else if (count <= launch.MostStates(into))
         {
             nint parts = AttendPages(first, count, into);
             StateFold[] program = folds.ProgramOf(node);
@@ -72,15 +106,31 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
     {
         int half = node.Size / 2;
         Attend(folds, new LaneNode(node.First, half), into);
-        nint other = pool.Take(into.Region.Bytes);
+        nint other = OtherHalf(BitOperations.Log2((uint)half), into.Region.Bytes);
         Attend(folds, new LaneNode(node.First + half, half), new PartialAttention(into.Region with { Address = other }, into.Rows, into.ValueDim));
         states.Merge(into.Region.Address, other, into.Region.Count, 1, into.Rows, into.ValueDim);
-        pool.Give(other);
+    }
+
+    // Kept, so that a capture finds it: for the halves of each size one state, of which a larger call makes a larger one.
+    private nint OtherHalf(int size, long bytes)
+    {
+        ref (nint Address, long Bytes) half = ref _halves[size];
+        if (half.Bytes < bytes)
+        {
+            if (half.Bytes > 0)
+            {
+                pool.Give(half.Address);
+            }
+
+            half = (pool.Take(bytes), bytes);
+        }
+
+        return half.Address;
     }
 
     private void AttendLane(int first, int count, PartialAttention into)
     {
-        int most = AttendLaunch.MostStates(into);
+        int most = launch.MostStates(into);
         states.Clear(into);
         for (int done = 0; done < count; done += most)
         {

@@ -32,7 +32,7 @@ internal sealed class LaneFold
         if (!_programs.TryGetValue(node, out StateFold[]? program))
         {
             var folds = new List<StateFold>();
-            Plan(node, _firstPage[node.First], folds);
+            Plan(_firstPage, node, _firstPage[node.First], folds);
             program = [.. folds];
             _programs.Add(node, program);
         }
@@ -40,15 +40,19 @@ internal sealed class LaneFold
         return program;
     }
 
-    // The state of a node is that of its first page; a node without pages changes nothing.
-    private void Plan(LaneNode node, int origin, List<StateFold> folds)
+    /// <summary>Adds the folds among the states of a node's pages. The state of a node is that of its first page; a node without pages changes nothing.</summary>
+    /// <param name="firstPage">[lanes + 1] first page of each lane.</param>
+    /// <param name="node">The node.</param>
+    /// <param name="origin">The page that states count from.</param>
+    /// <param name="folds">Gets the folds.</param>
+    internal static void Plan(int[] firstPage, LaneNode node, int origin, List<StateFold> folds)
     {
-        (int first, int count) = PagesOf(node);
+        (int first, int end) = (firstPage[node.First], firstPage[node.First + node.Size]);
         if (node.Size == 1)
         {
-            for (int page = 1; page < count; page++)
+            for (int page = first + 1; page < end; page++)
             {
-                folds.Add(new StateFold { Into = first - origin, From = first + page - origin });
+                folds.Add(new StateFold { Into = first - origin, From = page - origin });
             }
 
             return;
@@ -56,12 +60,12 @@ internal sealed class LaneFold
 
         var left = new LaneNode(node.First, node.Size / 2);
         var right = new LaneNode(node.First + left.Size, left.Size);
-        Plan(left, origin, folds);
-        Plan(right, origin, folds);
-        (int rightFirst, int rightCount) = PagesOf(right);
-        if (rightCount > 0 && PagesOf(left).Count > 0)
+        Plan(firstPage, left, origin, folds);
+        Plan(firstPage, right, origin, folds);
+        int border = firstPage[right.First];
+        if (first < border && border < end)
         {
-            folds.Add(new StateFold { Into = first - origin, From = rightFirst - origin });
+            folds.Add(new StateFold { Into = first - origin, From = border - origin });
         }
     }
 }

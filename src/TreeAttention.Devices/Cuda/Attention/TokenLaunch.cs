@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Runtime.InteropServices;
 using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
@@ -25,55 +26,86 @@ internal sealed class TokenLaunch(KernelFunctions kernels, DeviceTables tables, 
             return;
         }
 
-        AttentionShape shape = shard.Plan.Shape;
-        long entryBytes = Fill(tokens.Places.AsSpan(0, tokens.Count));
-        nint places = Scratch(entryBytes + AngleBytes(tokens.Rotary));
-        copies.Upload<TokenEntry>(_entries.AsSpan(0, tokens.Count), places);
-        (nint cosine, nint sine, int pairs) = UploadAngles(tokens.Rotary, places + (nint)entryBytes);
-        KernelProgram program = ProgramFor(shard.Plan.Type);
-        Launch(program, tokens.Count * shape.KvHeads, new AppendArguments
+        if (_entries.Length < tokens.Count)
         {
-            Keys = tokens.Keys.Address,
-            Values = shard.Plan.ValuesInKeys ? 0 : tokens.Values.Address,
+            _entries = new TokenEntry[tokens.Count];
+        }
+
+        Span<TokenEntry> entries = _entries.AsSpan(0, tokens.Count);
+        Fill(tokens.Places, entries);
+        nint entryBytes = MemoryMarshal.AsBytes(entries).Length;
+        nint places = Scratch(entryBytes + AngleBytes(tokens.Rotary));
+        copies.Upload<TokenEntry>(entries, places);
+        Append(tokens.Keys, tokens.Values, places, tokens.Count, Upload(tokens.Rotary, places + entryBytes), shard);
+    }
+
+    /// <summary>The same, of tokens whose places and angles lie in device memory too.</summary>
+    /// <param name="keys">[tokens, kv_heads, head_dim]</param>
+    /// <param name="values">[tokens, kv_heads, value_dim]</param>
+    /// <param name="places">[tokens] entries, as <see cref="Fill"/> makes them.</param>
+    /// <param name="tokens">Tokens.</param>
+    /// <param name="angles">[tokens]</param>
+    /// <param name="shard">The cache.</param>
+    internal void Append(Region keys, Region values, nint places, int tokens, in DeviceAngles angles, KeyValueShard shard)
+    {
+        AttentionShape shape = shard.Plan.Shape;
+        KernelProgram program = ProgramFor(shard.Plan.Type);
+        Launch(program, tokens * shape.KvHeads, new AppendArguments
+        {
+            Keys = keys.Address,
+            Values = shard.Plan.ValuesInKeys ? 0 : values.Address,
             Places = places,
-            Cosine = cosine,
-            Sine = sine,
+            Cosine = angles.Cosine,
+            Sine = angles.Sine,
             Scales = tables.Of(shard.Plan.Scales?.OfStorage(shard.Plan.ValuesInKeys)),
             Contents = shard.Contents.Address,
             Limits = shard.Growing.Address,
-            Tokens = tokens.Count,
+            Tokens = tokens,
             KvHeads = shape.KvHeads,
             HeadDim = shape.HeadDim,
             ValueDim = shape.ValueDim,
             Capacity = PageSpan.Keys,
-            RotaryPairs = pairs,
-            IsInterleaved = tokens.Rotary is { Options.Interleaved: true } ? 1 : 0,
+            RotaryPairs = angles.Pairs,
+            IsInterleaved = angles.IsInterleaved ? 1 : 0,
         });
     }
 
     /// <summary><see cref="IDevice.ArrangeQueries"/></summary>
     internal void ArrangeQueries(AttentionShape shape, Region queries, RotaryAngles? rotary, QueryBlock into)
     {
-        int rows = shape.Batch * shape.QueryLength * shape.QueryHeads;
-        if (rows == 0)
+        if (queries.Bytes > 0)
         {
-            return;
+            ArrangeQueries(shape, queries, Upload(rotary, Scratch(AngleBytes(rotary))), into);
         }
+    }
 
-        (nint cosine, nint sine, int pairs) = UploadAngles(rotary, Scratch(AngleBytes(rotary)));
+    /// <summary>The same with angles that lie in device memory too.</summary>
+    internal void ArrangeQueries(AttentionShape shape, Region queries, in DeviceAngles angles, QueryBlock into)
+    {
+        int rows = shape.Batch * shape.QueryLength * shape.QueryHeads;
         Launch(_rotate, rows, new RotateArguments
         {
             From = queries.Address,
             Into = into.Values.Address,
-            Cosine = cosine,
-            Sine = sine,
+            Cosine = angles.Cosine,
+            Sine = angles.Sine,
             Rows = rows,
             QueryHeads = shape.QueryHeads,
             QueryLength = shape.QueryLength,
             HeadDim = shape.HeadDim,
-            RotaryPairs = pairs,
-            IsInterleaved = rotary is { Options.Interleaved: true } ? 1 : 0,
+            RotaryPairs = angles.Pairs,
+            IsInterleaved = angles.IsInterleaved ? 1 : 0,
         });
+    }
+
+    /// <summary>Where tokens go, as the kernels read it.</summary>
+    internal static void Fill(ReadOnlySpan<TokenPlace> places, Span<TokenEntry> into)
+    {
+        for (int token = 0; token < into.Length; token++)
+        {
+            TokenPlace place = places[token];
+            into[token] = new TokenEntry { KeyOffset = place.KeyOffset, ValueOffset = place.ValueOffset, Slot = place.Slot };
+        }
     }
 
     public void Dispose()
@@ -87,33 +119,17 @@ internal sealed class TokenLaunch(KernelFunctions kernels, DeviceTables tables, 
 
     private static long AngleBytes(RotaryAngles? rotary) => rotary is null ? 0 : 2L * rotary.Cosine.Length * sizeof(float);
 
-    private unsafe long Fill(ReadOnlySpan<TokenPlace> places)
-    {
-        if (_entries.Length < places.Length)
-        {
-            _entries = new TokenEntry[places.Length];
-        }
-
-        for (int token = 0; token < places.Length; token++)
-        {
-            TokenPlace place = places[token];
-            _entries[token] = new TokenEntry { KeyOffset = place.KeyOffset, ValueOffset = place.ValueOffset, Slot = place.Slot };
-        }
-
-        return (long)places.Length * sizeof(TokenEntry);
-    }
-
-    private (nint Cosine, nint Sine, int Pairs) UploadAngles(RotaryAngles? rotary, nint to)
+    private DeviceAngles Upload(RotaryAngles? rotary, nint to)
     {
         if (rotary is null || rotary.Count == 0)
         {
-            return (0, 0, 0);
+            return default;
         }
 
-        nint sine = to + (rotary.Cosine.Length * sizeof(float));
+        nint sine = to + ((nint)rotary.Cosine.Length * sizeof(float));
         copies.Upload(rotary.Cosine, to);
         copies.Upload(rotary.Sine, sine);
-        return (to, sine, rotary.Cosine.Length / rotary.Count);
+        return new DeviceAngles(to, sine, rotary.Cosine.Length / rotary.Count, rotary.Options.Interleaved);
     }
 
     private KernelProgram ProgramFor(ElementType type)
@@ -130,6 +146,11 @@ internal sealed class TokenLaunch(KernelFunctions kernels, DeviceTables tables, 
     private void Launch<T>(KernelProgram program, int rows, in T arguments)
         where T : unmanaged
     {
+        if (rows == 0)
+        {
+            return;
+        }
+
         nint function = kernels.Get(program, 0, 0);
         kernels.Launch(function, ((rows + RowsPerBlock - 1) / RowsPerBlock, 1, 1), Threads, 0, arguments, program.Expressions[0]);
     }

@@ -11,6 +11,7 @@ namespace TreeAttention.Devices;
 internal sealed unsafe class CudaContext : IDisposable
 {
     private const uint NonBlocking = 1; // ordered against no other stream
+    private const int OldestArchitecture = 80; // asynchronous copies, products of bf16
     private const string Waiting = "waiting for the enqueued work";
 
     private readonly int _device;
@@ -18,7 +19,7 @@ internal sealed unsafe class CudaContext : IDisposable
     private nint _stream;
 
     /// <summary>Retains the primary context of a device and makes a stream.</summary>
-    /// <exception cref="FaultException">There is no such device (69), or it failed (202).</exception>
+    /// <exception cref="FaultException">There is no such device, or it is too old (69), or it failed (202).</exception>
     internal CudaContext(int ordinal)
     {
         int device;
@@ -34,6 +35,14 @@ internal sealed unsafe class CudaContext : IDisposable
         SharedMemoryPerBlock = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
         Architecture = (10 * Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
             + Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+        if (Architecture < OldestArchitecture)
+        {
+            throw new FaultException(
+                FaultCode.Unavailable,
+                $"CUDA device {ordinal} ({Name}) is of compute capability {Architecture / 10}.{Architecture % 10}, but the kernels need 8.0 or newer. "
+                + "Run with --device cpu.");
+        }
+
         nint context;
         CudaFaults.Check(CudaDriver.cuDevicePrimaryCtxRetain(&context, device), "making a context");
         _context = context;
@@ -70,6 +79,9 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <summary>The stream records what is enqueued on it.</summary>
     internal bool IsCapturing { get; set; }
 
+    /// <summary>How often the host waited for the enqueued work.</summary>
+    internal long Waits { get; private set; }
+
     /// <summary>Graphs of the stream, and the one that is recorded.</summary>
     internal List<CudaReplay> Replays { get; } = [];
 
@@ -105,6 +117,7 @@ internal sealed unsafe class CudaContext : IDisposable
     internal void Synchronize()
     {
         RefuseWhileCapturing("A wait for the enqueued work");
+        Waits++;
         if (WhileWaiting is { } look)
         {
             Poll(look);

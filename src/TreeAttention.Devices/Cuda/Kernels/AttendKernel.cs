@@ -7,12 +7,14 @@ namespace TreeAttention.Devices;
 /// <summary>An instance of an attend kernel: which one fits a call, how many rows a block takes, how much shared memory it needs.</summary>
 /// <param name="Program">What is compiled.</param>
 /// <param name="RowsPerTile">Query rows of a block.</param>
+/// <param name="Threads">Threads of a block.</param>
 /// <param name="SharedBytes">Dynamic shared memory of a block.</param>
-internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int SharedBytes)
+internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int Threads, int SharedBytes)
 {
-    /// <summary>Threads of a block.</summary>
-    internal const int Threads = 128;
+    /// <summary>Query rows of a KV head from which on a call is a prefill: a whole tile of that kernel.</summary>
+    internal const int PrefillRows = 128;
 
+    private const int DecodeThreads = 128;
     private const int TileRows = 16;
     private static readonly int[] _tensorTiles = [64, 128, 256, 576];
 
@@ -24,8 +26,19 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     /// <param name="type">Storage type.</param>
     /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
     /// <param name="rows">Query rows of a KV head.</param>
+    /// <param name="hasScoreRules">Scores are capped or biased, or single keys hidden.</param>
     /// <param name="sharedLimit">Most shared memory of a block on this device.</param>
-    internal static AttendKernel For(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit) =>
+    internal static AttendKernel For(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, bool hasScoreRules, int sharedLimit) =>
+        (rows < PrefillRows || type == ElementType.Float32 ? null : Prefill(shape, type, hasScoreRules, sharedLimit))
+        ?? ForPages(shape, type, valuesInKeys, rows, sharedLimit);
+
+    /// <summary>The instance for the states of single pages: one whose bits are the same for any number of rows above a tile.</summary>
+    /// <param name="shape">Sizes of the call.</param>
+    /// <param name="type">Storage type.</param>
+    /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
+    /// <param name="rows">Query rows of a KV head.</param>
+    /// <param name="sharedLimit">Most shared memory of a block on this device.</param>
+    internal static AttendKernel ForPages(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit) =>
         (type == ElementType.Float32 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
 
     /// <summary>What kernels call a storage type.</summary>
@@ -39,6 +52,25 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
         _ => throw new FaultException(
             FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype f32, f16, bf16 or f8e4m3."),
     };
+
+    private static AttendKernel? Prefill(AttentionShape shape, ElementType type, bool hasScoreRules, int sharedLimit)
+    {
+        const int WidestValues = 256;
+        const int BytesPerRow = 24;
+        int headTile = SmallestTile(shape.HeadDim);
+        int valueTile = SmallestTile(shape.ValueDim);
+        if (headTile > WidestValues || valueTile > WidestValues)
+        {
+            return null;
+        }
+
+        int keys = PrefillKeysFor(type, headTile, valueTile, hasScoreRules);
+        int shared = (2 * PrefillRows * headTile) + (type.SizeInBytes() * keys * (headTile + valueTile)) + (BytesPerRow * PrefillRows) + 512;
+        string rules = hasScoreRules ? "true" : "false";
+        var program = new KernelProgram(
+            "attend_prefill.cu", [$"attend_prefill<{ElementName(type)}, {headTile}, {valueTile}, {keys}, {rules}>"], true);
+        return shared <= sharedLimit ? new AttendKernel(program, PrefillRows, valueTile > 128 ? 256 : 128, shared) : null;
+    }
 
     private static AttendKernel? Tensor(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit)
     {
@@ -56,7 +88,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
                 string inKeys = valuesInKeys ? "true" : "false";
                 var program = new KernelProgram(
                     "attend_tensor.cu", [$"attend_tensor<{element}, {headTile}, {valueTile}, {inKeys}, {rowWarps}, {keys}, {stages}>"], true);
-                return new AttendKernel(program, tileRows, shared);
+                return new AttendKernel(program, tileRows, DecodeThreads, shared);
             }
         }
 
@@ -72,13 +104,22 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
         _ => [(64, 2), (32, 2)],
     };
 
+    // As many keys at a time as registers hold beside the outputs of a warp's rows, with what single keys need where there are
+    // rules, and what 8-bit elements are widened to.
+    private static int PrefillKeysFor(ElementType type, int headTile, int valueTile, bool hasScoreRules) => valueTile switch
+    {
+        <= 64 => headTile > 128 ? 32 : 64,
+        <= 128 => headTile > 128 || hasScoreRules ? 32 : 64,
+        _ => hasScoreRules || type == ElementType.Float8E4M3 ? 32 : 64,
+    };
+
     private static AttendKernel Plain(AttentionShape shape, ElementType type)
     {
         const int ValueStep = 128;
         int valueTile = (shape.ValueDim + ValueStep - 1) / ValueStep * ValueStep;
         string element = ElementName(type);
         int shared = (sizeof(float) * ((TileRows * shape.HeadDim) + (32 * 65) + (TileRows * 32))) + 128;
-        return new AttendKernel(new KernelProgram("attend_plain.cu", [$"attend_plain<{element}, {valueTile}>"], true), TileRows, shared);
+        return new AttendKernel(new KernelProgram("attend_plain.cu", [$"attend_plain<{element}, {valueTile}>"], true), TileRows, DecodeThreads, shared);
     }
 
     private static int SmallestTile(int dim) => Array.Find(_tensorTiles, tile => tile >= dim);

@@ -6,7 +6,7 @@ namespace TreeAttention.Devices;
 
 /// <summary>page_entry</summary>
 [StructLayout(LayoutKind.Sequential)]
-internal struct PageEntry
+internal record struct PageEntry
 {
     internal long KeyOffset;
     internal long ValueOffset;

@@ -7,19 +7,30 @@ namespace TreeAttention.Devices;
 /// <summary>Copies between all places, in stream order; ordinary host memory goes through page-locked staging.</summary>
 /// <remarks>
 /// The bytes of ordinary memory have left when a copy from it returns, and have arrived when a copy to it returns: nothing
-/// else keeps a caller from changing them. Copies between page-locked and device memory are only enqueued.
+/// else keeps a caller from changing them. Copies between page-locked and device memory are only enqueued. The staging memory is a
+/// ring of parts: a part is written again when what it held has left, which it has long before, unless the device is far behind.
 /// </remarks>
 internal sealed unsafe class DeviceCopies : IDisposable
 {
-    private const long StagingBytes = 4 << 20;
+    private const int Parts = 4;
+    private const long PartBytes = 1 << 20;
+    private const long StagingBytes = Parts * PartBytes;
+    private const uint WithoutTiming = 2;
     private readonly CudaContext _context;
     private readonly PinnedMemory _staging;
+    private readonly nint[] _left = new nint[Parts]; // events behind the last copy from each part
     private long _staged;
 
     internal DeviceCopies(CudaContext context)
     {
         _context = context;
         _staging = new PinnedMemory(StagingBytes, ElementType.Byte);
+        for (int part = 0; part < Parts; part++)
+        {
+            nint made;
+            CudaFaults.Check(CudaDriver.cuEventCreate(&made, WithoutTiming), "making an event");
+            _left[part] = made;
+        }
     }
 
     /// <summary>Copies a region to an equally long one.</summary>
@@ -80,7 +91,14 @@ internal sealed unsafe class DeviceCopies : IDisposable
         }
     }
 
-    public void Dispose() => _staging.Dispose();
+    public void Dispose()
+    {
+        _staging.Dispose();
+        foreach (nint one in _left)
+        {
+            _ = CudaDriver.cuEventDestroy_v2(one);
+        }
+    }
 
     private void Upload(byte* from, nint to, long bytes) =>
         _context.Check(CudaDriver.cuMemcpyHtoDAsync_v2((ulong)to, from, (nuint)bytes, _context.Stream), "an upload");
@@ -93,18 +111,31 @@ internal sealed unsafe class DeviceCopies : IDisposable
         _context.RefuseWhileCapturing("A copy from ordinary host memory");
         for (long done = 0; done < bytes;)
         {
-            if (_staged == StagingBytes)
-            {
-                _context.Synchronize(); // what lies in the staging memory has left
-                _staged = 0;
-            }
-
-            long piece = Math.Min(bytes - done, StagingBytes - _staged);
+            long piece = Math.Min(bytes - done, PartBytes - (_staged % PartBytes));
             byte* stage = (byte*)_staging.Region.Address + _staged;
             Buffer.MemoryCopy(from + done, stage, piece, piece);
             Upload(stage, to + (nint)done, piece);
             done += piece;
             _staged += piece;
+            if (_staged % PartBytes == 0)
+            {
+                EnterNextPart();
+            }
+        }
+    }
+
+    private void EnterNextPart()
+    {
+        _context.Check(CudaDriver.cuEventRecord(_left[(_staged / PartBytes) - 1], _context.Stream), "recording an event");
+        _staged %= StagingBytes;
+        CUresult left = CudaDriver.cuEventQuery(_left[_staged / PartBytes]); // of an event that was never recorded: it has
+        if (left == CUresult.CUDA_ERROR_NOT_READY)
+        {
+            _context.Synchronize();
+        }
+        else
+        {
+            _context.Check(left, "asking an event");
         }
     }
 
