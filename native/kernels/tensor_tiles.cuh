@@ -125,7 +125,8 @@ __device__ __forceinline__ void copy_tile_in_steps(element* target, const elemen
 template <class element, int head_tile, bool are_keys_narrow, class numbering>
 __device__ __forceinline__ void load_queries(const attend_arguments& a, int row_count, int rows,
                                              numbering line_of, element* queries, float* factors) {
-  constexpr int together = 4, pairs = head_tile / 64;  // rows in flight, of a lane and row
+  constexpr int pairs = head_tile / 64;              // of a lane and row
+  constexpr int together = head_tile > 256 ? 1 : 4;  // rows in flight
   const int lane = threadIdx.x % 32;
   for (int first = threadIdx.x / 32 * together; first < rows; first += blockDim.x / 32 * together) {
     float number[together][pairs][2], largest[together] = {};

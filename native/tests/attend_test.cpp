@@ -53,7 +53,7 @@ std::string check_reads(const kernel_instance& instance) {
   } else if (count.matrix_loads != loads) {
     error =
         std::to_string(count.matrix_loads) + " matrix loads instead of " + std::to_string(loads);
-  } else if (tile == 64 && warps == 4 && 128 * loads > 160 * multiplies) {
+  } else if (head == value && tile == 64 && warps == 4 && 128 * loads > 160 * multiplies) {
     error = "more than 160 bytes a multiply";
   }
   return error;

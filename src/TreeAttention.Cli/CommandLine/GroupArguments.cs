@@ -18,12 +18,12 @@ internal sealed class GroupArguments
         ("auto", TransportKind.Auto), ("in-process", TransportKind.InProcess), ("mpi", TransportKind.Mpi), ("nccl", TransportKind.Nccl));
 
     private readonly Option<DeviceKind> _device = ArgumentText.Choice(
-        "--device", "What computes.",
+        "--device", "What computes; auto is the GPU where every rank has one, else the CPU, and a line says why.",
         ("auto", DeviceKind.Auto), ("cpu", DeviceKind.Cpu), ("cuda", DeviceKind.Cuda));
 
     private readonly Option<bool> _oversubscribeGpus = new("--oversubscribe-gpus")
     {
-        Description = "With --device cuda: several ranks of a node may share a GPU.",
+        Description = "Several ranks of a node may share a GPU.",
     };
 
     private readonly Option<int?> _threads = new("--threads")

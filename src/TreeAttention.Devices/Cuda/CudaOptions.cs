@@ -15,6 +15,9 @@ public sealed record CudaOptions
     /// <summary>The libraries are the emulation: kernels run on the CPU.</summary>
     public bool IsEmulated { get; init; }
 
+    /// <summary>What a user can do where there is no GPU, for messages; null for nothing, because it is done already.</summary>
+    public string? WayOut { get; init; } = "run with --device cpu";
+
     /// <summary>Folder of compiled kernels; null keeps none.</summary>
     public string? CacheFolder { get; init; }
 }

@@ -16,6 +16,7 @@ public sealed class SpeculativeStep : IDisposable
     private readonly IReadOnlyList<TokenTree> _trees;
     private readonly int[] _rows;
     private readonly int[] _before; // [batch] tokens before the tree; -1 when the row has no tree to decide on
+    private readonly int[] _lengths; // [batch] scratch
     private readonly DecodeStep _step;
 
     /// <summary>Prepares a step. Every rank calls it with the same trees.</summary>
@@ -31,6 +32,7 @@ public sealed class SpeculativeStep : IDisposable
         (_cache, _trees) = (cache, trees);
         _before = new int[_rows.Length];
         Array.Fill(_before, -1);
+        _lengths = new int[_rows.Length];
         int nodes = trees.Count == 0 ? 0 : trees[0].Count;
         _step = new DecodeStep(context, cache, options with
         {
@@ -105,7 +107,12 @@ public sealed class SpeculativeStep : IDisposable
             }
         }
 
-        return [.. _rows.Select(row => _cache.LengthOf(layer, row))];
+        for (int batch = 0; batch < _rows.Length; batch++)
+        {
+            _lengths[batch] = _cache.LengthOf(layer, _rows[batch]);
+        }
+
+        return _lengths;
     }
 
     private int Decide(int batch, ReadOnlySpan<int> path)

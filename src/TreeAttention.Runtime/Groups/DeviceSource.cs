@@ -15,12 +15,11 @@ internal sealed class DeviceSource
     internal const string Emulated = "emulated";
 
     private readonly CudaPlatform? _platform;
-
     private readonly int? _gpu;
 
     private DeviceSource(CudaPlatform? platform, int? gpu = null) => (_platform, _gpu) = (platform, gpu);
 
-    /// <summary>Finds what the devices need.</summary>
+    /// <summary>Finds what the devices of ranks need that live in one process.</summary>
     /// <param name="options">The group's.</param>
     /// <param name="environment">The process's.</param>
     /// <param name="ranksOfNode">Ranks of this machine: each wants a GPU of its own.</param>
@@ -28,31 +27,43 @@ internal sealed class DeviceSource
     /// A GPU is asked for and the driver, the compiler or the GPU is missing, or there are fewer GPUs than ranks (69); the environment
     /// contradicts itself (2).
     /// </exception>
-    internal static DeviceSource Open(GroupOptions options, ProcessEnvironment environment, int ranksOfNode)
+    internal static DeviceSource Open(GroupOptions options, ProcessEnvironment environment, int ranksOfNode) => options.Device switch
     {
-        if (options.Device != DeviceKind.Cuda)
+        DeviceKind.Cpu => new DeviceSource(null),
+        DeviceKind.Cuda => new DeviceSource(OpenGpus(options, OptionsOf(environment), ranksOfNode), options.Gpu),
+        _ => Settle([Probe(options, environment, ranksOfNode)], 0, options.Gpu),
+    };
+
+    /// <summary>The same for a rank that is a process. Every rank calls it, and all compute on one kind of device.</summary>
+    /// <inheritdoc cref="Open"/>
+    internal static DeviceSource Agree(GroupOptions options, ProcessEnvironment environment, int ranksOfNode, IControlPlane control)
+    {
+        if (options.Device != DeviceKind.Auto)
         {
-            return new DeviceSource(null);
+            return RankAgreement.Together(control, () => Open(options, environment, ranksOfNode));
         }
 
-        var platform = CudaPlatform.Open(OptionsOf(environment));
-        if (options.Gpu is null && ranksOfNode > platform.DeviceCount && !options.OversubscribeGpus)
-        {
-            string gpus = platform.DeviceCount == 1 ? "1 GPU" : $"{platform.DeviceCount} GPUs";
-            throw new FaultException(
-                FaultCode.Unavailable,
-                $"This machine has {gpus} for {ranksOfNode} ranks, and each rank takes one. Start at most {platform.DeviceCount} here, or let "
-                + "ranks share a GPU with --oversubscribe-gpus.");
-        }
-
-        return new DeviceSource(platform, options.Gpu);
+        GpuProbe mine = RankAgreement.Together(control, () => Probe(options, environment, ranksOfNode));
+        GpuProbe[] all = [.. control.AllGather(mine.ToBytes()).Select(GpuProbe.FromBytes)];
+        all[control.Rank] = mine;
+        return Settle(all, control.Rank, options.Gpu);
     }
 
-    /// <summary>What users should know of a choice that was left to <see cref="DeviceKind.Auto"/>; null for nothing.</summary>
-    internal static string? HintOf(GroupOptions options) =>
-        options.Device == DeviceKind.Auto && HasGpu()
-            ? "this machine has an NVIDIA GPU; --device auto computes on the CPU all the same. Ask for the GPU with --device cuda."
-            : null;
+    /// <summary>What one rank alone would compute on by <see cref="DeviceKind.Auto"/>, in words.</summary>
+    internal static string Describe(ProcessEnvironment environment)
+    {
+        try
+        {
+            GpuProbe probe = Probe(new GroupOptions(), environment, ranksOfNode: 1);
+            return probe.Platform is { } gpus ? $"the GPU, of which this machine has {gpus.DeviceCount}"
+                : probe.Obstacle is { } obstacle ? $"the CPU. {obstacle}"
+                : "the CPU: there is no NVIDIA GPU";
+        }
+        catch (FaultException fault)
+        {
+            return fault.Message;
+        }
+    }
 
     /// <summary>A rank's device.</summary>
     /// <param name="threads">Threads for what the CPU computes.</param>
@@ -84,6 +95,75 @@ internal sealed class DeviceSource
         (null, IStagingDevice staging) when isCudaAware => new DirectTransport(transport, staging),
         _ => StagingFor(transport, device),
     };
+
+    private static CudaPlatform OpenGpus(GroupOptions options, CudaOptions libraries, int ranksOfNode)
+    {
+        var platform = CudaPlatform.Open(libraries with
+        {
+            WayOut = options.Device == DeviceKind.Auto ? null
+                : options.Transport == TransportKind.Nccl ? NcclSource.WayOut
+                : libraries.WayOut,
+        });
+        if (options.Gpu is { } chosen)
+        {
+            platform.RequireArchitecture(chosen);
+            return platform;
+        }
+
+        if (ranksOfNode > platform.DeviceCount && !options.OversubscribeGpus)
+        {
+            string gpus = platform.DeviceCount == 1 ? "1 GPU" : $"{platform.DeviceCount} GPUs";
+            throw new FaultException(
+                FaultCode.Unavailable,
+                $"This machine has {gpus} for {ranksOfNode} ranks, and each rank takes one. Start at most {platform.DeviceCount} here, or let "
+                + "ranks share a GPU with --oversubscribe-gpus.");
+        }
+
+        for (int gpu = 0; gpu < Math.Min(ranksOfNode, platform.DeviceCount); gpu++)
+        {
+            platform.RequireArchitecture(gpu);
+        }
+
+        return platform;
+    }
+
+    // Where the kernel knows a GPU though there is no driver to load, the user would want to know.
+    private static GpuProbe Probe(GroupOptions options, ProcessEnvironment environment, int ranksOfNode)
+    {
+        CudaOptions libraries = OptionsOf(environment);
+        if (!libraries.IsEmulated && !HasGpu() && !CudaPlatform.HasDriver(libraries))
+        {
+            return GpuProbe.NoTrace;
+        }
+
+        try
+        {
+            return new GpuProbe(OpenGpus(options, libraries, ranksOfNode), null);
+        }
+        catch (FaultException fault) when (fault.Code == FaultCode.Unavailable)
+        {
+            return new GpuProbe(null, fault.Message);
+        }
+    }
+
+    // GPUs if all ranks have them; else the CPU, and unless there is no trace of a GPU anywhere, rank 0 says why.
+    private static DeviceSource Settle(GpuProbe[] all, int rank, int? gpu)
+    {
+        int without = Array.FindIndex(all, probe => !probe.IsReady);
+        if (without < 0)
+        {
+            return new DeviceSource(all[rank].Platform, gpu);
+        }
+
+        int told = Array.FindIndex(all, probe => probe.Obstacle is not null);
+        if (rank == 0 && (told >= 0 || all.Any(probe => probe.IsReady)))
+        {
+            string who = all.Length == 1 ? "" : $"rank {(told < 0 ? without : told)}: ";
+            Warn($"--device auto computes on the CPU. {who}{(told < 0 ? "No GPU driver is there, though other ranks have one." : all[told].Obstacle)}");
+        }
+
+        return new DeviceSource(null);
+    }
 
     private static CudaOptions OptionsOf(ProcessEnvironment environment)
     {

@@ -19,11 +19,6 @@ public static class GroupLauncher
             options = NcclSource.OnGpus(options with { Transport = transport });
         }
 
-        if (environment.SpeaksForAll && DeviceSource.HintOf(options) is { } hint)
-        {
-            Console.Error.WriteLine($"treeattn: {hint}");
-        }
-
         if (transport == TransportKind.Nccl && environment.Launcher.Rendezvous is not null)
         {
             return RendezvousGroup.Run(options, environment, work);

@@ -22,7 +22,7 @@ public enum TransportKind
 /// <summary>What computes.</summary>
 public enum DeviceKind
 {
-    /// <summary>The best device this build and machine have.</summary>
+    /// <summary>A GPU where every rank has one of its own, else the CPU; why not the GPU is said on stderr, unless there is no trace of one.</summary>
     Auto,
 
     /// <summary>SIMD on the CPU.</summary>

@@ -21,8 +21,8 @@ internal sealed class MpiParts : IDisposable
         Threads = GroupLauncher.ThreadsOf(options, ranksOfNode);
         try
         {
-            IDevice device = _owned.Add(
-                () => RankAgreement.Together(control, () => DeviceSource.Open(options, environment, ranksOfNode).Create(Threads, rankOfNode)));
+            var devices = DeviceSource.Agree(options, environment, ranksOfNode, control);
+            IDevice device = _owned.Add(() => RankAgreement.Together(control, () => devices.Create(Threads, rankOfNode)));
             string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
             _gpus = nccl is null ? null : _owned.Add(
                 () => NcclSource.Connect(environment, NcclSource.Beside(transport, device, control) with { IsAloneInProcess = !world.IsGuest }));

@@ -6,6 +6,9 @@ namespace TreeAttention.Runtime;
 /// <summary>Connects the GPUs of a group by NCCL, by the group's options and the process's environment.</summary>
 internal static class NcclSource
 {
+    /// <summary>What users can do who have no GPU.</summary>
+    internal const string WayOut = "do without NCCL and with --device cpu: --transport mpi under mpiexec, --transport in-process alone";
+
     private const string Library = "libnccl.so.2";
 
     /// <summary>Loads NCCL.</summary>

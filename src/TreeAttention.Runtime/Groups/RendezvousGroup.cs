@@ -36,8 +36,8 @@ internal static class RendezvousGroup
         int[] machines = NodesOf(control);
         int[] neighbours = [.. Enumerable.Range(0, control.Size).Where(rank => machines[rank] == machines[control.Rank])];
         int threads = GroupLauncher.ThreadsOf(options, neighbours.Length);
-        using IDevice device = RankAgreement.Together(
-            control, () => DeviceSource.Open(options, environment, neighbours.Length).Create(threads, Array.IndexOf(neighbours, control.Rank)));
+        var devices = DeviceSource.Agree(options, environment, neighbours.Length, control);
+        using IDevice device = RankAgreement.Together(control, () => devices.Create(threads, Array.IndexOf(neighbours, control.Rank)));
         string nccl = RankAgreement.Together(control, () => NcclSource.Open(environment));
         bool onOneMachine = neighbours.Length == control.Size;
         using NcclTransport gpus = NcclSource.Connect(environment, new NcclSetUp((IStreamDevice)device, control, options.Nodes ?? machines, traffic)

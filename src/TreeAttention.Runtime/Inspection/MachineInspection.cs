@@ -29,6 +29,7 @@ public static class MachineInspection
             Launched(environment),
             Library(libraries, "GPU driver", null, ["libcuda.so.1"], "Install the NVIDIA driver; until then everything runs with --device cpu."),
             Library(libraries, "NVRTC", environment.NvrtcLibrary, ["libnvrtc.so.13", "libnvrtc.so.12"], "Install the CUDA run-time compiler (libnvrtc); it is needed only with a GPU."),
+            new Finding("--device auto", true, DeviceSource.Describe(environment)),
             Library(libraries, "NCCL", environment.NcclLibrary, ["libnccl.so.2"], "Install NCCL 2; it is needed only between GPUs."),
         ];
     }

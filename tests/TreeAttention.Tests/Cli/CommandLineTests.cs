@@ -88,7 +88,7 @@ public sealed class CommandLineTests
 
     [Theory]
     [InlineData("--device cuda", "run with --device cpu")]
-    [InlineData("--transport nccl", "No CUDA device")]
+    [InlineData("--transport nccl", "or do without NCCL and with --device cpu: --transport mpi under mpiexec, --transport in-process alone")]
     public void What_this_version_lacks_ends_with_69_and_says_what_works(string addition, string named)
     {
         using var files = new CliFiles();
@@ -114,7 +114,7 @@ public sealed class CommandLineTests
     [Theory]
     [InlineData("attend", "tree|ring|")]
     [InlineData("bench", "tree|ring|")]
-    [InlineData("decode", "tree|ring-query|single>")]
+    [InlineData("decode", "single|tree|ring|ring-no-overlap|ring-query|gather>")]
     [InlineData("verify", "in-process|mpi|nccl>")]
     public void Help_names_choices_and_defaults_as_they_are_written(string command, string choices)
     {

@@ -122,15 +122,6 @@ public sealed class CudaProgramTests
         Assert.Contains("TREEATTN_CUDA is 'imagined'", errors, StringComparison.Ordinal);
     }
 
-    [Fact]
-    public void Without_a_word_about_the_device_the_cpu_computes()
-    {
-        (int code, string output, _) = Run(["verify", "--cases", "1"], ("TREEATTN_CUDA", "emulated"));
-
-        Assert.Equal(0, code);
-        Assert.DoesNotContain("Emulated", output, StringComparison.Ordinal);
-    }
-
     private static (int Code, string Output, string Errors) Run(string[] arguments, params (string Name, string Value)[] variables)
     {
         string folder = Path.Combine(EmulatedCuda.Root, "artifacts", "bin", "TreeAttention.Cli");

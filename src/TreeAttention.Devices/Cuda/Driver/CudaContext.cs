@@ -22,27 +22,13 @@ internal sealed unsafe class CudaContext : IDisposable
     /// <exception cref="FaultException">There is no such device, or it is too old (69), or it failed (202).</exception>
     internal CudaContext(int ordinal)
     {
-        int device;
-        if (CudaDriver.cuDeviceGet(&device, ordinal) != CUresult.CUDA_SUCCESS)
-        {
-            throw new FaultException(FaultCode.Unavailable, $"There is no CUDA device {ordinal} on this machine. Run with --device cpu.");
-        }
-
+        int device = Find(ordinal);
         _device = device;
         Name = ReadName(device);
         BusAddress = ReadBusAddress(device);
-        Multiprocessors = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
-        SharedMemoryPerBlock = Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
-        Architecture = (10 * Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
-            + Attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-        if (Architecture < OldestArchitecture)
-        {
-            throw new FaultException(
-                FaultCode.Unavailable,
-                $"CUDA device {ordinal} ({Name}) is of compute capability {Architecture / 10}.{Architecture % 10}, but the kernels need 8.0 or newer. "
-                + "Run with --device cpu.");
-        }
-
+        Multiprocessors = Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        SharedMemoryPerBlock = Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+        Architecture = RequireArchitecture(ordinal, "run with --device cpu");
         nint context;
         CudaFaults.Check(CudaDriver.cuDevicePrimaryCtxRetain(&context, device), "making a context");
         _context = context;
@@ -175,6 +161,29 @@ internal sealed unsafe class CudaContext : IDisposable
         }
     }
 
+    /// <summary>Compute capability of a device for which kernels can be compiled: 90 is 9.0.</summary>
+    /// <param name="ordinal">The device.</param>
+    /// <param name="wayOut">What a user can do instead; null for nothing.</param>
+    /// <exception cref="FaultException">There is no such device, or it is too old (69).</exception>
+    internal static int RequireArchitecture(int ordinal, string? wayOut)
+    {
+        int device = Find(ordinal);
+        int architecture = (10 * Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR))
+            + Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+        return architecture >= OldestArchitecture ? architecture : throw new FaultException(
+            FaultCode.Unavailable,
+            $"CUDA device {ordinal} ({ReadName(device)}) is of compute capability {architecture / 10}.{architecture % 10}, but the kernels need 8.0 or "
+            + (wayOut is null ? "newer." : $"newer: {wayOut}."));
+    }
+
+    private static int Find(int ordinal)
+    {
+        int device;
+        return CudaDriver.cuDeviceGet(&device, ordinal) == CUresult.CUDA_SUCCESS
+            ? device
+            : throw new FaultException(FaultCode.Unavailable, $"There is no CUDA device {ordinal} on this machine. Run with --device cpu.");
+    }
+
     private static string ReadName(int device)
     {
         const int Most = 256;
@@ -205,10 +214,10 @@ internal sealed unsafe class CudaContext : IDisposable
         look();
     }
 
-    private int Attribute(CUdevice_attribute attribute)
+    private static int Attribute(int device, CUdevice_attribute attribute)
     {
         int value;
-        CudaFaults.Check(CudaDriver.cuDeviceGetAttribute(&value, attribute, _device), "asking for the device's attributes");
+        CudaFaults.Check(CudaDriver.cuDeviceGetAttribute(&value, attribute, device), "asking for the device's attributes");
         return value;
     }
 }

@@ -15,15 +15,32 @@ public sealed unsafe class CudaPlatform
     /// <summary>GPUs of this machine; at least 1.</summary>
     public int DeviceCount { get; }
 
+    /// <summary>Whether there is a driver to load: where there is none, the machine has no NVIDIA GPU that this process could use.</summary>
+    public static bool HasDriver(CudaOptions options)
+    {
+        try
+        {
+            CudaLibraries.LoadDriver(options.DriverCandidates);
+            return true;
+        }
+        catch (DllNotFoundException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>Loads and initialises.</summary>
     /// <exception cref="FaultException">A library or a GPU is missing (69).</exception>
     public static CudaPlatform Open(CudaOptions options)
     {
-        Require(
-            () => CudaLibraries.LoadDriver(options.DriverCandidates),
-            options.IsEmulated
-                ? $"No emulated GPU: {options.DriverCandidates[0]} was not found. Build it with scripts/build.sh --all, or run with --device cpu."
-                : $"No CUDA device: {options.DriverCandidates[0]} was not found. Install the NVIDIA driver, or run with --device cpu.");
+        string orElse = options.WayOut is null ? "." : $", or {options.WayOut}.";
+        if (!HasDriver(options))
+        {
+            throw Missing(options.IsEmulated
+                ? $"No emulated GPU: {options.DriverCandidates[0]} was not found. Build it with scripts/build.sh --all{orElse}"
+                : $"No CUDA device: {options.DriverCandidates[0]} was not found. Install the NVIDIA driver{orElse}");
+        }
+
         CUresult initialised = CudaDriver.cuInit(0);
         int count = 0;
         if (initialised == CUresult.CUDA_SUCCESS)
@@ -34,26 +51,27 @@ public sealed unsafe class CudaPlatform
         if (initialised != CUresult.CUDA_SUCCESS || count == 0)
         {
             string reason = initialised == CUresult.CUDA_SUCCESS ? "sees no GPU" : $"says {CudaFaults.NameOf(initialised)}";
-            throw new FaultException(
-                FaultCode.Unavailable, $"No CUDA device: the driver {options.DriverCandidates[0]} {reason}. Run with --device cpu.");
+            throw Missing(
+                $"No CUDA device: the driver {options.DriverCandidates[0]} {reason}. See what nvidia-smi shows and CUDA_VISIBLE_DEVICES hides{orElse}");
         }
 
-        Require(
-            () => CudaLibraries.LoadCompiler(options.CompilerCandidates),
-            $"No CUDA compiler: none of {string.Join(", ", options.CompilerCandidates)} was found. Install NVRTC (libnvrtc12), name it with "
-            + "TREEATTN_NVRTC_LIBRARY, or run with --device cpu.");
+        try
+        {
+            CudaLibraries.LoadCompiler(options.CompilerCandidates);
+        }
+        catch (DllNotFoundException)
+        {
+            throw Missing(
+                $"No CUDA compiler: none of {string.Join(", ", options.CompilerCandidates)} was found. Install NVRTC (libnvrtc12), or name it with "
+                + $"TREEATTN_NVRTC_LIBRARY{orElse}");
+        }
+
         return new CudaPlatform(options, count);
     }
 
-    private static void Require(Func<string> load, string missing)
-    {
-        try
-        {
-            load();
-        }
-        catch (DllNotFoundException error)
-        {
-            throw new FaultException(FaultCode.Unavailable, missing, error);
-        }
-    }
+    /// <summary>Makes sure that a GPU is one that the kernels can be compiled for.</summary>
+    /// <exception cref="FaultException">It is too old, or not there (69).</exception>
+    public void RequireArchitecture(int ordinal) => CudaContext.RequireArchitecture(ordinal, Options.WayOut);
+
+    private static FaultException Missing(string message) => new(FaultCode.Unavailable, message);
 }
