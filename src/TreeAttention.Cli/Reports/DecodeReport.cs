@@ -9,7 +9,7 @@ namespace TreeAttention.Cli;
 /// <summary>What <c>treeattn decode</c> prints on rank 0.</summary>
 internal static class DecodeReport
 {
-    // Of the steps, the first and the last part that are compared to see whether time is flat.
+    // Of the steps, compared with one another to see whether time is flat.
     private const int Parts = 10;
 
     /// <summary>A few lines for a person and, with <c>--json</c>, one object on the last line.</summary>
@@ -90,6 +90,13 @@ internal static class DecodeReport
         ResultRow.WriteNumber(json, "tokens_per_s", tokensPerSecond);
         ResultRow.WriteNumber(json, "first_us", RunRecorder.Quantile(runs.Take(part), 0.5));
         ResultRow.WriteNumber(json, "last_us", RunRecorder.Quantile(runs.TakeLast(part), 0.5));
+        json.WriteStartArray("tenths_us");
+        foreach (double[] tenth in runs.Chunk(part))
+        {
+            json.WriteNumberValue(RunRecorder.Quantile(tenth, 0.5));
+        }
+
+        json.WriteEndArray();
         json.WriteNumber("cache_bytes", cache.Bytes);
         json.WriteNumber("allocated_bytes", outcome.AllocatedBytes);
         PrefillOutcome? prefill = outcome.Prefill;

@@ -14,7 +14,8 @@ public sealed class DecodeTests
     [
         "algorithm", "reduction", "transport", "device", "dtype", "ranks", "median_us", "min_us", "p95_us", "compute_us", "communication_us", "bytes_sent",
         "control_bytes", "messages", "collectives", "peak_bytes", "error_max", "error_bound", "wrong", "batch", "query_len", "context", "final_context",
-        "steps", "layers", "heads", "kv_heads", "head_dim", "value_dim", "tokens_per_s", "first_us", "last_us", "cache_bytes", "allocated_bytes",
+        "steps", "layers", "heads", "kv_heads", "head_dim", "value_dim", "tokens_per_s", "first_us", "last_us", "tenths_us", "cache_bytes",
+        "allocated_bytes",
         "prefill", "chunk", "prefill_us", "prefill_tokens_per_s", "prefill_bytes_sent", "prefill_messages", "prefill_collectives",
     ];
 
@@ -46,6 +47,7 @@ public sealed class DecodeTests
         Assert.Equal(0, result.Json.GetProperty("wrong").GetInt64());
         Assert.Equal(0, result.Json.GetProperty("allocated_bytes").GetInt64());
         Assert.Equal(1030, result.Json.GetProperty("final_context").GetInt32());
+        Assert.Equal(10, result.Json.GetProperty("tenths_us").GetArrayLength());
         Assert.Equal(JsonValueKind.Number, result.Json.GetProperty("tokens_per_s").ValueKind);
     }
 
