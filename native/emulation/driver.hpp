@@ -194,6 +194,9 @@ inline bool has_context() {
 CUresult capture_event(event* e, stream* s);
 CUresult join_capture(stream* s, event* e);
 
+// Gives an allocation's memory back; its entry is the caller's to erase.
+void release(CUdeviceptr p, const allocation& a);
+
 long setting(const char* name, long otherwise);
 std::string setting_text(const char* name);
 

@@ -92,6 +92,13 @@ defect(tiles_start_where_rows_begin visibility.cuh plain "has other bits alone"
 defect(positions_ignore_the_stride visibility.cuh plain ${wrong}
   "index / page.run_block * page.run_stride" "index / page.run_block * page.run_block")
 
+# ---- Pages that the kernel deals to its splits ----
+set(dealt "pages are dealt to the splits, [^:]*: ${wrong}")
+defect(dealing_drops_a_page visibility.cuh plain "${dealt}"
+  "(pages + a.splits - 1) / a.splits" "pages / a.splits")
+defect(dealing_gives_a_page_twice visibility.cuh plain "${dealt}"
+  "min(first + pages_per_split_of(a, batch)," "min(first + pages_per_split_of(a, batch) + (a.pages_per_split == 0),")
+
 # ---- attend_prefill: barriers and copies ----
 defect(prefill_keys_are_not_waited_for attend_prefill.cu plain "(${wrong}|a thread ends with an asynchronous copy under way)"
   "copy_async_wait<0>();\n    __syncthreads();  // the keys" "__syncthreads();  // the keys")
@@ -186,3 +193,22 @@ defect(append_measures_before_rounding append.cu plain "${lost}limit of the norm
   "const float back = to_float(stored)" "const float back = number")
 defect(append_rounds_the_quotient_twice append.cu plain "${lost}value"
   "if (nearest == exact || nearest - nearest != 0) return nearest" "if (nearest - nearest == 0) return nearest")
+
+# ---- edge ----
+set(spoilt "row [0-9]+: the ")
+defect(finish_keeps_the_order_of_the_state edge.cu plain "${spoilt}output"
+  "((size_t(batch) * a.count + place) * a.query_heads + head)" "size_t(row)")
+defect(finish_leaves_scores_settled edge.cu plain "${spoilt}(log-sum-exp|output)"
+  "const double max = restore_score(settled)" "const double max = settled")
+defect(finish_takes_infinity_from_itself edge.cu plain "${spoilt}log-sum-exp is -?nan instead of inf"
+  "max == top ? sum : sum * exp(max - top)" "sum * exp(max - top)")
+defect(finish_takes_a_place_for_an_index edge.cu plain "${spoilt}log-sum-exp is [-+.e0-9]+ instead of -inf"
+  "a.query_indices[place] >= a.query_lengths[batch]" "place >= a.query_lengths[batch]")
+defect(finish_takes_a_row_too_many edge.cu address "heap-buffer-overflow"
+  "if (row >= a.rows) return" "if (row > a.rows) return")
+defect(finish_writes_lse_by_every_lane edge.cu thread ${race}
+  "if (lane == 0) a.lse[row] = saturate" "a.lse[row] = saturate")
+defect(narrowing_cuts_digits_off edge.cu plain "element [0-9]+: the bits"
+  "pack(element(), x, 0.f)" "pack(element(), __uint_as_float(__float_as_uint(x) & 0xffffe000u), 0.f)")
+defect(convert_takes_an_element_too_many edge.cu address "heap-buffer-overflow"
+  "if (i < a.count)" "if (i <= a.count)")

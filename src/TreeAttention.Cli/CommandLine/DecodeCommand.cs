@@ -13,6 +13,7 @@ internal sealed class DecodeCommand
     private const int DefaultSteps = 64;
     private const int DefaultHeads = 32;
     private const int DefaultKvHeads = 8;
+    private const int DefaultChunk = 2048;
 
     private readonly TensorArguments _tensors = new(required: false);
     private readonly SemanticsArguments _semantics = new();
@@ -34,6 +35,13 @@ internal sealed class DecodeCommand
     private readonly Option<int?> _headDim = DimOption("--head-dim", "Elements of a query and a key; default 128.");
     private readonly Option<int?> _valueDim = DimOption("--value-dim", "Elements of a value; default --head-dim.");
     private readonly Option<int?> _layers = CountOption("--layers", 1, "Layers, each with a cache of its own over one page table; all get the same numbers. Default 1.");
+    private readonly Option<PrefillChoice> _prefill = ArgumentText.Choice<PrefillChoice>(
+        "--prefill",
+        "Attends to the context with its own queries, causally, while it enters the cache: ring and gather (every rank has a zigzag share of it), or chunked "
+        + "(every rank has all of it); none stores it alone. Files then hold the queries of the context too.",
+        ("none", default), ("chunked", new(PrefillMethod.Chunked)), ("ring", new(PrefillMethod.Ring)), ("gather", new(PrefillMethod.Gather)));
+
+    private readonly Option<int?> _chunk = CountOption("--chunk", 1, $"Tokens of each row in a chunk of --prefill chunked; default {DefaultChunk}.");
     private readonly Option<CacheMemory?> _cacheMemory = new("--cache-memory")
     {
         Description = "Bytes of keys and values of each rank (K, M and G are powers of 1024), or available: nine tenths of the free memory, shared by "
@@ -43,10 +51,10 @@ internal sealed class DecodeCommand
     };
 
     private readonly Option<int?> _warmup = CountOption("--warmup", 0, "Attention calls before the first step, which append nothing; default 1.", "-w");
-    private readonly Option<string?> _output = new("--output") { Description = "Outputs of all steps [batch, steps * query_len, heads, value_dim], float32 .npy, in the order of --layout.", HelpName = "FILE" };
-    private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp of all steps [batch, heads, steps * query_len], float32 .npy.", HelpName = "FILE" };
+    private readonly Option<string?> _output = new("--output") { Description = "Outputs of all steps [batch, steps * query_len, heads, value_dim], float32 .npy, in the order of --layout; with --prefill after those of the context.", HelpName = "FILE" };
+    private readonly Option<string?> _lse = new("--lse") { Description = "Log-sum-exp of all steps [batch, heads, steps * query_len], float32 .npy; with --prefill after those of the context.", HelpName = "FILE" };
     private readonly Option<bool> _force = new("--force") { Description = "Overwrite existing outputs." };
-    private readonly Option<bool> _verify = new("--verify") { Description = "Compare sampled steps with float64 attention over all that the cache then holds." };
+    private readonly Option<bool> _verify = new("--verify") { Description = "Compare sampled steps with float64 attention over all that the cache then holds, and sampled rows of --prefill." };
     private readonly Option<bool> _json = new("--json") { Description = "The last line of stdout is one JSON object." };
 
     /// <summary>The command; its action is called with what it asks for.</summary>
@@ -54,7 +62,7 @@ internal sealed class DecodeCommand
     {
         var command = new Command(
             "decode", "Appends tokens to a KV cache that is sharded over ranks and attends to it, step by step; over files or over synthetic numbers.");
-        foreach (Option option in (Option[])[_context, _steps, _queryLength, _batch, _heads, _kvHeads, _headDim, _valueDim, _layers, _warmup])
+        foreach (Option option in (Option[])[_context, _steps, _queryLength, _batch, _heads, _kvHeads, _headDim, _valueDim, _layers, _prefill, _chunk, _warmup])
         {
             command.Add(option);
         }
@@ -93,6 +101,17 @@ internal sealed class DecodeCommand
         {
             command.AddError(
                 "--rotary does not go with --value-from-key: it would turn the first elements of the keys, and those are the values. Give keys that are rotated already.");
+        }
+
+        PrefillMethod? prefill = command.GetValue(_prefill).Method;
+        if (command.GetResult(_chunk) is not null && prefill != PrefillMethod.Chunked)
+        {
+            command.AddError("--chunk belongs to --prefill chunked.");
+        }
+
+        if (prefill is PrefillMethod.Ring or PrefillMethod.Gather && _plan.IsReproducible(command))
+        {
+            command.AddError($"--prefill {prefill.Value.Name()} merges in an order that depends on the ranks, which --reproducible rules out. Use --prefill chunked.");
         }
 
         if (_tensors.AreGiven(command))
@@ -134,6 +153,8 @@ internal sealed class DecodeCommand
             NonFinite = tensors.NonFinite,
             Semantics = _semantics.Read(parsed, SemanticsFiles.PerHead),
             Rotary = _rotary.Read(parsed),
+            Prefill = parsed.GetValue(_prefill).Method,
+            Chunk = parsed.GetValue(_chunk) ?? DefaultChunk,
             Plan = _plan.Read(parsed),
             Context = parsed.GetValue(_context) ?? (hasFiles ? null : DefaultContext),
             Steps = parsed.GetValue(_steps) ?? (hasFiles ? null : DefaultSteps),

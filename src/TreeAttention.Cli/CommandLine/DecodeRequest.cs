@@ -22,6 +22,12 @@ internal sealed record DecodeRequest
 
     public required PlanRequest Plan { get; init; }
 
+    /// <summary>How the queries of the context are attended to; null: the context is only stored.</summary>
+    public PrefillMethod? Prefill { get; init; }
+
+    /// <summary>Tokens of a chunk of prefill.</summary>
+    public int Chunk { get; init; }
+
     /// <summary>Keys before the first step; null where files decide.</summary>
     public int? Context { get; init; }
 

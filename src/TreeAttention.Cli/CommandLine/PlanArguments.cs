@@ -67,6 +67,9 @@ internal sealed class PlanArguments(bool comparesAll = false, bool grows = false
         ArgumentText.AddRule(command, Validate);
     }
 
+    /// <summary>The same bits are asked for, as a rule sees it.</summary>
+    public bool IsReproducible(CommandResult command) => command.GetValue(_reproducible);
+
     /// <summary>What the command line asks for.</summary>
     public PlanRequest Read(ParseResult parsed)
     {

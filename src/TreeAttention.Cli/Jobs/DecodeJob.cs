@@ -27,12 +27,15 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
             Plan = request.Plan.Plan,
         }));
         ITokenSource tokens = inputs.TokensFor(cache.Options);
-        group.Together(() => Fill(cache, tokens, inputs.Context));
-        cache.ShareLimits(group.Context.Control);
-
+        bool keeps = group.IsRoot && (request.Output is not null || request.Lse is not null);
+        AttentionResult? result = group.Together(() => keeps ? AttentionResult.Of(inputs.Results) : null);
+        using DecodeReference? reference = group.Together(() => group.IsRoot && request.Verify
+            ? inputs.OpenReference(request.Rotary, request.QueryLength)
+            : null);
+        PrefillOutcome? prefill = FillContext(inputs, cache, step.Problem, tokens, result, reference);
         DecodeRun run = group.Together(() => new DecodeRun(request, group, inputs, cache, step, tokens));
-        DecodeOutcome outcome = run.Run();
-        group.Together(() => outputs.Write(whole, outcome.Result, request.Tensors?.HeadMajor ?? false));
+        DecodeOutcome outcome = run.Run(result, reference, prefill);
+        group.Together(() => outputs.Write(inputs.Results, outcome.Result, request.Tensors?.HeadMajor ?? false));
         long wrong = group.Gather(outcome.Verification?.Wrong ?? 0)[0][0];
         if (group.IsRoot)
         {
@@ -60,6 +63,19 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
         Replicated = request.Plan.Plan.Algorithm == AttentionAlgorithm.Single,
     };
 
+    private PrefillOutcome? FillContext(
+        DecodeInputs inputs, ShardedKvCache cache, AttentionProblem steps, ITokenSource tokens, AttentionResult? result, DecodeReference? reference)
+    {
+        if (request.Prefill is { } method)
+        {
+            return new DecodePrefill(request, method, group, inputs, cache, steps, tokens).Run(result, reference);
+        }
+
+        group.Together(() => Fill(cache, tokens, inputs.Context));
+        cache.ShareLimits(group.Context.Control);
+        return null;
+    }
+
     private static void Fill(ShardedKvCache cache, ITokenSource tokens, int context)
     {
         for (int layer = 0; layer < cache.Options.Layers; layer++)
@@ -75,6 +91,7 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
     [
         new("sizes", inputs.Shape.ToString()),
         new("--context --steps --query-len", $"{inputs.Context} {inputs.Steps} {request.QueryLength}"),
+        new("--prefill --chunk", $"{request.Prefill?.Name() ?? "none"} {request.Chunk}"),
         new("--layers", Settlement.Text(request.Layers)),
         new("--cache-memory", request.CacheMemory?.ToString() ?? "all"),
         new("--dtype", inputs.StorageType.ShortName()),

@@ -13,6 +13,7 @@ internal sealed class DecodeReference : IDisposable
     private readonly ElementType _storage;
     private readonly KeyValueScales? _scales;
     private readonly int _context;
+    private readonly int _firstQuery;
     private readonly int _queryLength;
     private readonly RotaryOptions? _rotary;
     private readonly TensorView _query;
@@ -28,17 +29,18 @@ internal sealed class DecodeReference : IDisposable
     /// <param name="storage">What keys and values are stored as.</param>
     /// <param name="scales">Scales of f8e4m3 storage of the heads that are compared; 1 when null.</param>
     /// <param name="context">Keys before the first step.</param>
+    /// <param name="firstQuery">Number of the first step's first query.</param>
     /// <param name="queryLength">Tokens of a step.</param>
-    /// <param name="query">[batch, queries of all steps, heads, head_dim]</param>
+    /// <param name="query">[batch, queries of all steps, or those of the context before them, heads, head_dim]</param>
     /// <param name="key">[batch, keys, kv_heads, head_dim]</param>
     /// <param name="value">[batch, keys, kv_heads, value_dim]</param>
     /// <param name="tensors">Owner of the tensors, disposed of with this; null when somebody else does.</param>
     public DecodeReference(
-        AttentionShape shape, int firstHead, RotaryOptions? rotary, ElementType storage, KeyValueScales? scales, int context, int queryLength,
+        AttentionShape shape, int firstHead, RotaryOptions? rotary, ElementType storage, KeyValueScales? scales, int context, int firstQuery, int queryLength,
         TensorView query, TensorView key, TensorView value, IDisposable? tensors)
     {
         (_shape, _firstHead, _rotary, _storage, _scales) = (shape, firstHead, rotary, storage, scales);
-        (_context, _queryLength) = (context, queryLength);
+        (_context, _firstQuery, _queryLength) = (context, firstQuery, queryLength);
         (_query, _key, _value, _tensors) = (query, key, value, tensors);
         if (rotary is not null)
         {
@@ -57,20 +59,28 @@ internal sealed class DecodeReference : IDisposable
         int keys = _context + first + _queryLength;
         AttentionShape shape = _shape with { QueryLength = _queryLength, KeyLength = keys };
         AttentionOptions options = problem.Options;
-        var alone = new AttentionProblem(shape, options with
-        {
-            Scale = problem.Scale,
-            KeyLengths = null,
-            AlibiSlopes = HeadsOf<float>(options.AlibiSlopes, problem.Shape.QueryHeads, 1),
-            Sinks = HeadsOf<float>(options.Sinks, problem.Shape.QueryHeads, 1),
-        });
+        AttentionProblem alone = AloneOf(problem, shape);
         bool isAligned = options.Causal || options.WindowLeft >= 0 || options.WindowRight >= 0;
-        TensorView query = _query.PartOfLength(first, _queryLength);
+        TensorView query = _query.PartOfLength(_firstQuery + first, _queryLength);
         using HostMemory? rotated = _rotary is null ? null
             : ReferenceRotary.Rotate(query, _rotary, i => _context + first + (isAligned ? i : 0), out query);
         return Verification.Check(
             alone, query, _key.PartOfLength(0, keys), _value.PartOfLength(0, keys), _storage,
             HeadsOf(output, problem.Shape.QueryHeads, shape.ValueDim), LinesOf(lse, problem.Shape), Seed + step, _scales);
+    }
+
+    /// <summary>Compares the results of the context's own queries.</summary>
+    /// <param name="problem">The steps' sizes and options.</param>
+    /// <param name="output">[batch, context, heads that are compared, value_dim]</param>
+    /// <param name="lse">[batch, heads that are compared, context]</param>
+    public VerificationReport CheckPrefill(AttentionProblem problem, ReadOnlySpan<float> output, ReadOnlySpan<float> lse)
+    {
+        AttentionProblem alone = AloneOf(problem, _shape with { QueryLength = _context, KeyLength = _context });
+        TensorView query = _query.PartOfLength(0, _context);
+        using HostMemory? rotated = _rotary is null ? null : ReferenceRotary.Rotate(query, _rotary, i => i, out query);
+        return Verification.Check(
+            new AttentionProblem(alone.Shape, alone.Options with { Causal = true }), query, _key.PartOfLength(0, _context), _value.PartOfLength(0, _context),
+            _storage, output, lse, Seed, _scales);
     }
 
     /// <inheritdoc/>
@@ -79,6 +89,14 @@ internal sealed class DecodeReference : IDisposable
         _rotatedKey?.Dispose();
         _tensors?.Dispose();
     }
+
+    private AttentionProblem AloneOf(AttentionProblem problem, AttentionShape shape) => new(shape, problem.Options with
+    {
+        Scale = problem.Scale,
+        KeyLengths = null,
+        AlibiSlopes = HeadsOf<float>(problem.Options.AlibiSlopes, problem.Shape.QueryHeads, 1),
+        Sinks = HeadsOf<float>(problem.Options.Sinks, problem.Shape.QueryHeads, 1),
+    });
 
     // Of arrays whose axis before the last is the heads: those that are compared.
     private T[]? HeadsOf<T>(ReadOnlySpan<T> all, int heads, int dim)

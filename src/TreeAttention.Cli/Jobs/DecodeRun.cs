@@ -18,7 +18,7 @@ internal sealed class DecodeRun
     private readonly ShardedKvCache _cache;
     private readonly DecodeStep _step;
     private readonly ITokenSource _tokens;
-    private readonly TensorTokens _queries;
+    private readonly ITokenSource _queries;
     private readonly float[] _query;
     private readonly float[] _key;
     private readonly float[] _value;
@@ -30,7 +30,7 @@ internal sealed class DecodeRun
         DecodeRequest request, AttentionGroup group, DecodeInputs inputs, ShardedKvCache cache, DecodeStep step, ITokenSource tokens)
     {
         (_request, _group, _inputs, _cache, _step, _tokens) = (request, group, inputs, cache, step, tokens);
-        _queries = new TensorTokens(inputs.Query, null, cache.Options with { Type = ElementType.Float32, Scales = null });
+        _queries = inputs.QueriesFor(cache.Options);
         AttentionShape shape = step.Problem.Shape;
         int rows = shape.Batch * shape.QueryLength;
         _query = new float[rows * shape.QueryHeads * shape.HeadDim];
@@ -41,20 +41,13 @@ internal sealed class DecodeRun
     }
 
     /// <summary>Runs all steps. Every rank calls it.</summary>
-    public DecodeOutcome Run()
+    /// <param name="result">On rank 0 receives the outputs; null where nobody wants them.</param>
+    /// <param name="reference">On rank 0 what sampled steps are held against; null where nobody asked.</param>
+    /// <param name="prefill">What the context cost, which the outcome tells too.</param>
+    public DecodeOutcome Run(AttentionResult? result, DecodeReference? reference, PrefillOutcome? prefill)
     {
-        AttentionShape shape = _inputs.Shape;
-        bool keeps = _group.IsRoot && (_request.Output is not null || _request.Lse is not null);
-        AttentionResult? result = _group.Together(() => keeps
-            ? new AttentionResult(
-                new float[(long)shape.Batch * shape.QueryLength * shape.QueryHeads * shape.ValueDim],
-                new float[(long)shape.Batch * shape.QueryHeads * shape.QueryLength])
-            : null);
-        using DecodeReference? reference = _group.Together(() => _group.IsRoot && _request.Verify
-            ? _inputs.OpenReference(_request.Rotary, _request.QueryLength)
-            : null);
         using var progress = new ProgressLine(_group.IsRoot, _inputs.Steps);
-        VerificationReport? verification = null;
+        VerificationReport? verification = prefill?.Verification;
         WarmUp();
         var recorder = new RunRecorder(_group);
         for (int step = 0; step < _inputs.Steps; step++)
@@ -65,14 +58,14 @@ internal sealed class DecodeRun
             if (IsChecked(step))
             {
                 VerificationReport? report = _group.Together(() => reference?.Check(_step.Problem, step, _output, _lse));
-                verification = Together(verification, report, step);
+                verification = Together(verification, report, $"step {step}");
             }
 
             progress.Show(step + 1);
         }
 
         StepMeasurement cost = recorder.Summarise();
-        return new DecodeOutcome(cost, _group.Gather(_allocated).Max(rank => rank[0]), result, verification);
+        return new DecodeOutcome(cost, prefill, _group.Gather(_allocated).Max(rank => rank[0]), result, verification);
     }
 
     private void WarmUp()
@@ -100,7 +93,7 @@ internal sealed class DecodeRun
             {
                 (int row, int token) = Math.DivRem(i, shape.QueryLength);
                 int place = (step * shape.QueryLength) + token;
-                _queries.Read(row, place, _query.AsSpan(i * queryFloats, queryFloats), []);
+                _queries.Read(row, _inputs.FirstQuery + place, _query.AsSpan(i * queryFloats, queryFloats), []);
                 _tokens.Read(
                     row, _inputs.Context + place, _key.AsSpan(i * keyFloats, keyFloats), _value.AsSpan(i * valueFloats, valueFloats));
             }
@@ -132,16 +125,18 @@ internal sealed class DecodeRun
         }
 
         AttentionShape shape = _step.Problem.Shape;
-        int outputs = shape.QueryLength * shape.QueryHeads * shape.ValueDim;
+        int all = _inputs.Results.QueryLength;
+        int first = _inputs.FirstQuery + (step * shape.QueryLength);
+        int floats = shape.QueryHeads * shape.ValueDim;
         for (int row = 0; row < shape.Batch; row++)
         {
-            _output.AsSpan(row * outputs, outputs).CopyTo(result.Output.AsSpan(((row * _inputs.Steps) + step) * outputs));
+            _output.AsSpan(row * shape.QueryLength * floats, shape.QueryLength * floats).CopyTo(result.Output.AsSpan(((row * all) + first) * floats));
         }
 
         for (int line = 0; line < shape.Batch * shape.QueryHeads; line++)
         {
             _lse.AsSpan(line * shape.QueryLength, shape.QueryLength)
-                .CopyTo(result.Lse.AsSpan(((line * _inputs.Steps) + step) * shape.QueryLength));
+                .CopyTo(result.Lse.AsSpan((line * all) + first));
         }
     }
 
@@ -152,14 +147,14 @@ internal sealed class DecodeRun
     }
 
     // The worst step is the one whose error is the largest part of its bound.
-    private static VerificationReport? Together(VerificationReport? before, VerificationReport? report, int step)
+    private static VerificationReport? Together(VerificationReport? before, VerificationReport? report, string where)
     {
         if (report is null)
         {
             return before;
         }
 
-        report = report with { WorstRow = report.WorstRow is null ? null : $"step {step}, {report.WorstRow}" };
+        report = report with { WorstRow = report.WorstRow is null ? null : $"{where}, {report.WorstRow}" };
         if (before is null)
         {
             return report;

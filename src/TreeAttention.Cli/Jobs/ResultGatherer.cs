@@ -7,7 +7,13 @@ namespace TreeAttention.Cli;
 /// <summary>The finished result over all queries, on rank 0.</summary>
 /// <param name="Output">[batch, query_len, query_heads, value_dim]</param>
 /// <param name="Lse">[batch, query_heads, query_len]</param>
-internal sealed record AttentionResult(float[] Output, float[] Lse);
+internal sealed record AttentionResult(float[] Output, float[] Lse)
+{
+    /// <summary>Room for a result of these sizes.</summary>
+    public static AttentionResult Of(AttentionShape shape) => new(
+        new float[(long)shape.Batch * shape.QueryLength * shape.QueryHeads * shape.ValueDim],
+        new float[(long)shape.Batch * shape.QueryHeads * shape.QueryLength]);
+}
 
 /// <summary>Takes states over the edge (sinks, log-sum-exp) and brings the rows of all ranks to rank 0.</summary>
 internal static class ResultGatherer
@@ -65,9 +71,7 @@ internal static class ResultGatherer
             return null;
         }
 
-        var whole = new AttentionResult(
-            new float[(long)shape.Batch * shape.QueryLength * shape.QueryHeads * shape.ValueDim],
-            new float[(long)shape.Batch * shape.QueryHeads * shape.QueryLength]);
+        var whole = AttentionResult.Of(shape);
         mine.Scatter(shape, call.Indices, whole);
         for (int rank = 1; rank < group.Size; rank++)
         {

@@ -9,7 +9,7 @@ namespace TreeAttention.Cli;
 /// <summary>What <c>treeattn decode</c> prints on rank 0.</summary>
 internal static class DecodeReport
 {
-    // Of the steps, the first and the last part that are compared to see whether time is flat.
+    // Of the steps, compared with one another to see whether time is flat.
     private const int Parts = 10;
 
     /// <summary>A few lines for a person and, with <c>--json</c>, one object on the last line.</summary>
@@ -36,6 +36,15 @@ internal static class DecodeReport
         console.WriteLine(
             $"# batch {shape.Batch}, context {inputs.Context} to {shape.KeyLength}, {request.QueryLength} tokens a step x {shape.QueryHeads} heads, {shape.KvHeads} KV heads, "
             + $"dim {shape.HeadDim}/{shape.ValueDim}, {request.Layers} layers, {row.Dtype}; cache {cache.Bytes} bytes on rank 0");
+        if (outcome.Prefill is { } prefill)
+        {
+            console.WriteLine(string.Create(
+                CultureInfo.InvariantCulture,
+                $"prefill {request.Prefill!.Value.Name()}: {inputs.Context} tokens of {shape.Batch} rows in {prefill.Microseconds:F1} us, "
+                + $"{PrefillTokensPerSecond(inputs, prefill) ?? 0:F1} tokens/s; sent {prefill.Sent.Bytes} bytes, {prefill.Sent.Messages} messages, "
+                + $"{prefill.Sent.Collectives} collectives"));
+        }
+
         console.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
             $"{row.Algorithm}{reduction}: {inputs.Steps} steps, median {outcome.Cost.MedianUs:F1} us (compute {outcome.Cost.ComputeUs:F1}, communication "
@@ -45,7 +54,7 @@ internal static class DecodeReport
         {
             console.WriteLine(string.Create(
                 CultureInfo.InvariantCulture,
-                $"verified {verification.Rows} rows of sampled steps against float64: largest error {verification.ErrorMax:E2}, bound {verification.ErrorBound:E2}, "
+                $"verified {verification.Rows} rows {(outcome.Prefill is null ? "of" : "of the context and")} sampled steps against float64: largest error {verification.ErrorMax:E2}, bound {verification.ErrorBound:E2}, "
                 + $"{verification.Wrong} wrong"));
             if (verification.Wrong > 0)
             {
@@ -81,7 +90,25 @@ internal static class DecodeReport
         ResultRow.WriteNumber(json, "tokens_per_s", tokensPerSecond);
         ResultRow.WriteNumber(json, "first_us", RunRecorder.Quantile(runs.Take(part), 0.5));
         ResultRow.WriteNumber(json, "last_us", RunRecorder.Quantile(runs.TakeLast(part), 0.5));
+        json.WriteStartArray("tenths_us");
+        foreach (double[] tenth in runs.Chunk(part))
+        {
+            json.WriteNumberValue(RunRecorder.Quantile(tenth, 0.5));
+        }
+
+        json.WriteEndArray();
         json.WriteNumber("cache_bytes", cache.Bytes);
         json.WriteNumber("allocated_bytes", outcome.AllocatedBytes);
+        PrefillOutcome? prefill = outcome.Prefill;
+        json.WriteString("prefill", request.Prefill?.Name());
+        ResultRow.WriteNumber(json, "chunk", request.Prefill == PrefillMethod.Chunked ? request.Chunk : null);
+        ResultRow.WriteNumber(json, "prefill_us", prefill?.Microseconds);
+        ResultRow.WriteNumber(json, "prefill_tokens_per_s", prefill is null ? null : PrefillTokensPerSecond(inputs, prefill));
+        ResultRow.WriteNumber(json, "prefill_bytes_sent", prefill?.Sent.Bytes);
+        ResultRow.WriteNumber(json, "prefill_messages", prefill?.Sent.Messages);
+        ResultRow.WriteNumber(json, "prefill_collectives", prefill?.Sent.Collectives);
     });
+
+    private static double? PrefillTokensPerSecond(DecodeInputs inputs, PrefillOutcome prefill) =>
+        prefill.Microseconds > 0 ? (double)inputs.Shape.Batch * inputs.Context / (prefill.Microseconds * 1e-6) : null;
 }

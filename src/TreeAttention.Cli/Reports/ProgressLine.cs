@@ -4,7 +4,7 @@ using System.Diagnostics;
 namespace TreeAttention.Cli;
 
 /// <summary>A bar on the error stream that says how far a long run is: on a terminal alone, so that files and pipes stay clean.</summary>
-internal sealed class ProgressLine(bool speaks, int steps) : IDisposable
+internal sealed class ProgressLine(bool speaks, int steps, string unit = "steps") : IDisposable
 {
     private const int Width = 40;
     private static readonly TimeSpan _interval = TimeSpan.FromMilliseconds(200);
@@ -14,7 +14,7 @@ internal sealed class ProgressLine(bool speaks, int steps) : IDisposable
     private long _last = Stopwatch.GetTimestamp();
     private int _written;
 
-    /// <summary>Says that so many steps are done.</summary>
+    /// <summary>Says that so many steps, or what else is counted, are done.</summary>
     public void Show(int done)
     {
         if (!_isShown || (Stopwatch.GetElapsedTime(_last) < _interval && done < steps))
@@ -25,7 +25,7 @@ internal sealed class ProgressLine(bool speaks, int steps) : IDisposable
         _last = Stopwatch.GetTimestamp();
         int filled = (int)((long)Width * done / steps);
         double left = Stopwatch.GetElapsedTime(_start).TotalSeconds / done * (steps - done);
-        string line = $"[{new string('=', filled)}{new string(' ', Width - filled)}] {done}/{steps} steps, {left:F0} s left";
+        string line = $"[{new string('=', filled)}{new string(' ', Width - filled)}] {done}/{steps} {unit}, {left:F0} s left";
         Terminal.Error.Write("\r" + line.PadRight(_written));
         _written = line.Length;
     }

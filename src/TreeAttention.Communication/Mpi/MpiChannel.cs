@@ -33,6 +33,7 @@ internal sealed unsafe class MpiChannel
         Check(MpiNative.CommSize(communicator, &size), "set-up");
         Rank = rank;
         Size = size;
+        _ = LibC.YieldProcessor(); // found now: looking an entry point up allocates, and the first long wait may be in a step that must not
     }
 
     internal MpiLibrary Library { get; }

@@ -1,5 +1,4 @@
 using System;
-using System.Numerics.Tensors;
 
 namespace TreeAttention.Distributed;
 
@@ -11,7 +10,7 @@ internal sealed class CacheWriter : IDisposable
     private readonly RotaryAngles? _angles;
     private readonly DeviceInput _keys;
     private readonly DeviceInput _values;
-    private readonly float[] _row = new float[AttentionShape.MaxHeadDim];
+    private readonly StorageCheck _check;
     private int[] _positions = [];
     private TokenPlace[] _places = [];
 
@@ -19,8 +18,18 @@ internal sealed class CacheWriter : IDisposable
     {
         (_cache, _device) = (cache, device);
         _angles = cache.Options.Rotary is { Dim: > 0 } rotary ? new RotaryAngles(rotary) : null;
+        _check = new StorageCheck(cache.Options);
         _keys = new DeviceInput(device);
         _values = new DeviceInput(device);
+    }
+
+    /// <summary>Makes room for as many tokens at a time, so that storing them allocates nothing.</summary>
+    public void Prepare(int tokens)
+    {
+        TakeKeys(tokens);
+        TakeValues(tokens);
+        Reserve(tokens);
+        _angles?.Reserve(tokens);
     }
 
     /// <summary>Room for keys that the host writes, before they are stored.</summary>
@@ -129,68 +138,25 @@ internal sealed class CacheWriter : IDisposable
         int layer, ReadOnlySpan<int> rows, int behind, int tokens, ReadOnlySpan<int> depths, ReadOnlySpan<float> key,
         ReadOnlySpan<float> value, bool isRotated)
     {
-        CacheOptions options = _cache.Options;
-        RotaryAngles? angles = isRotated ? null : _angles;
-        for (int tensor = 0; tensor < (options.ValuesInKeys ? 1 : 2); tensor++)
-        {
-            bool isKey = tensor == 0;
-            ReadOnlySpan<float> numbers = isKey ? key : value;
-            float[]? scales = isKey ? options.Scales?.Key : options.Scales?.Value;
-            int dim = isKey ? options.HeadDim : options.ValueDim;
-            if (Fits(numbers, isKey ? angles : null, scales is null ? 1f : TensorPrimitives.Min<float>(scales)))
-            {
-                continue;
-            }
-
-            for (int place = 0; place < numbers.Length / dim; place++)
-            {
-                (int token, int head) = Math.DivRem(place, options.KvHeads);
-                int row = rows[token / tokens];
-                int length = _cache.LengthOf(layer, row) + behind;
-                int turn = _cache.LeftPaddingOf(row) + length + (depths.IsEmpty ? token % tokens : depths[token]);
-                RequireRow(
-                    isKey ? "key" : "value", row, length + (token % tokens), head, numbers.Slice(place * dim, dim), scales?[head] ?? 1f,
-                    isKey ? angles : null, turn);
-            }
-        }
-    }
-
-    private void RequireRow(
-        string name, int row, int position, int head, ReadOnlySpan<float> numbers, float scale, RotaryAngles? angles, int turn)
-    {
-        if (Fits(numbers, angles, scale))
+        if (_check.AllFit(key, value, isRotated))
         {
             return;
         }
 
         CacheOptions options = _cache.Options;
-        Span<float> stored = _row.AsSpan(0, numbers.Length);
-        numbers.CopyTo(stored);
-        if (angles is not null)
+        for (int i = 0; i < rows.Length * tokens; i++)
         {
-            Require(stored, ElementType.Float32);
-            angles.Take([turn]);
-            angles.Turn(stored, 0);
+            (int row, int token) = (rows[i / tokens], i % tokens);
+            int length = _cache.LengthOf(layer, row) + behind;
+            int turn = _cache.LeftPaddingOf(row) + length + (depths.IsEmpty ? token : depths[i]);
+            _check.RequireKey(row, length + token, turn, key.Slice(i * options.KeyFloats, options.KeyFloats), isRotated);
         }
 
-        Require(stored, options.Type);
-        void Require(ReadOnlySpan<float> elements, ElementType type)
+        for (int i = 0; i < rows.Length * tokens; i++)
         {
-            for (int d = 0; d < elements.Length; d++)
-            {
-                if (StorageRange.FaultOf(name, row, position, head, d, elements[d], type, options.NonFinite, scale) is { } fault)
-                {
-                    throw fault;
-                }
-            }
+            int row = rows[i / tokens];
+            int position = _cache.LengthOf(layer, row) + behind + (i % tokens);
+            _check.RequireValue(row, position, value.Slice(i * options.ValueFloats, options.ValueFloats));
         }
-    }
-
-    // A rotated number is at most √2 times as large; whether it really overflows is then seen by rotating it.
-    private bool Fits(ReadOnlySpan<float> numbers, RotaryAngles? angles, float scale)
-    {
-        double growth = angles is null ? 1 : 1.5;
-        double largest = numbers.IsEmpty ? 0 : growth * Math.Abs((double)TensorPrimitives.MaxMagnitude(numbers));
-        return double.IsFinite(largest) && !StorageRange.Overflows(largest, _cache.Options.Type, scale);
     }
 }

@@ -53,9 +53,10 @@ public sealed class DecodeStep : IDisposable
         _positions = new int[_rows.Length * options.QueryLength];
         int[] depths = options.Attention.QueryDepths ?? [];
         _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
-        var shards = new ShardMap(_view, cache.Ranks, cache.Largest);
+        var shards = new ShardMap(_view, cache.Ranks, cache.Bound.Limits);
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
+        cache.PrepareAppend(_positions.Length);
         _caller = new CallerTensors(_device);
         long floats = (long)_rows.Length * options.QueryLength * options.QueryHeads * sizes.HeadDim;
         _queries = new QueryBlock(

@@ -43,13 +43,7 @@ public sealed class RotaryAngles
             return;
         }
 
-        if (_positions.Length < positions.Length)
-        {
-            _positions = new int[positions.Length];
-            _cosine = new float[positions.Length * _frequencies.Length];
-            _sine = new float[positions.Length * _frequencies.Length];
-        }
-
+        Reserve(positions.Length);
         positions.CopyTo(_positions);
         Count = positions.Length;
         int place = 0;
@@ -61,6 +55,18 @@ public sealed class RotaryAngles
                 (_cosine[place], _sine[place]) = ((float)cosine, (float)sine);
                 place++;
             }
+        }
+    }
+
+    /// <summary>Makes room for the angles of as many tokens; those at hand are forgotten where there was none.</summary>
+    public void Reserve(int tokens)
+    {
+        if (_positions.Length < tokens)
+        {
+            _positions = new int[tokens];
+            _cosine = new float[tokens * _frequencies.Length];
+            _sine = new float[tokens * _frequencies.Length];
+            Count = 0;
         }
     }
 

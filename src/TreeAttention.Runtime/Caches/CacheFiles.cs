@@ -10,10 +10,11 @@ namespace TreeAttention.Runtime;
 
 /// <summary>Saves a cache, each rank the pages that it owns to a safetensors file of its own, and loads it on any number of ranks.</summary>
 /// <remarks>
-/// A file holds <c>lengths</c> [layers, rows] and <c>padding</c> [rows] of the whole cache, <c>pages</c> [pages, 2], the row and
-/// number of each page, and for each layer <c>layer.N.key</c> [pages, 512, kv_heads, head_dim], rotated as it was stored, and
-/// <c>layer.N.value</c>, as they are stored. With f8e4m3 <c>key_scales</c> and <c>value_scales</c> [kv_heads] are what they
-/// are to be multiplied by. Rows that share pages are saved each by itself.
+/// A file holds <c>lengths</c> [layers, rows] and <c>padding</c> [rows] of the whole cache, <c>pages</c> [entries, 3], for each page of each row the row,
+/// the page's number in it and where its contents are, and for each layer these contents: <c>layer.N.key</c> [contents, 512, kv_heads, head_dim],
+/// rotated as it was stored, and <c>layer.N.value</c>, as they are stored. With f8e4m3 <c>key_scales</c> and <c>value_scales</c> [kv_heads] are
+/// what they are to be multiplied by. Pages that rows share are saved once, and shared again when they are loaded. Files of
+/// earlier versions, whose <c>pages</c> are [entries, 2], entry after entry with contents of its own, are loaded as well.
 /// </remarks>
 public static class CacheFiles
 {
@@ -47,13 +48,25 @@ public static class CacheFiles
         RankAgreement.Together(context.Control, () =>
         {
             using var saved = new SavedCache(directory, Prefix, cache.Options);
-            for (int row = 0; row < cache.Options.Rows; row++)
+            var loaded = new List<int>();
+            foreach (int row in saved.RowsByLength)
             {
-                cache.PadLeft(row, saved.PaddingOf(row));
+                (int from, int shared) = saved.SharedWith(row, loaded);
+                if (shared > 0)
+                {
+                    cache.Fork(from, row, shared);
+                }
+                else
+                {
+                    cache.PadLeft(row, saved.PaddingOf(row));
+                }
+
                 for (int layer = 0; layer < cache.Options.Layers; layer++)
                 {
-                    cache.AppendShard(layer, row, saved.LengthOf(layer, row), saved.TokensOf(layer));
+                    cache.AppendShard(layer, row, saved.LengthOf(layer, row) - shared, saved.TokensOf(layer));
                 }
+
+                loaded.Add(row);
             }
 
             return true;
@@ -76,11 +89,12 @@ public static class CacheFiles
     private static void Save(ShardedKvCache cache, string path, bool force)
     {
         CacheOptions options = cache.Options;
-        List<(int Row, int Page)> pages = PagesOf(cache);
+        List<(int Page, int[] Rows)> pages = PagesOf(cache);
+        int[] entries = [.. pages.SelectMany((content, index) => content.Rows.SelectMany(row => new[] { row, content.Page, index }))];
         using var writer = new SafetensorsWriter(path, force);
         writer.Declare("lengths", ElementType.Int32, options.Layers, options.Rows);
         writer.Declare("padding", ElementType.Int32, options.Rows);
-        writer.Declare("pages", ElementType.Int32, pages.Count, 2);
+        writer.Declare("pages", ElementType.Int32, entries.Length / 3, 3);
         KeyValueScales? scales = ScalesOf(options);
         if (scales is not null)
         {
@@ -102,7 +116,7 @@ public static class CacheFiles
             layer => Enumerable.Range(0, options.Rows).Select(row => cache.LengthOf(layer, row)))];
         writer.Write(MemoryMarshal.AsBytes<int>(lengths));
         writer.Write(MemoryMarshal.AsBytes<int>([.. Enumerable.Range(0, options.Rows).Select(cache.LeftPaddingOf)]));
-        writer.Write(MemoryMarshal.AsBytes<int>([.. pages.SelectMany(page => new[] { page.Row, page.Page })]));
+        writer.Write(MemoryMarshal.AsBytes<int>(entries));
         writer.Write(MemoryMarshal.AsBytes<float>(scales?.OfStorage(options.ValuesInKeys)));
         float[] key = new float[options.KvHeads * options.HeadDim];
         float[] value = new float[options.ValuesInKeys ? 0 : options.KvHeads * options.ValueDim];
@@ -122,19 +136,21 @@ public static class CacheFiles
         return options.Type == ElementType.Float8E4M3 ? options.Scales ?? new KeyValueScales(ones, ones) : null;
     }
 
-    // This rank's pages that some layer has tokens of.
-    private static List<(int Row, int Page)> PagesOf(ShardedKvCache cache)
+    // This rank's pages that some layer has tokens of, each with the rows that have it.
+    private static List<(int Page, int[] Rows)> PagesOf(ShardedKvCache cache)
     {
-        var pages = new List<(int, int)>();
-        for (int row = 0; row < cache.Options.Rows; row++)
+        var pages = new List<(int, int[])>();
+        int[] lengths = [.. Enumerable.Range(0, cache.Options.Rows).Select(
+            row => Enumerable.Range(0, cache.Options.Layers).Max(layer => cache.LengthOf(layer, row)))];
+        for (int page = 0; (long)page * PageSpan.Keys < lengths.Max(); page++)
         {
-            int length = Enumerable.Range(0, cache.Options.Layers).Max(layer => cache.LengthOf(layer, row));
-            for (int page = 0; (long)page * PageSpan.Keys < length; page++)
+            int first = page * PageSpan.Keys;
+            if (cache.Owns(first))
             {
-                if (cache.Owns(page * PageSpan.Keys))
-                {
-                    pages.Add((row, page));
-                }
+                pages.AddRange(Enumerable.Range(0, lengths.Length)
+                    .Where(row => lengths[row] > first)
+                    .GroupBy(row => cache.SlotOf(row, first))
+                    .Select(rows => (page, rows.ToArray())));
             }
         }
 
@@ -142,18 +158,19 @@ public static class CacheFiles
     }
 
     private static void WriteTokens(
-        SafetensorsWriter writer, ShardedKvCache cache, int layer, List<(int Row, int Page)> pages, float[] key, float[] value, float[] written,
+        SafetensorsWriter writer, ShardedKvCache cache, int layer, List<(int Page, int[] Rows)> pages, float[] key, float[] value, float[] written,
         float[]? scales)
     {
         byte[] bytes = new byte[PageSpan.Keys * written.Length * cache.Options.Type.SizeInBytes()];
         int tokenBytes = bytes.Length / PageSpan.Keys;
-        foreach ((int row, int page) in written.Length == 0 ? [] : pages)
+        foreach ((int page, int[] rows) in written.Length == 0 ? [] : pages)
         {
             bytes.AsSpan().Clear();
-            int count = Math.Clamp(cache.LengthOf(layer, row) - (page * PageSpan.Keys), 0, PageSpan.Keys);
+            int longest = rows.MaxBy(row => cache.LengthOf(layer, row));
+            int count = Math.Clamp(cache.LengthOf(layer, longest) - (page * PageSpan.Keys), 0, PageSpan.Keys);
             for (int i = 0; i < count; i++)
             {
-                cache.TryRead(layer, row, (page * PageSpan.Keys) + i, key, value);
+                cache.TryRead(layer, longest, (page * PageSpan.Keys) + i, key, value);
                 WriteToken(written, cache.Options.Type, scales, bytes.AsSpan(i * tokenBytes, tokenBytes));
             }
 

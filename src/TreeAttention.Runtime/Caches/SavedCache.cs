@@ -10,6 +10,9 @@ namespace TreeAttention.Runtime;
 /// <summary>The files of one saved cache, mapped: what each row has, and where each of its pages is.</summary>
 internal sealed class SavedCache : IDisposable
 {
+    private const int Columns = 3;       // row, page, contents
+    private const int ColumnsBefore = 2; // without contents: each entry has its own
+
     private readonly CacheOptions _options;
     private readonly List<IDisposable> _files = [];
     private readonly Dictionary<(int Row, int Page), (int File, int Index)> _pages = [];
@@ -46,11 +49,37 @@ internal sealed class SavedCache : IDisposable
     /// <summary>Left padding of a row.</summary>
     public int PaddingOf(int row) => _padding[row];
 
+    /// <summary>All rows, the longest first: of rows that share the page they end in, that one has all of its tokens.</summary>
+    public IEnumerable<int> RowsByLength => Enumerable.Range(0, _options.Rows).OrderByDescending(ShortestOf);
+
+    /// <summary>With which of some rows a row begins, and how many tokens they have in common; none of them with 0.</summary>
+    /// <remarks>Forks share pages from the first on, so the row with the most has them all.</remarks>
+    public (int Row, int Tokens) SharedWith(int row, IReadOnlyList<int> others)
+    {
+        (int Row, int Tokens) best = (-1, 0);
+        foreach (int other in others)
+        {
+            int page = 0;
+            while (_pages.TryGetValue((row, page), out (int File, int Index) mine) && _pages.TryGetValue((other, page), out (int File, int Index) theirs)
+                && mine == theirs)
+            {
+                page++;
+            }
+
+            int tokens = (int)Math.Min((long)page * PageSpan.Keys, Math.Min(ShortestOf(row), ShortestOf(other)));
+            best = tokens > best.Tokens ? (other, tokens) : best;
+        }
+
+        return best;
+    }
+
     /// <summary>The tokens of a layer.</summary>
     public ITokenSource TokensOf(int layer) => new LayerTokens(this, layer);
 
     /// <inheritdoc/>
     public void Dispose() => _files.ForEach(file => file.Dispose());
+
+    private int ShortestOf(int row) => Enumerable.Range(0, _options.Layers).Min(layer => LengthOf(layer, row));
 
     private static string[] PathsIn(string directory, string prefix)
     {
@@ -70,19 +99,30 @@ internal sealed class SavedCache : IDisposable
     private void Open(string path, int file)
     {
         TensorView pages = Keep(TensorFile.Open($"{path}:pages", "pages")).View;
-        int[] numbers = Integers(path, "pages", pages.Shape[0], 2);
-        for (int index = 0; index < numbers.Length / 2; index++)
+        int columns = pages.Rank == 2 && pages.Shape[1] == ColumnsBefore ? ColumnsBefore : Columns;
+        int[] numbers = Integers(path, "pages", pages.Shape[0], columns);
+        int contents = 0;
+        for (int entry = 0; entry < numbers.Length / columns; entry++)
         {
-            _pages[(numbers[2 * index], numbers[(2 * index) + 1])] = (file, index);
+            ReadOnlySpan<int> place = numbers.AsSpan(entry * columns, columns);
+            int index = columns == ColumnsBefore ? entry : place[2];
+            if (index < 0 || index >= numbers.Length / columns)
+            {
+                throw new FaultException(
+                    FaultCode.BadInput, $"{path}: page {place[1]} of row {place[0]} is said to be contents {index}, outside 0 to {(numbers.Length / columns) - 1}.");
+            }
+
+            _pages[(place[0], place[1])] = (file, index);
+            contents = Math.Max(contents, index + 1);
         }
 
         KeyValueScales? scales = CacheFiles.ScalesOf(_options);
         for (int layer = 0; layer < _options.Layers; layer++)
         {
-            TensorView key = Tokens(path, $"layer.{layer}.key", pages.Shape[0], _options.HeadDim, scales?.Key);
+            TensorView key = Tokens(path, $"layer.{layer}.key", contents, _options.HeadDim, scales?.Key);
             TensorView? value = _options.ValuesInKeys
                 ? null
-                : Tokens(path, $"layer.{layer}.value", pages.Shape[0], _options.ValueDim, scales?.Value);
+                : Tokens(path, $"layer.{layer}.value", contents, _options.ValueDim, scales?.Value);
             _tokens[layer, file] = new TensorTokens(key, value, _options);
         }
 

@@ -142,6 +142,40 @@ public sealed class AttentionGroup : IDisposable
     public SpeculativeStep CreateSpeculativeStep(ShardedKvCache cache, DecodeOptions options, params IReadOnlyList<TokenTree> trees) =>
         Together(() => new SpeculativeStep(Context, cache, options, trees));
 
+    /// <summary>Prepares the prefill of prompts into a cache: every rank gives its share of them, or with chunked all. It belongs to the caller.</summary>
+    /// <param name="cache">A cache of this group; it must outlive the prefill.</param>
+    /// <param name="options">Prompts, meaning of attention, method.</param>
+    /// <exception cref="FaultException">The options contradict the cache or themselves (2, 65), or memory is short (71).</exception>
+    public PrefillStep CreatePrefill(ShardedKvCache cache, PrefillOptions options) => Together(() => PrefillStep.Create(Context, cache, options));
+
+    /// <summary>Takes prompts into a layer of a cache, and attends with each of their tokens to those up to it. Decoding then goes on over the same cache.</summary>
+    /// <param name="prefill">From <see cref="CreatePrefill"/>; its tokens are the ones that this rank gives and gets.</param>
+    /// <param name="layer">The layer.</param>
+    /// <param name="query">[tokens, query_heads, head_dim], not rotated.</param>
+    /// <param name="key">[tokens, kv_heads, head_dim], not rotated.</param>
+    /// <param name="value">[tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="output">[tokens, query_heads, value_dim]</param>
+    /// <param name="lse">[query_heads, tokens], natural logarithm, sinks included.</param>
+    /// <param name="cancellation">As for <see cref="Decode(DecodeStep, int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float}, CancellationToken)"/>.</param>
+    /// <exception cref="FaultException">The cache is full (71) or a number must not be used (65), on every rank alike; or a rank failed.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public void Prefill(
+        PrefillStep prefill, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output,
+        Span<float> lse, CancellationToken cancellation = default)
+    {
+        using CancellationTokenRegistration registration = Watch(cancellation);
+        try
+        {
+            prefill.Run(layer, query, key, value, output, lse);
+        }
+        catch (FaultException fault)
+        {
+            Note(fault);
+            cancellation.ThrowIfCancellationRequested();
+            throw;
+        }
+    }
+
     /// <summary>One decode step: appends new tokens to a layer, attends to all that it then holds, and has the exact result on every rank.</summary>
     /// <param name="step">From <see cref="CreateStep"/>.</param>
     /// <param name="layer">The layer.</param>

@@ -106,6 +106,18 @@ public sealed unsafe class SyntheticTensors : IDisposable, ITokenSource
         }
     }
 
+    /// <summary>The queries of one position of a batch row.</summary>
+    /// <param name="row">Batch row.</param>
+    /// <param name="position">Any position, also past the queries that the tensors hold.</param>
+    /// <param name="query">[query_heads, head_dim] to be filled.</param>
+    public void ReadQuery(int row, int position, Span<float> query)
+    {
+        for (int head = 0; head < _shape.QueryHeads; head++)
+        {
+            FillRow(query.Slice(head * _shape.HeadDim, _shape.HeadDim), 1, row, position, (_firstKvHead * _shape.GroupSize) + head);
+        }
+    }
+
     // Large zeroed allocations come from the system untouched: no page exists before it is written.
     private TensorView Reserve(string name, int length, int heads, int dim, out nint address)
     {

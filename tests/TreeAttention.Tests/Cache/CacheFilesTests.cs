@@ -1,5 +1,7 @@
 using System;
 using System.IO;
+using System.Linq;
+using System.Runtime.InteropServices;
 using TreeAttention.Distributed;
 using TreeAttention.Runtime;
 using Xunit;
@@ -42,6 +44,104 @@ public sealed class CacheFilesTests : IDisposable
             VerificationReport report = _decode.Check(output, lse);
             Assert.True(report.Wrong == 0, report.WorstRow);
         });
+    }
+
+    [Theory]
+    [InlineData(3, 1)]
+    [InlineData(1, 4)]
+    [InlineData(2, 3)]
+    public void Forks_are_saved_once_and_share_their_pages_again_on_another_number_of_ranks(int before, int after)
+    {
+        var decode = new DecodeCase("forks") { Before = [1300, 1301, 1100], Padding = [2, 2, 2], Type = ElementType.BFloat16, Scales = null };
+        CacheOptions options = decode.CacheOptions with { MaxLength = 1310, Layers = 2 };
+        long page = 2L * 2 * 512 * (16 + 16) * 2;
+        CacheRanks.Run(before, context =>
+        {
+            using var cache = new ShardedKvCache(context, options);
+            cache.PadLeft(0, 2);
+            for (int layer = 0; layer < 2; layer++)
+            {
+                cache.Append(layer, [0], decode.Keys(layer, 0, 1300), decode.Values(layer, 0, 1300));
+            }
+
+            cache.Fork(0, 1, 1300);
+            cache.Fork(1, 2, 1100);
+            for (int layer = 0; layer < 2; layer++)
+            {
+                cache.Append(layer, [1], decode.Keys(1, 1300, 1), decode.Values(1, 1300, 1));
+            }
+
+            CacheFiles.Save(context, cache, _directory, force: false);
+        });
+        long saved = Directory.GetFiles(_directory).Sum(file => new FileInfo(file).Length);
+
+        CacheRanks.Run(after, context =>
+        {
+            // Of four pages and one more that an append takes, the busiest of 1, 3 and 4 ranks has 5, 4 and 3.
+            using var cache = new ShardedKvCache(context, options with { MemoryBytes = after == 1 ? 5 * page : (7 - after) * page });
+            CacheFiles.Load(context, cache, _directory);
+            Assert.Equal(2, cache.LeftPaddingOf(2));
+            Assert.Equal((cache.SlotOf(0, 0), cache.SlotOf(0, 600), cache.SlotOf(0, 1099)), (cache.SlotOf(1, 0), cache.SlotOf(1, 600), cache.SlotOf(2, 1099)));
+            Assert.Equal(cache.SlotOf(0, 0), cache.SlotOf(2, 0));
+            Assert.NotEqual((cache.SlotOf(0, 1024), 1300), (cache.SlotOf(1, 1024), cache.LengthOf(0, 1)));
+            cache.Append(0, [2], decode.Keys(2, 1100, 1), decode.Values(2, 1100, 1));
+            cache.Append(0, [0], decode.Keys(0, 1300, 1), decode.Values(0, 1300, 1));
+            Assert.NotEqual(cache.SlotOf(0, 1099), cache.SlotOf(2, 1099));
+
+            for (int layer = 0; layer < 2; layer++)
+            {
+                foreach ((int row, int position, int from) in ((int, int, int)[])[(0, 1299, layer), (1, 1299, layer), (1, 1300, 1), (2, 1099, layer), (2, 5, layer)])
+                {
+                    AssertStored(cache, layer, row, position, decode.Values(from, position, 1));
+                }
+            }
+
+            AssertStored(cache, 0, 2, 1100, decode.Values(2, 1100, 1));
+            AssertStored(cache, 0, 0, 1300, decode.Values(0, 1300, 1));
+            AssertStored(cache, 0, 0, 1100, decode.Values(0, 1100, 1)); // the other row's token went to a page of its own
+        });
+
+        Assert.InRange(saved, 4 * page, (4 * page) + 20_000);
+    }
+
+    [Fact]
+    public void Files_of_earlier_versions_in_which_every_page_has_contents_of_its_own_are_loaded()
+    {
+        var options = new CacheOptions { Rows = 2, KvHeads = 1, HeadDim = 1, ValueDim = 1, MaxLength = 600 };
+        float[] numbers = [.. Enumerable.Range(0, 3 * 512).Select(i => (float)i)];
+        Write(columns: 2, 1, 0, 0, 1, 0, 0); // row 1 comes first, and row 0 has two pages
+
+        CacheRanks.Run(2, context =>
+        {
+            using var cache = new ShardedKvCache(context, options);
+            CacheFiles.Load(context, cache, _directory);
+            Assert.Equal((520, 3), (cache.LengthOf(0), cache.LengthOf(1)));
+            AssertStored(cache, 0, 1, 2, [2]);
+            AssertStored(cache, 0, 0, 519, [512 + 7]);
+            AssertStored(cache, 0, 0, 11, [1024 + 11]);
+        });
+
+        Write(columns: 3, 1, 0, 0, 0, 1, -1, 0, 0, 2);
+        Assert.Contains("page 1 of row 0 is said to be contents -1", LoadFault(options).Message, StringComparison.Ordinal);
+
+        void Write(int columns, params int[] pages)
+        {
+            using var writer = new SafetensorsWriter(Path.Combine(_directory, "cache-00000-of-00001.safetensors"), force: true);
+            writer.Declare("lengths", ElementType.Int32, 1, 2);
+            writer.Declare("padding", ElementType.Int32, 2);
+            writer.Declare("pages", ElementType.Int32, pages.Length / columns, columns);
+            writer.Declare("layer.0.key", ElementType.Float32, 3, 512, 1, 1);
+            writer.Declare("layer.0.value", ElementType.Float32, 3, 512, 1, 1);
+            writer.Begin();
+            foreach (int[] integers in (int[][])[[520, 3], [0, 0], pages])
+            {
+                writer.Write(MemoryMarshal.AsBytes<int>(integers));
+            }
+
+            writer.Write(MemoryMarshal.AsBytes<float>(numbers));
+            writer.Write(MemoryMarshal.AsBytes<float>(numbers));
+            writer.Commit();
+        }
     }
 
     [Fact]
@@ -122,6 +222,18 @@ public sealed class CacheFilesTests : IDisposable
     }
 
     public void Dispose() => Directory.Delete(_directory, recursive: true);
+
+    // Values as bf16 or f32 stores them; other ranks than the owner read nothing.
+    private static void AssertStored(ShardedKvCache cache, int layer, int row, int position, ReadOnlySpan<float> expected)
+    {
+        float[] key = new float[cache.Options.KvHeads * cache.Options.HeadDim];
+        float[] value = new float[expected.Length];
+        byte[] stored = new byte[expected.Length * cache.Options.Type.SizeInBytes()];
+        float[] rounded = new float[expected.Length];
+        ElementConversion.FromFloat(expected, cache.Options.Type, stored);
+        ElementConversion.ToFloat(stored, cache.Options.Type, rounded);
+        Assert.True(!cache.TryRead(layer, row, position, key, value) || value.AsSpan().SequenceEqual(rounded), $"layer {layer}, row {row}, position {position}");
+    }
 
     private FaultException LoadFault(CacheOptions options)
     {

@@ -14,7 +14,9 @@ public sealed class DecodeTests
     [
         "algorithm", "reduction", "transport", "device", "dtype", "ranks", "median_us", "min_us", "p95_us", "compute_us", "communication_us", "bytes_sent",
         "control_bytes", "messages", "collectives", "peak_bytes", "error_max", "error_bound", "wrong", "batch", "query_len", "context", "final_context",
-        "steps", "layers", "heads", "kv_heads", "head_dim", "value_dim", "tokens_per_s", "first_us", "last_us", "cache_bytes", "allocated_bytes",
+        "steps", "layers", "heads", "kv_heads", "head_dim", "value_dim", "tokens_per_s", "first_us", "last_us", "tenths_us", "cache_bytes",
+        "allocated_bytes",
+        "prefill", "chunk", "prefill_us", "prefill_tokens_per_s", "prefill_bytes_sent", "prefill_messages", "prefill_collectives",
     ];
 
     [Fact]
@@ -45,7 +47,58 @@ public sealed class DecodeTests
         Assert.Equal(0, result.Json.GetProperty("wrong").GetInt64());
         Assert.Equal(0, result.Json.GetProperty("allocated_bytes").GetInt64());
         Assert.Equal(1030, result.Json.GetProperty("final_context").GetInt32());
+        Assert.Equal(10, result.Json.GetProperty("tenths_us").GetArrayLength());
         Assert.Equal(JsonValueKind.Number, result.Json.GetProperty("tokens_per_s").ValueKind);
+    }
+
+    [Theory]
+    [InlineData("ring", 1)]
+    [InlineData("gather", 3)]
+    [InlineData("chunked", 2)]
+    public void A_prefilled_context_and_the_steps_behind_it_write_what_one_causal_call_writes(string method, int ranks)
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(2, 90, 90, 4, 2, 16, 8));
+        string[] chunk = method == "chunked" ? ["--chunk", "33"] : [];
+
+        TreeattnProcess.Run(["attend", .. tensors, "--causal", "--output", files.At("whole.npy"), "--lse", files.At("whole-lse.npy")]).Exits(0);
+        TreeattnResult result = TreeattnProcess.Run(
+            ["decode", .. tensors, "--context", "84", "--causal", "--query-len", "2", "--prefill", method, .. chunk, "--ranks", $"{ranks}", "--output",
+            files.At("out.npy"), "--lse", files.At("lse.npy"), "--verify", "--json"]).Exits(0);
+
+        Assert.Equal((84, 3), (result.Json.GetProperty("context").GetInt32(), result.Json.GetProperty("steps").GetInt32()));
+        Assert.Equal(method, result.Json.GetProperty("prefill").GetString());
+        Assert.True(result.Json.GetProperty("prefill_us").GetDouble() > 0 && result.Json.GetProperty("prefill_tokens_per_s").GetDouble() > 0);
+        Assert.Equal(ranks > 1, result.Json.GetProperty("prefill_bytes_sent").GetInt64() > 0);
+        AssertClose(files.Read("whole.npy", 2, 90, 4, 8), files.Read("out.npy", 2, 90, 4, 8));
+        AssertClose(files.Read("whole-lse.npy", 2, 4, 90), files.Read("lse.npy", 2, 4, 90));
+    }
+
+    [Fact]
+    public void A_reproducible_prefill_and_the_steps_behind_it_have_the_same_bits_on_any_ranks()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 1400, 1400, 2, 1, 8, 8));
+        string[] outputs = [.. Enumerable.Range(1, 3).Select(ranks =>
+        {
+            string output = files.At($"{ranks}.npy");
+            TreeattnProcess.Run(
+                ["decode", .. tensors, "--steps", "2", "--reproducible", "--prefill", "chunked", "--chunk", "600", "--ranks", $"{ranks}", "--output", output]).Exits(0);
+            return output;
+        })];
+
+        Assert.Equal(File.ReadAllBytes(outputs[0]), File.ReadAllBytes(outputs[1]));
+        Assert.Equal(File.ReadAllBytes(outputs[0]), File.ReadAllBytes(outputs[2]));
+        Assert.Equal(1400, files.Read("1.npy", 1, 1400, 2, 8).Length / 16);
+    }
+
+    [Fact]
+    public void A_prefill_without_queries_for_the_context_says_what_is_missing()
+    {
+        using var files = new CliFiles();
+        string[] tensors = files.Tensors(new AttentionShape(1, 4, 9, 2, 1, 8, 8));
+
+        TreeattnProcess.Run(["decode", .. tensors, "--context", "6", "--prefill", "ring"]).Exits(65).Says("7 queries", "--prefill needs the queries of the context");
     }
 
     [Theory]
@@ -112,6 +165,10 @@ public sealed class DecodeTests
     [InlineData("--rotary-base", "10")]
     [InlineData("--shard", "zigzag")]
     [InlineData("--reproducible", "--reduction=fused")]
+    [InlineData("--prefill", "rings")]
+    [InlineData("--reproducible", "--prefill=ring")]
+    [InlineData("--algorithm=single", "--prefill=gather")]
+    [InlineData("--chunk", "9")]
     public void A_command_line_that_contradicts_itself_is_2(string option, string value) =>
         TreeattnProcess.Run(["decode", "--context", "10", "--steps", "1", option, value]).Exits(2);
 
@@ -168,4 +225,7 @@ public sealed class DecodeTests
 
         Assert.False(File.Exists(files.At("out.npy")));
     }
+
+    private static void AssertClose(float[] expected, float[] actual) =>
+        Assert.InRange(expected.Zip(actual).Max(pair => Math.Abs(pair.First - pair.Second)), 0, 2e-6f * expected.Max(MathF.Abs));
 }

@@ -52,6 +52,23 @@ public sealed class ReproducibleGpuTests
         Assert.Equal(Alone(files, arguments), Launched(mpi, ranks, files, arguments));
     }
 
+    [Fact]
+    public void A_prefill_in_chunks_writes_the_same_bytes_for_any_number_of_ranks()
+    {
+        using var files = new CliFiles();
+        const int tokens = 520; // a page and a bit; every token has its query
+        string[] arguments =
+        [
+            "decode", .. files.Tensors(new AttentionShape(1, tokens, tokens, 1, 1, 16, 16)), "--causal", "--device", "cuda", "--threads", "1", "--force",
+            "--output", files.At("output.npy"), "--context", "518", "--prefill", "chunked", "--chunk", "260", "--reproducible",
+        ];
+
+        byte[] one = Alone(files, arguments);
+
+        Assert.Equal(one, Alone(files, [.. arguments, "--ranks", "3"]));
+        Assert.Equal(one, Alone(files, [.. arguments, "--ranks", "2", "--transport", "nccl"]));
+    }
+
     private static string[] Arguments(CliFiles files, string command) =>
     [
         command, .. files.Tensors(new AttentionShape(1, 4, Keys, 2, 1, 16, 24)), "--causal", "--device", "cuda", "--threads", "1", "--force",

@@ -60,6 +60,33 @@ public sealed class AttentionGroupTests
         });
     }
 
+    [Theory, InlineData(PrefillMethod.Ring), InlineData(PrefillMethod.Chunked)]
+    public void Prompts_are_prefilled_by_shares_and_an_error_leaves_the_group_as_it_was(PrefillMethod method)
+    {
+        var prompts = new PrefillCase("library") { Lengths = [90, 40], Padding = [0, 0] };
+        var results = new PrefillResults(prompts);
+
+        RunAll(AttentionGroup.JoinInProcess(3, _options), group =>
+        {
+            using ShardedKvCache cache = group.CreateCache(prompts.Cache);
+            using PrefillStep prefill = group.CreatePrefill(cache, prompts.Options(method));
+            float[] output = new float[prefill.Tokens.Count * 4 * 7];
+            float[] lse = new float[prefill.Tokens.Count * 4];
+            float[] key = prompts.Of(2, 0, prefill.Tokens);
+            float[] bad = [.. key.Select(_ => float.NaN)];
+
+            FaultException fault = Assert.Throws<FaultException>(() => group.Prefill(
+                prefill, 0, prompts.Of(1, 0, prefill.Tokens), bad, prompts.Of(3, 0, prefill.Tokens), output, lse, TestContext.Current.CancellationToken));
+            group.Prefill(
+                prefill, 0, prompts.Of(1, 0, prefill.Tokens), key, prompts.Of(3, 0, prefill.Tokens), output, lse, TestContext.Current.CancellationToken);
+
+            Assert.Equal((FaultCode.BadInput, true), (fault.Code, fault.IsAgreed));
+            results.Add(prefill.Tokens, output, lse);
+        });
+
+        results.Check();
+    }
+
     [Fact]
     public void A_prompt_prefilled_in_chunks_is_causal_attention_and_decoding_goes_on_over_it()
     {

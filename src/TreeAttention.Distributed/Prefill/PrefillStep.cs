@@ -1,0 +1,169 @@
+using System;
+using System.Collections.Generic;
+using System.Linq;
+using System.Numerics.Tensors;
+
+namespace TreeAttention.Distributed;
+
+/// <summary>Takes prompts into a cache and attends with each of their tokens to those up to it; decoding then goes on as if they had been appended.</summary>
+/// <remarks>
+/// What is stored has the bits that <see cref="ShardedKvCache.Append(int, ReadOnlySpan{float}, ReadOnlySpan{float})"/> would have stored, in the pages that
+/// it would have used. Made once for given prompts, run for each layer. Calls come from one thread, the same on every rank.
+/// </remarks>
+public abstract class PrefillStep : IDisposable
+{
+    private readonly StorageCheck _check;
+
+    private protected PrefillStep(RankContext context, ShardedKvCache cache, PrefillOptions options, int[] rows, PromptToken[] tokens)
+    {
+        (Context, Cache, Options, Rows, Tokens) = (context, cache, options, rows, tokens);
+        _check = new StorageCheck(cache.Options);
+    }
+
+    /// <summary>The tokens that this rank gives and gets the results of, in their order: its share of each prompt, or with chunked all.</summary>
+    public IReadOnlyList<PromptToken> Tokens { get; }
+
+    /// <summary>The tokens of any rank, as <see cref="Tokens"/> are those of this one.</summary>
+    public abstract IEnumerable<PromptToken> TokensOf(int rank);
+
+    /// <summary>Where the time of the last run's attention went.</summary>
+    public StepTimes Times { get; private protected set; }
+
+    private protected RankContext Context { get; }
+
+    private protected ShardedKvCache Cache { get; }
+
+    private protected PrefillOptions Options { get; }
+
+    /// <summary>[prompts] the cache's rows.</summary>
+    private protected int[] Rows { get; }
+
+    /// <summary>Prepares a prefill. Every rank calls it with the same options.</summary>
+    /// <param name="context">The rank, as the cache was made with it.</param>
+    /// <param name="cache">The cache; it must outlive the step.</param>
+    /// <param name="options">Prompts, meaning of attention, method.</param>
+    /// <exception cref="ShapeMismatchException">The options do not fit the cache or one another.</exception>
+    /// <exception cref="FaultException">The method or plan does not go with the cache (2), out of memory (71).</exception>
+    public static PrefillStep Create(RankContext context, ShardedKvCache cache, PrefillOptions options)
+    {
+        int[] rows = options.Rows ?? [.. Enumerable.Range(0, cache.Options.Rows)];
+        PrefillRules.Check(cache, options, rows);
+        return options.Method == PrefillMethod.Chunked
+            ? new ChunkedPrefill(context, cache, options, rows)
+            : new ShardedPrefill(context, cache, options, rows, new PromptLayout(cache.Options, options, rows));
+    }
+
+    /// <summary>Takes the prompts into a layer, and attends.</summary>
+    /// <param name="layer">The layer. With ring and gather its rows are empty; with chunked the prompts continue what they hold.</param>
+    /// <param name="query">[tokens of this rank, query_heads, head_dim], not rotated.</param>
+    /// <param name="key">[tokens of this rank, kv_heads, head_dim], not rotated.</param>
+    /// <param name="value">[tokens of this rank, kv_heads, value_dim]; empty when values lie in the keys.</param>
+    /// <param name="output">[tokens of this rank, query_heads, value_dim]</param>
+    /// <param name="lse">[query_heads, tokens of this rank], natural logarithm, sinks included; as flash-attn's of packed sequences.</param>
+    /// <exception cref="InvalidOperationException">A row has tokens already, with ring or gather.</exception>
+    /// <exception cref="FaultException">
+    /// On every rank alike: the cache is full (71), a number must not be used or a tensor is of another size (65); nothing was stored. Or the ranks failed.
+    /// </exception>
+    public void Run(
+        int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
+    {
+        if (Options.Method != PrefillMethod.Chunked)
+        {
+            RequireEmpty(layer);
+        }
+
+        FaultException? fault = null;
+        try
+        {
+            RequireSizes(query.Length, key.Length, value.Length, output.Length, lse.Length);
+            RequireNumbers(layer, query, key, value);
+        }
+        catch (ShapeMismatchException error)
+        {
+            fault = new FaultException(FaultCode.BadInput, error.Message, error);
+        }
+        catch (FaultException error)
+        {
+            fault = error;
+        }
+
+        RankAgreement.Settle(Context.Control, fault);
+        Cache.Rows.MakeRoom(layer, Rows, Options.Lengths);
+        RunPrompts(layer, query, key, value, output, lse);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Dispose(disposing: true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees what the step allocated.</summary>
+    protected abstract void Dispose(bool disposing);
+
+    /// <summary>Attends and stores: sizes and numbers are right, there is room.</summary>
+    private protected abstract void RunPrompts(
+        int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse);
+
+    private void RequireEmpty(int layer)
+    {
+        foreach (int row in Rows)
+        {
+            if (Cache.LengthOf(layer, row) > 0)
+            {
+                throw new InvalidOperationException(
+                    $"Row {row} has {Cache.LengthOf(layer, row)} tokens in layer {layer}: {Options.Method.Name()} begins empty rows. Release the row, or continue it "
+                    + "with chunked prefill.");
+            }
+        }
+    }
+
+    private void RequireSizes(int query, int key, int value, int output, int lse)
+    {
+        CacheOptions sizes = Cache.Options;
+        long tokens = Tokens.Count;
+        long heads = Options.QueryHeads;
+        if (query != tokens * heads * sizes.HeadDim || key != tokens * sizes.KeyFloats || value != tokens * sizes.ValueFloats
+            || output != tokens * heads * sizes.ValueDim || lse != tokens * heads)
+        {
+            throw new ShapeMismatchException(
+                $"This rank has {tokens} tokens of the prompts, of {heads} × {sizes.HeadDim} query, {sizes.KeyFloats} key, {sizes.ValueFloats} value and "
+                + $"{heads} × {sizes.ValueDim} output elements and {heads} log-sum-exps each, but was given {query}, {key}, {value}, {output} and {lse}.");
+        }
+    }
+
+    private void RequireNumbers(int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
+    {
+        CacheOptions sizes = Cache.Options;
+        bool queriesFit = sizes.NonFinite == NonFinitePolicy.Propagate || query.IsEmpty || float.IsFinite(TensorPrimitives.MaxMagnitude(query));
+        for (int i = 0; i < query.Length && !queriesFit; i++)
+        {
+            (int row, int dim) = Math.DivRem(i, sizes.HeadDim);
+            PromptToken token = Tokens[row / Options.QueryHeads];
+            if (StorageRange.FaultOf(
+                "query", token.Row, token.Index, row % Options.QueryHeads, dim, query[i], ElementType.Float32, sizes.NonFinite) is { } fault)
+            {
+                throw fault;
+            }
+        }
+
+        if (_check.AllFit(key, value, isRotated: false))
+        {
+            return;
+        }
+
+        for (int i = 0; i < Tokens.Count; i++)
+        {
+            int position = Cache.LengthOf(layer, Tokens[i].Row) + Tokens[i].Index;
+            _check.RequireKey(
+                Tokens[i].Row, position, Cache.LeftPaddingOf(Tokens[i].Row) + position, key.Slice(i * sizes.KeyFloats, sizes.KeyFloats), isRotated: false);
+        }
+
+        for (int i = 0; i < Tokens.Count; i++)
+        {
+            int position = Cache.LengthOf(layer, Tokens[i].Row) + Tokens[i].Index;
+            _check.RequireValue(Tokens[i].Row, position, value.Slice(i * sizes.ValueFloats, sizes.ValueFloats));
+        }
+    }
+}
