@@ -59,7 +59,7 @@ internal static class RendezvousGroup
                 FaultCode.CommandLine,
                 $"The ranks are to meet at {launcher.Rendezvous}, but this is rank {launcher.Rank ?? -1} of {launcher.Size ?? -1} (-1: unknown): set TREEATTN_RANK "
                 + "(0 to size - 1) and TREEATTN_WORLD_SIZE, or start by srun.")
-            { IsAgreed = true };
+            { IsAgreed = !(launcher.Rank >= launcher.Size) }; // a place behind the last is this process's fault alone: no rank 0 tells it
         }
 
         if ((options.Ranks ?? size) != size || (options.Nodes?.Count ?? size) != size)
