@@ -24,7 +24,7 @@ public sealed class VerificationRows
     private const double LimitOfNarrow = 1e-2;
     private const double SmallestNormal = 1.17549435082228751e-38; // 2^-126
 
-    private static readonly NaiveRounding[] s_roundings = [NaiveRounding.Everything, NaiveRounding.Inputs, NaiveRounding.Storage];
+    private static readonly NaiveRounding[] _roundings = [NaiveRounding.Everything, NaiveRounding.Inputs, NaiveRounding.Storage];
 
     private readonly AttentionShape _shape;
     private readonly RowMeasure[] _rows;
@@ -103,7 +103,7 @@ public sealed class VerificationRows
         if (storage != ElementType.Float32)
         {
             float[] naive = new float[expected.Length];
-            foreach (NaiveRounding rounding in s_roundings)
+            foreach (NaiveRounding rounding in _roundings)
             {
                 NaiveAttention.Row(problem, query, key, value, storage, row, naive, out float naiveLse, scales, rounding);
                 naiveError = Math.Max(naiveError, Deviation.Of(naive, expected).Error);
