@@ -66,6 +66,7 @@ internal sealed class AttendLaunch(
         int pagesPerSplit = (pages + splits - 1) / splits;
         if (isGrowing)
         {
+            states.Load(); // a second page brings merges: their kernel is not to be compiled in the midst of the steps
             pagesPerSplit = 0;
         }
         else

@@ -11,6 +11,9 @@ internal sealed class StateKernels(KernelFunctions kernels)
     // Products and sums stay apart: merges have the same bits in either order.
     private readonly KernelProgram _program = new("states.cu", ["merge_states", "fold_states", "weigh", "unweigh", "clear_state"], false);
 
+    /// <summary>Compiles the kernels, or takes them from the cache, unless that was done.</summary>
+    internal void Load() => _ = kernels.Get(_program, 0, 0);
+
     /// <summary>Folds <paramref name="count"/> states, one after the other, into a state.</summary>
     /// <param name="into">First float of the state.</param>
     /// <param name="from">First float of the first state that is folded in.</param>
