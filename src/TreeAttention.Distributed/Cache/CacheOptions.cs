@@ -50,7 +50,7 @@ public sealed record CacheOptions
     public bool Replicated { get; init; }
 
     /// <summary>Pages that a row has at its longest.</summary>
-    internal int MostPages => (int)(((long)MaxLength + PageSpan.Keys - 1) / PageSpan.Keys);
+    internal int MostPages => PageSpan.PagesFor(MaxLength);
 
     /// <summary>Elements of a key page over all KV heads.</summary>
     internal long KeyPageElements => (long)KvHeads * PageSpan.Keys * HeadDim;

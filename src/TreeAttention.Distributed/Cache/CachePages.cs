@@ -38,9 +38,6 @@ internal sealed class CachePages
     /// <summary>Changes when a page of a row moves to another slot or rows lose pages; growth alone does not change it.</summary>
     public long Version { get; private set; }
 
-    /// <summary>Pages that so many tokens lie in.</summary>
-    public static int PagesFor(int length) => (int)(((long)length + PageSpan.Keys - 1) / PageSpan.Keys);
-
     /// <summary>The rank that owns a page.</summary>
     public int OwnerOf(int page) => _owners[page % LaneTree.Lanes];
 
@@ -89,7 +86,7 @@ internal sealed class CachePages
                 TakeOwn(row, _lengths[row] / PageSpan.Keys, prepare);
             }
 
-            for (int page = PagesFor(_lengths[row]); page < PagesFor(lengths[i]); page++)
+            for (int page = PageSpan.PagesFor(_lengths[row]); page < PageSpan.PagesFor(lengths[i]); page++)
             {
                 int rank = OwnerOf(page);
                 int slot = _pools[rank].Take();
@@ -110,13 +107,13 @@ internal sealed class CachePages
     public void Detach(int row, int first, int end, Action<int, int, int> prepare)
     {
         Array.Clear(_wanted);
-        for (int page = first / PageSpan.Keys; page < PagesFor(end); page++)
+        for (int page = first / PageSpan.Keys; page < PageSpan.PagesFor(end); page++)
         {
             _wanted[OwnerOf(page)] += IsShared(row, page) ? 1 : 0;
         }
 
         RequireFree();
-        for (int page = first / PageSpan.Keys; page < PagesFor(end); page++)
+        for (int page = first / PageSpan.Keys; page < PageSpan.PagesFor(end); page++)
         {
             if (IsShared(row, page))
             {
@@ -128,7 +125,7 @@ internal sealed class CachePages
     /// <summary>Gives the pages past a length back.</summary>
     public void Truncate(int row, int length)
     {
-        for (int page = PagesFor(length); page < PagesFor(_lengths[row]); page++)
+        for (int page = PageSpan.PagesFor(length); page < PageSpan.PagesFor(_lengths[row]); page++)
         {
             _pools[OwnerOf(page)].Release(SlotOf(row, page));
             Version++;
@@ -140,7 +137,7 @@ internal sealed class CachePages
     /// <summary>Makes an empty row share the first pages of another.</summary>
     public void Fork(int from, int to, int length)
     {
-        for (int page = 0; page < PagesFor(length); page++)
+        for (int page = 0; page < PageSpan.PagesFor(length); page++)
         {
             int slot = SlotOf(from, page);
             _pools[OwnerOf(page)].Share(slot);
@@ -173,7 +170,7 @@ internal sealed class CachePages
         for (int i = 0; i < rows.Length; i++)
         {
             int row = rows[i];
-            for (int page = PagesFor(_lengths[row]); page < PagesFor(lengths[i]); page++)
+            for (int page = PageSpan.PagesFor(_lengths[row]); page < PageSpan.PagesFor(lengths[i]); page++)
             {
                 _wanted[OwnerOf(page)]++;
             }

@@ -53,7 +53,7 @@ internal sealed class CacheView
         }
 
         int pages = _cache.OwnPages(longest);
-        int room = RoomFor(CachePages.PagesFor(longest));
+        int room = RoomFor(PageSpan.PagesFor(longest));
         if (pages != Plan.PagesPerBatch || room != _room || _version != _cache.Pages.Version)
         {
             Plan.Grow(pages, room == _room ? Plan.RoomPages : _cache.Pages.MostPagesOfRank(room));
@@ -69,8 +69,8 @@ internal sealed class CacheView
             if (length != KeyLengths[batch])
             {
                 int first = Math.Min(length, KeyLengths[batch]) / PageSpan.Keys;
-                int end = CachePages.PagesFor(Math.Max(length, KeyLengths[batch]));
-                isMoved |= CachePages.PagesFor(length) != CachePages.PagesFor(KeyLengths[batch]);
+                int end = PageSpan.PagesFor(Math.Max(length, KeyLengths[batch]));
+                isMoved |= PageSpan.PagesFor(length) != PageSpan.PagesFor(KeyLengths[batch]);
                 KeyLengths[batch] = length;
                 FillPages(batch, first, end);
                 isChanged = true;
@@ -106,7 +106,7 @@ internal sealed class CacheView
         for (int batch = 0; batch < _rows.Length; batch++)
         {
             KeyLengths[batch] = _cache.LengthOf(layer, _rows[batch]);
-            FillPages(batch, 0, CachePages.PagesFor(longest));
+            FillPages(batch, 0, PageSpan.PagesFor(longest));
         }
     }
 

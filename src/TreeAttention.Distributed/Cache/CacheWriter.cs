@@ -121,7 +121,7 @@ internal sealed class CacheWriter : IDisposable
         for (int token = 0; token < tokens; token++, position++)
         {
             int page = position / PageSpan.Keys;
-            _positions[first + token] = position + _cache.LeftPaddingOf(row);
+            _positions[first + token] = _cache.TurnOf(row, position);
             _places[first + token] = _cache.IsOwn(page)
                 ? _cache.Contents.PlaceOf(_cache.Pages.SlotOf(row, page), position)
                 : TokenPlace.Elsewhere;
@@ -148,7 +148,7 @@ internal sealed class CacheWriter : IDisposable
         {
             (int row, int token) = (rows[i / tokens], i % tokens);
             int length = _cache.LengthOf(layer, row) + behind;
-            int turn = _cache.LeftPaddingOf(row) + length + (depths.IsEmpty ? token : depths[i]);
+            int turn = _cache.TurnOf(row, length + (depths.IsEmpty ? token : depths[i]));
             _check.RequireKey(row, length + token, turn, key.Slice(i * options.KeyFloats, options.KeyFloats), isRotated);
         }
 

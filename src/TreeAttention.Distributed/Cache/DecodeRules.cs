@@ -11,12 +11,7 @@ internal static class DecodeRules
     /// <exception cref="FaultException">The algorithm does not go with a growing cache (2).</exception>
     public static void Check(ShardedKvCache cache, DecodeOptions options, int[] rows)
     {
-        if (rows.Distinct().Count() != rows.Length || Array.Exists(rows, row => row < 0 || row >= cache.Options.Rows))
-        {
-            throw new ShapeMismatchException(
-                $"The rows {string.Join(',', rows)} of a step must be different rows of the cache, which has 0 to {cache.Options.Rows - 1}.");
-        }
-
+        RequireDifferent(cache, rows);
         if (options.Attention is not { KeyLengths: null, KeyStarts: null, PackedQueries: null, PackedKeys: null })
         {
             throw new ShapeMismatchException(
@@ -34,6 +29,17 @@ internal static class DecodeRules
         if (options.Plan.Placement != QueryPlacement.Replicated)
         {
             throw new FaultException(FaultCode.CommandLine, "Decode queries are on every rank: --query-placement sharded belongs to prefill.");
+        }
+    }
+
+    /// <summary>Throws unless the rows of a call are different rows of the cache.</summary>
+    /// <exception cref="ShapeMismatchException">They are not.</exception>
+    public static void RequireDifferent(ShardedKvCache cache, int[] rows)
+    {
+        if (rows.Distinct().Count() != rows.Length || Array.Exists(rows, row => row < 0 || row >= cache.Options.Rows))
+        {
+            throw new ShapeMismatchException(
+                $"The rows {string.Join(',', rows)} of a call must be different rows of the cache, which has 0 to {cache.Options.Rows - 1}.");
         }
     }
 }

@@ -1,6 +1,5 @@
 using System;
 using System.Linq;
-using System.Numerics.Tensors;
 
 namespace TreeAttention.Distributed;
 
@@ -224,7 +223,7 @@ public sealed class DecodeStep : IDisposable
         for (int i = 0; i < _positions.Length; i++)
         {
             (int batch, int query) = Math.DivRem(i, queries);
-            int first = _cache.LeftPaddingOf(_rows[batch]) + _view.KeyLengths[batch] - tokens;
+            int first = _cache.TurnOf(_rows[batch], _view.KeyLengths[batch] - tokens);
             _positions[i] = first + (_depths.Length > 0 ? _depths[i] : isAligned ? query : 0);
         }
 
@@ -257,24 +256,13 @@ public sealed class DecodeStep : IDisposable
     private void RequireQueries(ReadOnlySpan<float> query)
     {
         RequireQueries(query.Length);
-        if (_cache.Options.NonFinite == NonFinitePolicy.Error && !query.IsEmpty && !float.IsFinite(TensorPrimitives.MaxMagnitude(query)))
+        int refused = StorageCheck.FirstRefused(query, _cache.Options.NonFinite);
+        if (refused >= 0)
         {
-            throw NotFinite(query);
+            (int row, int dim) = Math.DivRem(refused, Problem.Shape.HeadDim);
+            (int token, int head) = Math.DivRem(row, Problem.Shape.QueryHeads);
+            (int batch, int index) = Math.DivRem(token, Problem.Shape.QueryLength);
+            throw StorageRange.FaultOf("query", batch, index, head, dim, query[refused], ElementType.Float32, NonFinitePolicy.Error)!;
         }
-    }
-
-    private FaultException NotFinite(ReadOnlySpan<float> query)
-    {
-        (int heads, int dim) = (Problem.Shape.QueryHeads, Problem.Shape.HeadDim);
-        int place = 0;
-        while (float.IsFinite(query[place]))
-        {
-            place++;
-        }
-
-        int token = place / (heads * dim);
-        return StorageRange.FaultOf(
-            "query", token / Problem.Shape.QueryLength, token % Problem.Shape.QueryLength, place / dim % heads, place % dim, query[place],
-            ElementType.Float32, NonFinitePolicy.Error)!;
     }
 }

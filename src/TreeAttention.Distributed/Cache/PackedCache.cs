@@ -138,7 +138,7 @@ internal sealed class PackedCache : TravellingShards
         int most = 0;
         for (int batch = 0; batch < _rows.Length; batch++)
         {
-            int pages = CachePages.PagesFor(_lengths[batch]);
+            int pages = PageSpan.PagesFor(_lengths[batch]);
             most = Math.Max(most, pages);
             for (int page = 0; page < pages; page++)
             {

@@ -71,6 +71,9 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Rotary position of a row's first token: what its left padding takes; 0 without.</summary>
     public int LeftPaddingOf(int row) => Rows.PaddingOf(row);
 
+    /// <summary>Position by which a row's token is rotated.</summary>
+    internal int TurnOf(int row, int position) => LeftPaddingOf(row) + position;
+
     /// <summary>Says that an empty row begins with padding, which is never stored: its first token gets this rotary position.</summary>
     /// <exception cref="InvalidOperationException">The row has tokens.</exception>
     public void PadLeft(int row, int padding) => Rows.PadLeft(row, padding);

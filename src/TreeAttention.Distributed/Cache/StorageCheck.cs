@@ -10,6 +10,25 @@ internal sealed class StorageCheck(CacheOptions options)
     private readonly RotaryAngles? _angles = options.Rotary is { Dim: > 0 } rotary ? new RotaryAngles(rotary) : null;
     private readonly float[] _row = new float[AttentionShape.MaxHeadDim];
 
+    /// <summary>Index of the first query element that is refused; -1 for none.</summary>
+    /// <param name="query">Queries, however they are ordered.</param>
+    /// <param name="policy">What happens to numbers that are not finite.</param>
+    public static int FirstRefused(ReadOnlySpan<float> query, NonFinitePolicy policy)
+    {
+        if (policy == NonFinitePolicy.Propagate || query.IsEmpty || float.IsFinite(TensorPrimitives.MaxMagnitude(query)))
+        {
+            return -1;
+        }
+
+        int index = 0;
+        while (float.IsFinite(query[index]))
+        {
+            index++;
+        }
+
+        return index;
+    }
+
     /// <summary>All of many tokens' numbers can surely be stored; if not, each token has to be looked at.</summary>
     /// <param name="key">[tokens, kv_heads, head_dim]</param>
     /// <param name="value">[tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>

@@ -1,5 +1,4 @@
 using System;
-using System.Linq;
 
 namespace TreeAttention.Distributed;
 
@@ -11,12 +10,7 @@ internal static class PrefillRules
     /// <exception cref="FaultException">The method does not go with the cache (2).</exception>
     public static void Check(ShardedKvCache cache, PrefillOptions options, int[] rows)
     {
-        if (rows.Distinct().Count() != rows.Length || Array.Exists(rows, row => row < 0 || row >= cache.Options.Rows))
-        {
-            throw new ShapeMismatchException(
-                $"The rows {string.Join(',', rows)} of a prefill must be different rows of the cache, which has 0 to {cache.Options.Rows - 1}.");
-        }
-
+        DecodeRules.RequireDifferent(cache, rows);
         if (options.Lengths.Length != rows.Length || Array.Exists(options.Lengths, length => length < 0 || length > cache.Options.MaxLength))
         {
             throw new ShapeMismatchException(

@@ -1,7 +1,6 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using System.Numerics.Tensors;
 
 namespace TreeAttention.Distributed;
 
@@ -136,16 +135,13 @@ public abstract class PrefillStep : IDisposable
     private void RequireNumbers(int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
     {
         CacheOptions sizes = Cache.Options;
-        bool queriesFit = sizes.NonFinite == NonFinitePolicy.Propagate || query.IsEmpty || float.IsFinite(TensorPrimitives.MaxMagnitude(query));
-        for (int i = 0; i < query.Length && !queriesFit; i++)
+        int refused = StorageCheck.FirstRefused(query, sizes.NonFinite);
+        if (refused >= 0)
         {
-            (int row, int dim) = Math.DivRem(i, sizes.HeadDim);
-            PromptToken token = Tokens[row / Options.QueryHeads];
-            if (StorageRange.FaultOf(
-                "query", token.Row, token.Index, row % Options.QueryHeads, dim, query[i], ElementType.Float32, sizes.NonFinite) is { } fault)
-            {
-                throw fault;
-            }
+            (int line, int dim) = Math.DivRem(refused, sizes.HeadDim);
+            PromptToken token = Tokens[line / Options.QueryHeads];
+            throw StorageRange.FaultOf(
+                "query", token.Row, token.Index, line % Options.QueryHeads, dim, query[refused], ElementType.Float32, NonFinitePolicy.Error)!;
         }
 
         if (_check.AllFit(key, value, isRotated: false))
@@ -157,7 +153,7 @@ public abstract class PrefillStep : IDisposable
         {
             int position = Cache.LengthOf(layer, Tokens[i].Row) + Tokens[i].Index;
             _check.RequireKey(
-                Tokens[i].Row, position, Cache.LeftPaddingOf(Tokens[i].Row) + position, key.Slice(i * sizes.KeyFloats, sizes.KeyFloats), isRotated: false);
+                Tokens[i].Row, position, Cache.TurnOf(Tokens[i].Row, position), key.Slice(i * sizes.KeyFloats, sizes.KeyFloats), isRotated: false);
         }
 
         for (int i = 0; i < Tokens.Count; i++)

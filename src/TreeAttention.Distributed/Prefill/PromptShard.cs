@@ -10,8 +10,6 @@ namespace TreeAttention.Distributed;
 /// </remarks>
 internal sealed class PromptShard : IDisposable
 {
-    private const int FloatsOfLimits = 2;
-
     private readonly IDevice _device;
     private readonly CacheContents _parts; // a slot for each page that is not whole
     private readonly List<int> _partPages = [];
@@ -41,7 +39,7 @@ internal sealed class PromptShard : IDisposable
 
         _wholePlaces = new TokenPlace[tokens];
         _partPlaces = new TokenPlace[tokens];
-        long limitBytes = (long)plan.Pages.Count * plan.Shape.KvHeads * FloatsOfLimits * sizeof(float);
+        long limitBytes = (long)plan.Pages.Count * plan.Shape.KvHeads * CacheContents.FloatsOfLimits * sizeof(float);
         _none = new HostMemory(limitBytes, ElementType.Float32);
         _measured = new HostMemory(limitBytes, ElementType.Float32);
         _contents = device.Allocate(plan.Bytes, plan.Type);

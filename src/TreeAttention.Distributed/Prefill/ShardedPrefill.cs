@@ -58,7 +58,7 @@ internal sealed class ShardedPrefill : PrefillStep
     {
         for (int i = 0; i < _positions.Length; i++)
         {
-            _positions[i] = Cache.LeftPaddingOf(Tokens[i].Row) + Tokens[i].Index;
+            _positions[i] = Cache.TurnOf(Tokens[i].Row, Tokens[i].Index);
         }
 
         _angles?.Take(_positions);

@@ -156,7 +156,7 @@ internal sealed class TokenExchange : IDisposable
             {
                 (int row, int index) = Tokens[i];
                 int page = index / PageSpan.Keys;
-                _positions[i] = cache.LeftPaddingOf(row) + index;
+                _positions[i] = cache.TurnOf(row, index);
                 _places[i] = cache.IsOwn(page) ? cache.Contents.PlaceOf(cache.Pages.SlotOf(row, page), index) : TokenPlace.Elsewhere;
             }
         }

@@ -8,6 +8,9 @@ public readonly record struct PageSpan(KeyRun Run, int Offset, int Count)
     /// <summary>Most keys of a page.</summary>
     public const int Keys = 512;
 
+    /// <summary>Pages that a row of so many keys takes.</summary>
+    public static int PagesFor(int length) => (int)(((long)length + Keys - 1) / Keys);
+
     /// <summary>Position of the page's first key.</summary>
     public int FirstPosition => Run.PositionAt(Offset);
 

@@ -61,7 +61,7 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
             longest = Math.Max(longest, length);
         }
 
-        return (_evictions << 32) + ((longest + PageSpan.Keys - 1L) / PageSpan.Keys);
+        return (_evictions << 32) + PageSpan.PagesFor(longest);
     }
 
     /// <summary>The folds of a growing plan's lanes for some nodes.</summary>
@@ -148,17 +148,7 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
 
     private (nint Entries, nint Ranges, nint Slots) UploadPages(ShardPlan plan)
     {
-        PageEntry[] entries = [.. plan.Pages.Select(page => new PageEntry
-        {
-            KeyOffset = page.KeyOffset,
-            ValueOffset = page.ValueOffset,
-            RunFirst = page.Span.Run.First,
-            RunOffset = page.Span.Offset,
-            RunBlock = page.Span.Run.Block,
-            RunStride = page.Span.Run.Stride,
-            Count = page.Span.Count,
-            Capacity = page.Capacity,
-        })];
+        PageEntry[] entries = [.. plan.Pages.Select(page => PageEntry.Of(page, page.Span.Count))];
         int[] ranges = [.. Enumerable.Range(0, plan.Shape.Batch + 1).Select(batch => batch * plan.PagesPerBatch)];
         int[] slots = [.. plan.Pages.Select(page => page.Slot)];
         (nint Entries, nint Ranges, nint Slots) uploaded = (Upload(entries.AsSpan()), Upload(ranges.AsSpan()), Upload(slots.AsSpan()));

@@ -86,7 +86,7 @@ internal sealed class GrowingTables
         for (int page = 0; page < pages.Count; page++)
         {
             KeyPage now = pages[page];
-            PageEntry entry = EntryOf(now);
+            var entry = PageEntry.Of(now, now.Capacity);
             if (page >= _pages || _slots[page] != now.Slot || entry != _entries[page])
             {
                 (first, end) = (Math.Min(first, page), page + 1);
@@ -104,18 +104,6 @@ internal sealed class GrowingTables
         Upload<int>(_slots, first, end, Slots);
         _copies.Upload<int>(_ranges, Ranges);
     }
-
-    private static PageEntry EntryOf(in KeyPage page) => new()
-    {
-        KeyOffset = page.KeyOffset,
-        ValueOffset = page.ValueOffset,
-        RunFirst = page.Span.Run.First,
-        RunOffset = page.Span.Offset,
-        RunBlock = page.Span.Run.Block,
-        RunStride = page.Span.Run.Stride,
-        Count = page.Capacity,
-        Capacity = page.Capacity,
-    };
 
     private void Upload<T>(ReadOnlySpan<T> values, int first, int end, nint to)
         where T : unmanaged

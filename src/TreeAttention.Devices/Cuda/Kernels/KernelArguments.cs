@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed;
 
 namespace TreeAttention.Devices;
 
@@ -16,6 +17,19 @@ internal record struct PageEntry
     internal int RunStride;
     internal int Count;
     internal int Capacity;
+
+    /// <summary>A page of which so many keys may be there.</summary>
+    internal static PageEntry Of(in KeyPage page, int count) => new()
+    {
+        KeyOffset = page.KeyOffset,
+        ValueOffset = page.ValueOffset,
+        RunFirst = page.Span.Run.First,
+        RunOffset = page.Span.Offset,
+        RunBlock = page.Span.Run.Block,
+        RunStride = page.Span.Run.Stride,
+        Count = count,
+        Capacity = page.Capacity,
+    };
 }
 
 /// <summary>attend_arguments</summary>
