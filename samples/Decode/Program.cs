@@ -5,8 +5,7 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention;
 
 var whole = new GroupOptions { Transport = TransportKind.InProcess, Threads = 1 };
 float[][] expected = Decode(AttentionGroup.JoinInProcess(1, whole)[0]);

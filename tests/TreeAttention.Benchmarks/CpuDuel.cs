@@ -4,8 +4,9 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Linq;
 using System.Runtime.Intrinsics;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cpu.Scheduling;
+using TreeAttention.Devices.Cpu.Vectors;
 
 namespace TreeAttention.Benchmarks;
 

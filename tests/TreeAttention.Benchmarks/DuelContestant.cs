@@ -1,7 +1,9 @@
 using System;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Benchmarks;
 

@@ -1,8 +1,14 @@
 using System;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Loading;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Distributed.Steps;
+using TreeAttention.Runtime.Groups;
+using TreeAttention.Runtime.Measurement;
 
 namespace TreeAttention.Ranks;
 

@@ -1,8 +1,7 @@
 using System;
 using System.Linq;
 using System.Threading;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Distributed.Layout;
 
 namespace TreeAttention.Ranks;
 

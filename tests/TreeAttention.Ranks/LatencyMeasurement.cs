@@ -1,7 +1,8 @@
 using System;
 using System.Diagnostics;
 using System.Globalization;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Ranks;
 

@@ -1,5 +1,5 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Ranks;
 

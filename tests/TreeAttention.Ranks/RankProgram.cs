@@ -1,8 +1,8 @@
 using System;
 using System.Globalization;
 using System.Threading;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.Mpi;
+using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Ranks;
 

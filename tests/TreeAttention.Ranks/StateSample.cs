@@ -1,6 +1,6 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Ranks;
 

@@ -2,7 +2,8 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Ranks;
 

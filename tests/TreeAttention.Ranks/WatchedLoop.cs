@@ -2,8 +2,10 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using System.Threading;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.Control;
+using TreeAttention.Communication.Mpi;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Ranks;
 

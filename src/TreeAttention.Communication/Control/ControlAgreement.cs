@@ -5,7 +5,7 @@ using System.IO;
 using System.Linq;
 using System.Threading;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Control;
 
 /// <summary>The agreements of the group, one after the other: their parts as they come in at rank 0, the complete ones, and their form on the wire.</summary>
 internal sealed class ControlAgreement(int size)

@@ -1,10 +1,10 @@
 using System;
 using System.Buffers.Binary;
 using System.Net.Sockets;
+using System.Text;
 using System.Threading;
-using TreeAttention.Distributed;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Control;
 
 /// <summary>One connection of the control plane: frames out from any thread, frames in on one.</summary>
 internal sealed class ControlLink : IDisposable
@@ -166,4 +166,56 @@ internal sealed class ControlLink : IDisposable
     internal RankPulse PulseAt(long now) => new(Rank, Place, Count, Operation, Standing, TimeSpan.FromMilliseconds(now - LastHeard), HasLeft);
 
     public void Dispose() => _socket.Dispose();
+}
+
+/// <summary>What travels on the control plane: four bytes of length, one byte of kind, then the payload.</summary>
+internal enum ControlFrame : byte
+{
+    /// <summary>First of a connection: token, rank, process, host.</summary>
+    Hello = 1,
+
+    /// <summary>Operations entered, milliseconds in this state, name of the operation.</summary>
+    Beat,
+
+    /// <summary>One rank's part of an agreement: number of the agreement, bytes.</summary>
+    Part,
+
+    /// <summary>All parts: number of the agreement, then each part with its length.</summary>
+    Parts,
+
+    /// <summary>A fault: code, reason. The group ends.</summary>
+    Abort,
+
+    /// <summary>The end of this connection is no fault.</summary>
+    Goodbye,
+}
+
+/// <summary>The payload of a heartbeat: operations entered (8 bytes), milliseconds in this state (4), name of the operation (may be empty).</summary>
+internal static class ControlBeat
+{
+    internal const int MostBytes = 128;
+    private const int NameAt = 12;
+
+    /// <summary>Writes a beat and returns its length. A long name is cut.</summary>
+    internal static int Write(Span<byte> beat, long count, TimeSpan standing, string? operation)
+    {
+        BinaryPrimitives.WriteInt64LittleEndian(beat, count);
+        BinaryPrimitives.WriteInt32LittleEndian(beat[8..], (int)Math.Min(standing.TotalMilliseconds, int.MaxValue));
+        Encoding.UTF8.TryGetBytes(operation.AsSpan(0, Math.Min(operation?.Length ?? 0, (MostBytes - NameAt) / 3)), beat[NameAt..], out int bytes);
+        return NameAt + bytes;
+    }
+
+    internal static (long Count, TimeSpan Standing) Read(ReadOnlySpan<byte> beat) =>
+        (BinaryPrimitives.ReadInt64LittleEndian(beat), TimeSpan.FromMilliseconds(BinaryPrimitives.ReadInt32LittleEndian(beat[8..])));
+
+    /// <summary>The name of the operation; the known string where it has not changed, so that beats allocate nothing.</summary>
+    internal static string? ReadOperation(ReadOnlySpan<byte> beat, string? known)
+    {
+        ReadOnlySpan<byte> name = beat[NameAt..];
+        Span<char> characters = stackalloc char[MostBytes];
+        int length = Encoding.UTF8.GetChars(name, characters);
+        return name.IsEmpty ? null
+            : known != null && characters[..length].SequenceEqual(known) ? known
+            : new string(characters[..length]);
+    }
 }

@@ -1,8 +1,9 @@
 using System;
+using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
+using System.Threading;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Control;
 
 /// <summary>Judges the other ranks by their connections: rank 0 all of them, each of the others rank 0.</summary>
 /// <param name="rank">This rank.</param>
@@ -63,4 +64,149 @@ internal sealed class ControlWatcher(int rank, ControlLink[] links, StallLimits 
         $"{reason}. Continue or replace that process and start again; a group that is only slow needs a longer --stall-timeout "
         + $"(now {limits.Operation.TotalSeconds:0.#} s).")
     { Rank = guilty };
+}
+
+/// <summary>Decides from the pulses of all ranks whether the group stands still, and whose fault it is.</summary>
+/// <remarks>
+/// Nothing is wrong while no rank waits in a communication operation for longer than its limit. Then, in this order: a rank
+/// that left or is silent is at fault. While some rank computes, within its larger limit, or changes its state, the group
+/// moves. A rank that stands still outside any operation did not arrive, and is at fault. When all stand in
+/// communication, in different operations, they are at odds; in the same one it may be a long transfer, which has the larger
+/// limit. Numbers of operations are told, never compared: the leader of a node has more of them than the others.
+/// </remarks>
+internal static class StallJudge
+{
+    /// <summary>The rank at fault and the reason; null when all is well.</summary>
+    internal static (int Rank, string Reason)? Judge(IReadOnlyList<RankPulse> pulses, StallLimits limits)
+    {
+        RankPulse[] waiting = [.. pulses.Where(pulse => !pulse.HasLeft && pulse.IsCommunicating && pulse.Standing >= limits.For(pulse.Count))];
+        if (waiting.Length == 0)
+        {
+            return null;
+        }
+
+        RankPulse waiter = waiting.MaxBy(pulse => pulse.Standing);
+        RankPulse[] others = [.. pulses.Where(pulse => pulse.Rank != waiter.Rank)];
+        foreach (RankPulse other in others)
+        {
+            if (other.HasLeft)
+            {
+                return (other.Rank, $"{other.Name} has left, but {waiter.Name} waits {waiter.Where} for {Seconds(waiter.Standing)}");
+            }
+
+            if (other.Silence >= limits.Operation)
+            {
+                return (other.Rank,
+                    $"{other.Name} is stopped or unreachable: no sign of life for {Seconds(other.Silence)}, last seen {other.Where} "
+                    + $"while {waiter.Name} waits {waiter.Where} for {Seconds(waiter.Standing)}");
+            }
+        }
+
+        return others.Any(other => other.Standing < (other.IsComputing ? limits.Compute : limits.For(waiter.Count))) ? null
+            : others.Any(other => !other.IsCommunicating) ? JudgeMissing(others, waiter)
+            : JudgeArrived(others, waiter, limits);
+    }
+
+    private static (int Rank, string Reason)? JudgeMissing(RankPulse[] others, RankPulse waiter)
+    {
+        RankPulse missing = others.Where(other => !other.IsCommunicating).MaxBy(other => other.Standing);
+        return (missing.Rank,
+            $"{missing.Name} did not arrive at operation {waiter.Count:N0} ({waiter.Operation}): it is {missing.Where} "
+            + $"for {Seconds(missing.Standing)} while {waiter.Name} waits for {Seconds(waiter.Standing)}");
+    }
+
+    private static (int Rank, string Reason)? JudgeArrived(RankPulse[] others, RankPulse waiter, StallLimits limits)
+    {
+        RankPulse[] odd = [.. others.Where(other => other.Operation != waiter.Operation)];
+        return odd.Length > 0
+            ? (odd[0].Rank, $"{odd[0].Name} waits {odd[0].Where} and {waiter.Name} {waiter.Where}: the ranks disagree on what comes next")
+            : waiter.Standing < limits.Compute ? null
+            : (waiter.Rank, $"all ranks wait {waiter.Where} for {Seconds(waiter.Standing)}: their regions may differ in length, or the network is stuck");
+    }
+
+    internal static string Seconds(TimeSpan time) => FormattableString.Invariant($"{time.TotalSeconds:0.0} s");
+}
+
+/// <summary>How long ranks may wait for each other before the group is ended.</summary>
+public sealed record StallLimits
+{
+    /// <summary>Operations whose name begins so are computing: nobody's peer is waited for in them.</summary>
+    public const string ComputeOperation = "compute";
+
+    /// <summary>A rank waits so long in a communication operation for one that is silent or stands still; also the longest silence.</summary>
+    public TimeSpan Operation { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>The same for the first operations: compiling, opening connections, loading.</summary>
+    public TimeSpan WarmUp { get; init; } = TimeSpan.FromSeconds(120);
+
+    /// <summary>How many operations count as the first ones.</summary>
+    public int WarmUpOperations { get; init; } = 8;
+
+    /// <summary>The same for a rank that sends heartbeats and says that it computes, and for a transfer in which all ranks take part.</summary>
+    public TimeSpan Compute { get; init; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>Time between two heartbeats.</summary>
+    public TimeSpan Beat { get; init; } = TimeSpan.FromMilliseconds(500);
+
+    /// <summary>Off: nobody watches, and a group with a dead rank may hang for ever.</summary>
+    public bool IsWatching { get; init; } = true;
+
+    internal TimeSpan For(long operation) => operation <= WarmUpOperations ? WarmUp : Operation;
+}
+
+/// <summary>Which operation this rank is in, told by the thread that works and read by the one that watches.</summary>
+/// <remarks>
+/// Telling costs two stores. Time is kept by the watcher alone, from look to look: a process that was stopped and
+/// continued together with its peers does not count the pause.
+/// </remarks>
+internal sealed class OperationClock
+{
+    private long _count;
+    private string? _operation;
+    private long _seenCount = -1;
+    private string? _seenOperation;
+    private long _since;
+
+    internal void Enter(string operation)
+    {
+        Volatile.Write(ref _operation, operation);
+        Volatile.Write(ref _count, _count + 1);
+    }
+
+    internal void Leave() => Volatile.Write(ref _operation, null);
+
+    /// <summary>Looks at the state; only the watcher does.</summary>
+    /// <param name="now">Milliseconds of the monotonic clock.</param>
+    /// <param name="wasPaused">The time since the last look does not count.</param>
+    internal (long Count, string? Operation, TimeSpan Standing) Look(long now, bool wasPaused)
+    {
+        long count = Volatile.Read(ref _count);
+        string? operation = Volatile.Read(ref _operation);
+        if (wasPaused || count != _seenCount || !ReferenceEquals(operation, _seenOperation))
+        {
+            (_seenCount, _seenOperation, _since) = (count, operation, now);
+        }
+
+        return (count, operation, TimeSpan.FromMilliseconds(now - _since));
+    }
+}
+
+/// <summary>What is known of one rank at one moment.</summary>
+/// <param name="Rank">The rank.</param>
+/// <param name="Place">Its host and process, for messages.</param>
+/// <param name="Count">Operations that it has entered.</param>
+/// <param name="Operation">The operation that it is in; null between operations.</param>
+/// <param name="Standing">How long it has been in this very state, by its own clock, while it was running.</param>
+/// <param name="Silence">How long ago it was last heard.</param>
+/// <param name="HasLeft">It said goodbye.</param>
+internal readonly record struct RankPulse(
+    int Rank, string Place, long Count, string? Operation, TimeSpan Standing, TimeSpan Silence, bool HasLeft)
+{
+    internal bool IsComputing => Operation != null && Operation.StartsWith(StallLimits.ComputeOperation, StringComparison.Ordinal);
+
+    internal bool IsCommunicating => Operation != null && !IsComputing;
+
+    internal string Name => $"rank {Rank} ({Place})";
+
+    internal string Where => Operation != null ? $"in operation {Count:N0} ({Operation})" : $"outside any operation, after operation {Count:N0},";
 }

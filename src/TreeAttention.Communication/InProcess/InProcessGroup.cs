@@ -3,9 +3,9 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Runtime.ExceptionServices;
 using System.Threading;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.InProcess;
 
 /// <summary>A group of ranks that are threads of this process: each rank's transport and control plane.</summary>
 public sealed class InProcessGroup : IDisposable
@@ -112,4 +112,161 @@ public sealed class InProcessGroup : IDisposable
             _controls[rank].Dispose();
         }
     }
+}
+
+/// <summary>Which ranks of a group are still there.</summary>
+internal sealed class GroupMembers(int ranks, GroupFault fault)
+{
+    /// <summary>In place of a rank: any of them.</summary>
+    public const int Any = -1;
+
+    private readonly bool[] _left = new bool[ranks];
+
+    /// <summary>The fault that ended the group and every group it was split from.</summary>
+    public GroupFault Fault => fault;
+
+    /// <summary>Tells that a rank takes part in nothing more.</summary>
+    public void Leave(int rank) => Volatile.Write(ref _left[rank], true);
+
+    /// <summary>The group was ended, or the rank that is waited for left.</summary>
+    public bool IsLost(int peer) => fault.First is not null || FirstLeft(peer) >= 0;
+
+    /// <summary>Throws for a wait that cannot end.</summary>
+    /// <exception cref="FaultException">Peer lost (200).</exception>
+    public void ThrowLost(int peer)
+    {
+        fault.ThrowIfRaised();
+        int rank = FirstLeft(peer);
+        throw fault.End(new FaultException(
+            FaultCode.PeerLost,
+            $"Rank {rank} of {_left.Length} left the group while another rank waited for it: every rank must take part in the same "
+            + "operations in the same order.")
+        {
+            Rank = rank,
+        });
+    }
+
+    private int FirstLeft(int peer)
+    {
+        for (int rank = 0; rank < _left.Length; rank++)
+        {
+            if ((peer == Any || peer == rank) && Volatile.Read(ref _left[rank]))
+            {
+                return rank;
+            }
+        }
+
+        return -1;
+    }
+}
+
+/// <summary>The first fault of a group of in-process ranks, and who reads or writes another rank's memory just now.</summary>
+/// <remarks>
+/// A rank that leaves with a fault frees its memory. So it first raises the fault, after which nobody begins to touch
+/// another rank's memory, and then waits for those that are at it.
+/// </remarks>
+internal sealed class GroupFault
+{
+    private FaultException? _first;
+    private int _touching;
+
+    /// <summary>The fault that ended the group; null while it works.</summary>
+    public FaultException? First => Volatile.Read(ref _first);
+
+    /// <summary>Ends the group; only the first call counts.</summary>
+    public void Raise(FaultException fault) => Interlocked.CompareExchange(ref _first, fault, null);
+
+    /// <summary>Ends the group with a fault that the caller then throws; nobody touches the caller's memory any more.</summary>
+    public FaultException End(FaultException fault)
+    {
+        Raise(fault);
+        AwaitNoTouch();
+        return fault;
+    }
+
+    /// <summary>Throws when the group was ended.</summary>
+    public void ThrowIfRaised()
+    {
+        if (First is { } fault)
+        {
+            AwaitNoTouch();
+            throw new FaultException(FaultCode.PeerLost, $"Rank {fault.Rank} ended the group: {fault.Message}", fault)
+            {
+                Rank = fault.Rank,
+            };
+        }
+    }
+
+    /// <summary>Before another rank's memory is read or written. Throws when the group was ended.</summary>
+    public void BeginTouch()
+    {
+        // The count is visible before the fault is read; whoever ends the group raises the fault before reading the count.
+        Interlocked.Increment(ref _touching);
+        if (First is not null)
+        {
+            EndTouch();
+            ThrowIfRaised();
+        }
+    }
+
+    /// <summary>After it.</summary>
+    public void EndTouch() => Interlocked.Decrement(ref _touching);
+
+    private void AwaitNoTouch()
+    {
+        var spin = default(SpinWait);
+        while (Volatile.Read(ref _touching) != 0)
+        {
+            spin.SpinOnce();
+        }
+    }
+}
+
+/// <summary>The control plane of in-process ranks: it has its own meeting place, so it works while the data plane hangs.</summary>
+public sealed class InProcessControlPlane : IControlPlane
+{
+    private readonly GroupBoard _group;
+    private readonly byte[][] _given;
+    private readonly Traffic _traffic;
+    private string _operation = string.Empty;
+
+    internal InProcessControlPlane(GroupBoard group, byte[][] given, int rank, Traffic traffic)
+    {
+        _group = group;
+        _given = given;
+        _traffic = traffic;
+        Rank = rank;
+    }
+
+    /// <inheritdoc/>
+    public int Rank { get; }
+
+    /// <inheritdoc/>
+    public int Size => _group.Size;
+
+    /// <summary>What the rank is doing: the operation entered last; empty between operations.</summary>
+    public string Operation => Volatile.Read(ref _operation);
+
+    /// <inheritdoc/>
+    public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine)
+    {
+        _traffic.CountControl(mine.Length);
+        _given[Rank] = mine.ToArray();
+        _group.Meet(Rank);
+        byte[][] all = [.. _given];
+        _group.Meet(Rank);
+        return all;
+    }
+
+    /// <inheritdoc/>
+    public void Enter(string operation) => Volatile.Write(ref _operation, operation);
+
+    /// <inheritdoc/>
+    public void Leave() => Volatile.Write(ref _operation, string.Empty);
+
+    /// <summary>Ends the group: every rank that waits, or comes to wait, throws <see cref="FaultCode.PeerLost"/> with this fault inside.</summary>
+    public void Abort(FaultCode code, string reason) => _group.Members.Fault.Raise(new FaultException(code, reason) { Rank = Rank });
+
+    /// <inheritdoc/>
+    public void Dispose() => _group.Members.Leave(Rank);
 }

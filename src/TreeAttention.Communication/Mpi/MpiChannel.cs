@@ -1,9 +1,9 @@
 using System;
 using System.Text;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Interop.Mpi;
+using TreeAttention.Interop.Posix;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Mpi;
 
 /// <summary>One communicator: its calls checked, its waits polite where ranks outnumber cores, its long messages in pieces.</summary>
 /// <remarks>
@@ -240,4 +240,71 @@ internal sealed unsafe class MpiChannel
             $"Rank {Rank} of {Size}: {what} failed with {name}: {reason.TrimEnd('.')}. {wayOut}")
         { Rank = Rank };
     }
+}
+
+/// <summary>Messages under way: begun piece by piece, waited for together. Its room is kept from use to use.</summary>
+internal sealed class MpiRequests
+{
+    private nint[] _requests = new nint[16];
+    private long _bytes;
+
+    /// <summary>Pieces under way.</summary>
+    internal int Count { get; private set; }
+
+    internal void Send(MpiChannel channel, nint address, long bytes, int to, int tag)
+    {
+        for (long done = 0; done < bytes; done += channel.PieceBytes)
+        {
+            Add(channel.BeginSend(address + (nint)done, (int)Math.Min(channel.PieceBytes, bytes - done), to, tag));
+        }
+
+        _bytes += bytes;
+    }
+
+    internal void Receive(MpiChannel channel, nint address, long bytes, int from, int tag)
+    {
+        for (long done = 0; done < bytes; done += channel.PieceBytes)
+        {
+            Add(channel.BeginReceive(address + (nint)done, (int)Math.Min(channel.PieceBytes, bytes - done), from, tag));
+        }
+
+        _bytes += bytes;
+    }
+
+    /// <summary>Waits for all of them, oldest first.</summary>
+    internal void WaitAll(MpiChannel channel, string operation)
+    {
+        try
+        {
+            for (int i = 0; i < Count; i++)
+            {
+                channel.Wait(_requests[i], operation, _bytes);
+            }
+        }
+        finally
+        {
+            Count = 0;
+            _bytes = 0;
+        }
+    }
+
+    private void Add(nint request)
+    {
+        if (Count == _requests.Length)
+        {
+            Array.Resize(ref _requests, 2 * Count);
+        }
+
+        _requests[Count++] = request;
+    }
+}
+
+/// <summary>The tags of messages. Between two ranks messages of one tag keep their order; they need no more than that.</summary>
+internal static class MpiTags
+{
+    /// <summary>Sends, receives and exchanges.</summary>
+    internal const int Message = 1;
+
+    /// <summary>Parts of an all-to-all, which must not meet a receive that was posted before it.</summary>
+    internal const int AllToAll = 2;
 }

@@ -4,9 +4,12 @@ using System.Linq;
 using System.Numerics;
 using System.Runtime.InteropServices;
 using System.Text;
-using TreeAttention.Interop;
+using TreeAttention.Communication.Nodes;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Interop.Mpi;
+using TreeAttention.Interop.Posix;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Mpi;
 
 /// <summary>Which ranks share a machine, and whether some machine has fewer cores than ranks.</summary>
 internal sealed unsafe class MpiNodes
@@ -145,5 +148,36 @@ internal sealed unsafe class MpiNodes
                 numbers[0], numbers[1], numbers[2], numbers[3],
                 MemoryMarshal.Cast<byte, ulong>(record[(RecordBytes - MaskBytes)..]).ToArray());
         }
+    }
+}
+
+/// <summary>How the ranks of a communicator agree on the memory that they share.</summary>
+internal static unsafe class MpiPeerMemory
+{
+    private const int MostPathBytes = 1024;
+
+    /// <summary>Memory that all ranks of the communicator share. Collective.</summary>
+    /// <returns>Null on every rank when it cannot be had on some rank.</returns>
+    internal static IPeerMemory? Share(MpiChannel channel, long bytesPerRank) => NodeMemory.Share(
+        channel.Rank, channel.Size, channel.IsPolite, bytesPerRank, path => Broadcast(channel, path), mine => EveryRankHas(channel, mine),
+        channel.WhileWaiting);
+
+    private static bool EveryRankHas(MpiChannel channel, bool mine)
+    {
+        float missing = mine ? 0 : 1;
+        channel.AllReduceFloats((nint)(&missing), 1, channel.Library.Constants.Max);
+        return missing == 0;
+    }
+
+    private static string Broadcast(MpiChannel channel, string path)
+    {
+        byte[] message = new byte[MostPathBytes];
+        Encoding.UTF8.GetBytes(path, message);
+        fixed (byte* address = message)
+        {
+            channel.Broadcast((nint)address, MostPathBytes, root: 0);
+        }
+
+        return Encoding.UTF8.GetString(message).TrimEnd('\0');
     }
 }

@@ -4,10 +4,9 @@ using System.Collections.Generic;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Threading;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Interop.Mpi;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Mpi;
 
 /// <summary>The merge of states as an operator of MPI: one element is one whole state, so that no library cuts through a row.</summary>
 /// <remarks>

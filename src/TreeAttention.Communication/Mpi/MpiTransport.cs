@@ -2,10 +2,11 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Runtime.CompilerServices;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Interop.Mpi;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Mpi;
 
 /// <summary>Ranks that are processes of an MPI job, or a part of them. Regions lie in host memory.</summary>
 /// <remarks>

@@ -2,10 +2,10 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Interop.Mpi;
+using TreeAttention.Interop.Posix;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Mpi;
 
 /// <summary>The MPI job that this process is a rank of, joined once and left once; or a communicator of a job that its caller began and ends.</summary>
 /// <remarks>
@@ -246,4 +246,73 @@ public sealed unsafe class MpiWorld : IDisposable
 
     private void AbortUnlessLeft(object? sender, EventArgs arguments) =>
         Abort(Environment.ExitCode != 0 ? (FaultCode)Environment.ExitCode : FaultCode.Bug);
+}
+
+/// <summary>The end of a library that may hang: done in time, or left.</summary>
+internal static class BoundedTeardown
+{
+    /// <summary>Runs <paramref name="teardown"/> on the calling thread; calls <paramref name="stuck"/> on another when it takes longer than <paramref name="limit"/>.</summary>
+    internal static void Run(Action teardown, TimeSpan limit, Action stuck)
+    {
+        using var done = new ManualResetEventSlim();
+        var guard = new Thread(() =>
+        {
+            if (!done.Wait(limit))
+            {
+                stuck();
+            }
+        })
+        { IsBackground = true, Name = "teardown guard" };
+        guard.Start();
+        try
+        {
+            teardown();
+        }
+        finally
+        {
+            done.Set();
+            guard.Join();
+        }
+    }
+}
+
+/// <summary>Set-ups that would run and be wrong, in the words that the user reads.</summary>
+internal static class MpiRefusals
+{
+    /// <summary>None of the candidates could be loaded.</summary>
+    internal static FaultException NoLibrary(IReadOnlyList<string> candidates, DllNotFoundException error) => new(
+        FaultCode.Unavailable,
+        $"No MPI library could be loaded; tried {string.Join(", ", candidates)}. Install Open MPI (libmpi.so.40) or MPICH (libmpich.so.12, "
+        + "libmpi.so.12, libmpi_abi.so.1), name one with TREEATTN_MPI_LIBRARY, or run without MPI: --transport in-process.\n" + error.Message,
+        error);
+
+    /// <summary>MPI runs already: the process has initialised it itself.</summary>
+    internal static FaultException RunsAlready(MpiLibrary library) => new(
+        FaultCode.CommandLine,
+        $"{library.Product} ({library.File}) is initialised in this process already. Give the communicator to join over: AttentionGroup.JoinMpi(communicator).");
+
+    /// <summary>A communicator is given, but no MPI has it.</summary>
+    internal static FaultException DoesNotRun(string why) => new(
+        FaultCode.CommandLine,
+        $"A communicator of MPI is given, but {why}. Initialise MPI, join over a communicator while it lasts, and dispose of the group before MPI_Finalize.");
+
+    /// <summary>The launcher started another number of processes than the library sees: it is another MPI's launcher.</summary>
+    internal static FaultException OtherWorld(LauncherEnvironment launcher, MpiLibrary library, int seen) => new(
+        FaultCode.RanksDisagree,
+        $"{launcher.Size} {(launcher.Size == 1 ? "process was" : "processes were")} started by {launcher.Name}, but this process loaded "
+        + $"{library.Product} ({library.File}) and sees {seen} {(seen == 1 ? "rank" : "ranks")}: each process would work alone. "
+        + $"Start it with {(library.IsOpenMpi ? "mpiexec.openmpi" : "mpiexec.mpich")}, or set TREEATTN_MPI_LIBRARY to the launcher's own library.")
+    { Rank = launcher.Rank };
+
+    /// <summary>Another MPI than the loaded one is mapped too: calls of one would reach the other.</summary>
+    /// <returns>Null when all is well.</returns>
+    internal static FaultException? TwoLibraries(MpiLibrary library, IReadOnlyList<string> mapped)
+    {
+        string? other = mapped.FirstOrDefault(file => MpiLibrary.FamilyOf(file) != library.IsOpenMpi);
+        return other == null ? null : new FaultException(
+            FaultCode.RanksDisagree,
+            $"Two MPI libraries are in this process: {mapped.FirstOrDefault(file => file != other, library.File)} ({library.Product}) was loaded, but "
+            + $"{other} was there already (by LD_PRELOAD, or by a library that links it). Unload that one, or name the one to use: "
+            + "TREEATTN_MPI_LIBRARY=/path/to/libmpi.so.");
+    }
 }

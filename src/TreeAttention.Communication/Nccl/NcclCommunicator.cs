@@ -1,9 +1,11 @@
 using System;
+using System.Collections.Generic;
+using System.Linq;
 using System.Threading;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Interop.Nccl;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Nccl;
 
 /// <summary>One nonblocking communicator: its calls checked, and waited for where they are still in progress. Addresses are of device memory.</summary>
 internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, int rank, int size)
@@ -23,7 +25,7 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
     internal void AllReduce(nint address, long count, ncclRedOp_t operation, nint stream)
     {
         session.ThrowIfEnded();
-        ncclResult_t result = Nccl.ncclAllReduce(
+        ncclResult_t result = NcclNative.ncclAllReduce(
             (void*)address, (void*)address, (nuint)count, ncclDataType_t.ncclFloat32, operation, Handle, stream);
         Settle(result, "all-reduce", count * sizeof(float));
     }
@@ -32,14 +34,14 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
     internal void AllGather(nint mine, nint all, long bytes, nint stream)
     {
         session.ThrowIfEnded();
-        Settle(Nccl.ncclAllGather((void*)mine, (void*)all, (nuint)bytes, Bytes, Handle, stream), "all-gather", bytes);
+        Settle(NcclNative.ncclAllGather((void*)mine, (void*)all, (nuint)bytes, Bytes, Handle, stream), "all-gather", bytes);
     }
 
     /// <summary>Copies bytes of the root to every rank, in place.</summary>
     internal void Broadcast(nint address, long bytes, int root, nint stream)
     {
         session.ThrowIfEnded();
-        Settle(Nccl.ncclBroadcast((void*)address, (void*)address, (nuint)bytes, Bytes, root, Handle, stream), "broadcast", bytes);
+        Settle(NcclNative.ncclBroadcast((void*)address, (void*)address, (nuint)bytes, Bytes, root, Handle, stream), "broadcast", bytes);
     }
 
     /// <summary>Sends to one rank and receives from another, both at once; an empty region is no message.</summary>
@@ -55,7 +57,7 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
     internal void OpenGroup()
     {
         session.ThrowIfEnded();
-        Settle(Nccl.ncclGroupStart(), "group", 0);
+        Settle(NcclNative.ncclGroupStart(), "group", 0);
     }
 
     /// <summary>A part of a group.</summary>
@@ -63,7 +65,7 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
     {
         if (bytes > 0)
         {
-            CheckInGroup(Nccl.ncclSend((void*)address, (nuint)bytes, Bytes, to, Handle, stream), "send", bytes);
+            CheckInGroup(NcclNative.ncclSend((void*)address, (nuint)bytes, Bytes, to, Handle, stream), "send", bytes);
         }
     }
 
@@ -72,12 +74,12 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
     {
         if (bytes > 0)
         {
-            CheckInGroup(Nccl.ncclRecv((void*)address, (nuint)bytes, Bytes, from, Handle, stream), "receive", bytes);
+            CheckInGroup(NcclNative.ncclRecv((void*)address, (nuint)bytes, Bytes, from, Handle, stream), "receive", bytes);
         }
     }
 
     /// <summary>Enqueues the group.</summary>
-    internal void CloseGroup(string operation, long bytes) => Settle(Nccl.ncclGroupEnd(), operation, bytes);
+    internal void CloseGroup(string operation, long bytes) => Settle(NcclNative.ncclGroupEnd(), operation, bytes);
 
     /// <summary>Waits while a call is in progress and throws when it failed.</summary>
     internal void Settle(ncclResult_t result, string operation, long bytes)
@@ -86,7 +88,7 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
         while (result == ncclResult_t.ncclInProgress)
         {
             session.Look();
-            ncclResult_t asked = Nccl.ncclCommGetAsyncError(Handle, &result);
+            ncclResult_t asked = NcclNative.ncclCommGetAsyncError(Handle, &result);
             result = asked == ncclResult_t.ncclSuccess ? result : asked;
             wait.SpinOnce(sleep1Threshold: 1000); // about a millisecond of turns; connecting may take seconds
         }
@@ -101,7 +103,7 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
     internal void Look()
     {
         ncclResult_t state;
-        ncclResult_t result = Nccl.ncclCommGetAsyncError(Handle, &state);
+        ncclResult_t result = NcclNative.ncclCommGetAsyncError(Handle, &state);
         state = result == ncclResult_t.ncclSuccess ? state : result;
         if (state is not (ncclResult_t.ncclSuccess or ncclResult_t.ncclInProgress))
         {
@@ -112,17 +114,17 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
     /// <summary>Leaves in order, which waits for the others; aborts when they do not come in time.</summary>
     internal void Leave(Func<bool> isLate)
     {
-        ncclResult_t result = Nccl.ncclCommFinalize(Handle);
+        ncclResult_t result = NcclNative.ncclCommFinalize(Handle);
         while (result == ncclResult_t.ncclInProgress && !isLate())
         {
             Thread.Yield();
-            ncclResult_t asked = Nccl.ncclCommGetAsyncError(Handle, &result);
+            ncclResult_t asked = NcclNative.ncclCommGetAsyncError(Handle, &result);
             result = asked == ncclResult_t.ncclSuccess ? result : asked;
         }
 
         if (result == ncclResult_t.ncclSuccess)
         {
-            _ = Nccl.ncclCommDestroy(Handle);
+            _ = NcclNative.ncclCommDestroy(Handle);
             Handle = 0;
         }
 
@@ -134,7 +136,7 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
     {
         if (Handle != 0)
         {
-            _ = Nccl.ncclCommAbort(Handle);
+            _ = NcclNative.ncclCommAbort(Handle);
             Handle = 0;
         }
     }
@@ -145,7 +147,7 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
         if (result is not (ncclResult_t.ncclSuccess or ncclResult_t.ncclInProgress))
         {
             FaultException failure = NcclFaults.Of(this, result, operation, bytes);
-            _ = Nccl.ncclGroupEnd();
+            _ = NcclNative.ncclGroupEnd();
             throw session.End(failure);
         }
     }
@@ -159,5 +161,48 @@ internal sealed unsafe class NcclCommunicator(NcclSession session, nint handle, 
         }
 
         return session.End(failure);
+    }
+}
+
+/// <summary>What goes wrong with NCCL, in the words that the user reads.</summary>
+internal static class NcclFaults
+{
+    private const string WithoutNccl = "or do without NCCL: --transport mpi under mpiexec, --transport in-process alone";
+
+    /// <summary>A call, or what it enqueued, failed.</summary>
+    internal static FaultException Of(NcclCommunicator communicator, ncclResult_t result, string operation, long bytes)
+    {
+        string what = bytes > 0 ? $"{operation} of {bytes:N0} bytes" : operation;
+        return new FaultException(
+            FaultCode.CommunicationFault,
+            $"Rank {communicator.Rank} of {communicator.Size}: {what} failed in NCCL with {NcclLibrary.Describe(result, communicator.Handle)}. "
+            + "Look for the first rank that failed; NCCL_DEBUG=INFO tells more.")
+        { Rank = communicator.Rank };
+    }
+
+    /// <summary>None of the candidates can be loaded.</summary>
+    internal static FaultException NoLibrary(IReadOnlyList<string> candidates, DllNotFoundException error) => new(
+        FaultCode.Unavailable,
+        $"--transport nccl: {string.Join(", ", candidates)} was not found. Install NCCL 2 (libnccl2), name the library with "
+        + $"TREEATTN_NCCL_LIBRARY, {WithoutNccl}.",
+        error);
+
+    /// <summary>The library is older than the calls that are made.</summary>
+    internal static FaultException TooOld(string file, int version) => new(
+        FaultCode.Unavailable,
+        $"--transport nccl: {file} is NCCL {NcclLibrary.Describe(version)}, but {NcclLibrary.Describe(NcclLibrary.OldestVersion)} is the oldest that "
+        + $"will do. Install a newer one, name it with TREEATTN_NCCL_LIBRARY, {WithoutNccl}.");
+
+    /// <summary>Two ranks on one GPU, which NCCL refuses on single ranks only; null when there are none.</summary>
+    /// <param name="places">Machine and GPU of each rank.</param>
+    internal static FaultException? SharedGpu(IReadOnlyList<string> places)
+    {
+        IGrouping<string, int>? shared = Enumerable.Range(0, places.Count).GroupBy(rank => places[rank]).FirstOrDefault(group => group.Count() > 1);
+        return shared is null ? null : new FaultException(
+            FaultCode.Unavailable,
+            $"--transport nccl: ranks {string.Join(", ", shared)} compute on the same GPU ({shared.Key}), but NCCL wants a GPU for each rank. Start no "
+            + "more ranks on a machine than it has GPUs, or let them share one without NCCL (--transport mpi or in-process); for a test, give each "
+            + "process an NCCL_HOSTID of its own, or NCCL_MULTI_RANK_GPU_ENABLE=1 from NCCL 2.30 on.")
+        { IsAgreed = true };
     }
 }

@@ -2,10 +2,13 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Text;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Communication.Mpi;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Interop.Nccl;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Nccl;
 
 /// <summary>Ranks that are GPUs, connected by NCCL: operations are enqueued on the device's stream, an exchange that was started on a second one.</summary>
 /// <remarks>
@@ -292,7 +295,7 @@ public sealed unsafe class NcclTransport : ITransport
     {
         ncclUniqueId id;
         var bytes = new Span<byte>(&id, sizeof(ncclUniqueId));
-        ncclResult_t result = control.Rank == 0 ? Nccl.ncclGetUniqueId(&id) : ncclResult_t.ncclSuccess;
+        ncclResult_t result = control.Rank == 0 ? NcclNative.ncclGetUniqueId(&id) : ncclResult_t.ncclSuccess;
         control.AllGather(control.Rank == 0 ? bytes.ToArray() : default)[0].CopyTo(bytes);
         return result == ncclResult_t.ncclSuccess
             ? id

@@ -3,9 +3,10 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Text;
 using System.Threading;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Communication;
+namespace TreeAttention.Communication.Staging;
 
 /// <summary>Slots in the memory of GPUs: states pass between them directly, in stream order; the host only tells that it has enqueued.</summary>
 /// <remarks>

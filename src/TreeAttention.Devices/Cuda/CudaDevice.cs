@@ -1,9 +1,16 @@
 using System;
 using System.Collections.Generic;
 using System.IO;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cuda.Attention;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Devices.Cuda.Kernels;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda;
 
 /// <summary>One NVIDIA GPU as a device: kernels compiled when they are first needed, one stream, memory from a pool.</summary>
 /// <remarks>

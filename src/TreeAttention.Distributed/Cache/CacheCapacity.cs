@@ -2,8 +2,11 @@ using System;
 using System.Globalization;
 using System.Linq;
 using System.Text;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Cache;
 
 /// <summary>How many pages each rank has room for.</summary>
 internal static class CacheCapacity
@@ -13,7 +16,7 @@ internal static class CacheCapacity
     /// <exception cref="FaultException">A memory does not hold what is wanted of it, or not even one page (71), on every rank.</exception>
     public static int[] Agree(RankContext context, CacheOptions options)
     {
-        MemoryOffer[] offers = Gather(context, options);
+        AvailableMemory[] offers = Gather(context, options);
         long[] slots = [.. offers.Select((_, rank) => SlotsOf(options, offers, rank))];
         for (int rank = 0; rank < slots.Length; rank++)
         {
@@ -48,14 +51,14 @@ internal static class CacheCapacity
             rank => bytes + (isLazy ? (double)cache.Pages.FreeOn(rank) * cache.Options.PageBytes : 0));
     }
 
-    private static MemoryOffer[] Gather(RankContext context, CacheOptions options)
+    private static AvailableMemory[] Gather(RankContext context, CacheOptions options)
     {
-        byte[] mine = Encoding.UTF8.GetBytes(MemoryOffer.Of(context.Device, options).ToString());
-        return [.. context.Control.AllGather(mine).Select(bytes => MemoryOffer.Parse(Encoding.UTF8.GetString(bytes)))];
+        byte[] mine = Encoding.UTF8.GetBytes(AvailableMemory.Of(context.Device, options).ToString());
+        return [.. context.Control.AllGather(mine).Select(bytes => AvailableMemory.Parse(Encoding.UTF8.GetString(bytes)))];
     }
 
     // Ranks that share a memory take what they want of it together.
-    private static void RequireRoom(string taker, MemoryOffer[] offers, Func<int, double> wantedOf)
+    private static void RequireRoom(string taker, AvailableMemory[] offers, Func<int, double> wantedOf)
     {
         foreach (IGrouping<string, int> memory in Enumerable.Range(0, offers.Length).GroupBy(rank => offers[rank].Memory))
         {
@@ -71,14 +74,14 @@ internal static class CacheCapacity
         }
     }
 
-    private static long SlotsOf(CacheOptions options, MemoryOffer[] offers, int rank)
+    private static long SlotsOf(CacheOptions options, AvailableMemory[] offers, int rank)
     {
-        MemoryOffer offer = offers[rank];
+        AvailableMemory offer = offers[rank];
         long all = PagesOf(options, rank, offers.Length);
         long most = offer.Limit / options.PageBytes;
         if (offer.Fraction is { } fraction)
         {
-            MemoryOffer[] sharing = [.. offers.Where(other => other.Memory == offer.Memory)];
+            AvailableMemory[] sharing = [.. offers.Where(other => other.Memory == offer.Memory)];
             double share = fraction * sharing.Min(other => other.Available) / sharing.Length;
             most = Math.Min(most, (long)(share / options.PageBytes));
         }
@@ -96,4 +99,34 @@ internal static class CacheCapacity
     }
 
     private static FaultException Fault(string message) => new(FaultCode.OutOfMemory, message) { IsAgreed = true };
+}
+
+/// <summary>What one rank has for the pages of a cache, as it tells the others.</summary>
+/// <param name="Limit">Bytes that it may use; <see cref="long.MaxValue"/> for no limit.</param>
+/// <param name="Fraction">Share of what is available that it may use; null for no such rule.</param>
+/// <param name="Available">Bytes that are available to all ranks that share the memory.</param>
+/// <param name="Memory">Which memory it is: the machine, and the GPU in it.</param>
+internal sealed record AvailableMemory(long Limit, double? Fraction, long Available, string Memory)
+{
+    private const char Separator = ' ';
+
+    /// <summary>This rank's.</summary>
+    public static AvailableMemory Of(IDevice device, CacheOptions options)
+    {
+        string memory = device is IStreamDevice gpu ? $"{Environment.MachineName}, GPU {gpu.BusAddress}" : Environment.MachineName;
+        return new AvailableMemory(options.MemoryBytes ?? long.MaxValue, options.MemoryFraction, device.AvailableBytes, memory);
+    }
+
+    /// <summary>What another rank told.</summary>
+    public static AvailableMemory Parse(string text)
+    {
+        string[] parts = text.Split(Separator, 4);
+        return new AvailableMemory(
+            long.Parse(parts[0], CultureInfo.InvariantCulture), parts[1] == "-" ? null : double.Parse(parts[1], CultureInfo.InvariantCulture),
+            long.Parse(parts[2], CultureInfo.InvariantCulture), parts[3]);
+    }
+
+    /// <summary>As it is told.</summary>
+    public override string ToString() =>
+        string.Create(CultureInfo.InvariantCulture, $"{Limit} {(Fraction is { } share ? share.ToString("R", CultureInfo.InvariantCulture) : "-")} {Available} {Memory}");
 }

@@ -1,4 +1,9 @@
-namespace TreeAttention.Distributed;
+using System;
+using System.Linq;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+
+namespace TreeAttention;
 
 /// <summary>The sizes of a KV cache: how many rows, how long they may grow, what is stored.</summary>
 public sealed record CacheOptions
@@ -89,5 +94,65 @@ public sealed record CacheOptions
 
         KeyValueScales.RequireFit(Scales, Type, KvHeads);
         Rotary?.Validate(HeadDim);
+    }
+}
+
+/// <summary>What a decode step attends with: sizes of the queries, meaning of attention, how the ranks meet.</summary>
+public sealed record DecodeOptions
+{
+    /// <summary>Queries of each row in a step.</summary>
+    public int QueryLength { get; init; } = 1;
+
+    /// <summary>Query heads; a multiple of the cache's KV heads.</summary>
+    public required int QueryHeads { get; init; }
+
+    /// <summary>[batch] the cache's row of each batch row (flash-attn's cache_batch_idx), all different; every row in order when null.</summary>
+    public int[]? Rows { get; init; }
+
+    /// <summary>Scale, masks and biases. Lengths of keys follow the cache.</summary>
+    public AttentionOptions Attention { get; init; } = new();
+
+    /// <summary>Algorithm and reduction: tree, a ring, or single over a replicated cache; queries are on every rank.</summary>
+    public AttentionPlan Plan { get; init; } = new(AttentionAlgorithm.Tree, ReductionKind.Auto, QueryPlacement.Replicated);
+}
+
+/// <summary>Which options of a decode step fit a growing cache.</summary>
+internal static class DecodeRules
+{
+    /// <summary>Throws when the options contradict the cache or themselves.</summary>
+    /// <exception cref="ShapeMismatchException">Rows are none of the cache's, or twice the same; lengths of keys are given.</exception>
+    /// <exception cref="FaultException">The algorithm does not go with a growing cache (2).</exception>
+    public static void Check(ShardedKvCache cache, DecodeOptions options, int[] rows)
+    {
+        RequireDifferent(cache, rows);
+        if (options.Attention is not { KeyLengths: null, KeyStarts: null, PackedQueries: null, PackedKeys: null })
+        {
+            throw new ShapeMismatchException(
+                "Lengths and left padding of rows are those of the cache: a decode step takes no key lengths, key starts or packed sequences.");
+        }
+
+        AttentionAlgorithm algorithm = options.Plan.Algorithm;
+        if ((algorithm == AttentionAlgorithm.Single) != cache.Options.Replicated)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine,
+                $"--algorithm {algorithm.Name()} needs a cache that is {(algorithm == AttentionAlgorithm.Single ? "replicated on" : "sharded over")} the ranks.");
+        }
+
+        if (options.Plan.Placement != QueryPlacement.Replicated)
+        {
+            throw new FaultException(FaultCode.CommandLine, "Decode queries are on every rank: --query-placement sharded belongs to prefill.");
+        }
+    }
+
+    /// <summary>Throws unless the rows of a call are different rows of the cache.</summary>
+    /// <exception cref="ShapeMismatchException">They are not.</exception>
+    public static void RequireDifferent(ShardedKvCache cache, int[] rows)
+    {
+        if (rows.Distinct().Count() != rows.Length || Array.Exists(rows, row => row < 0 || row >= cache.Options.Rows))
+        {
+            throw new ShapeMismatchException(
+                $"The rows {string.Join(',', rows)} of a call must be different rows of the cache, which has 0 to {cache.Options.Rows - 1}.");
+        }
     }
 }

@@ -1,7 +1,7 @@
 using System;
 using System.Linq;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Cache;
 
 /// <summary>The rows of a cache: how many tokens each layer has of each, and what is done to whole rows, the same on every rank.</summary>
 /// <param name="options">Sizes.</param>

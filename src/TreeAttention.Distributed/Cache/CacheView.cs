@@ -1,7 +1,8 @@
 using System;
 using System.Numerics;
+using TreeAttention.Distributed.Layout;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Cache;
 
 /// <summary>Some rows of a cache as the batch of an attention call: a plan and key lengths that follow the cache in place.</summary>
 /// <remarks>
@@ -41,7 +42,7 @@ internal sealed class CacheView
     public ShardPlan Plan { get; }
 
     /// <summary>What the rows have on each rank, for algorithms that move it; it follows this view.</summary>
-    public PackedCache Pack() => new(_cache, _rows, KeyLengths, Plan.Shape);
+    public TravellingCache Pack() => new(_cache, _rows, KeyLengths, Plan.Shape);
 
     /// <summary>Takes over what a layer of the cache holds now.</summary>
     public void Follow(int layer)

@@ -1,7 +1,13 @@
 using System;
 using System.Linq;
+using TreeAttention.Distributed.Cache;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Distributed.Steps;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention;
 
 /// <summary>One decode step over a cache: append, attend, reduce, in one call, with the exact result on every rank.</summary>
 /// <remarks>
@@ -21,7 +27,7 @@ public sealed class DecodeStep : IDisposable
     private readonly KeyValueShard[] _shards; // [layers]
     private readonly AttentionStep _step;
     private readonly DeviceInput _given;
-    private readonly CallerTensors _caller;
+    private readonly DeviceStepTensors _caller;
     private readonly QueryBlock _queries;
     private readonly RotaryAngles? _angles;
     private readonly int[] _positions;
@@ -56,7 +62,7 @@ public sealed class DecodeStep : IDisposable
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
         cache.PrepareAppend(_positions.Length);
-        _caller = new CallerTensors(_device);
+        _caller = new DeviceStepTensors(_device);
         long floats = (long)_rows.Length * options.QueryLength * options.QueryHeads * sizes.HeadDim;
         _queries = new QueryBlock(
             _device.Allocate(floats * sizeof(float), ElementType.Float32), [.. Enumerable.Range(0, options.QueryLength)]);

@@ -1,8 +1,10 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention;
 
 /// <summary>Verifies token trees over a cache: appends their nodes, attends with each node to the cache and its ancestors, then keeps a path or nothing.</summary>
 /// <remarks>

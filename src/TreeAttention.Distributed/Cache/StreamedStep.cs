@@ -1,6 +1,11 @@
 using System;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Distributed.Steps;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Cache;
 
 /// <summary>The steps of a cache on a device with a stream: from the host's input to the host's result, each enqueued whole.</summary>
 /// <remarks>
@@ -86,5 +91,164 @@ internal sealed class StreamedStep : IDisposable
         Input.Append(shard);
         Input.Arrange(queries);
         return _step.RunDirectly(queries, shard);
+    }
+}
+
+/// <summary>A caller's tensors in a device's memory, in the order of the caller's stream: taken as fp32 into a step, and filled with its result.</summary>
+/// <remarks>Room for the fp32 copies of other types grows when needed; after that nothing is allocated, and the host never waits.</remarks>
+internal sealed class DeviceStepTensors(IDevice device) : IDisposable
+{
+    private readonly Region[] _room = new Region[Enum.GetValues<StepTensor>().Length];
+
+    /// <summary>The device's work from now on comes after what the caller's stream holds.</summary>
+    /// <exception cref="ArgumentException">The device has no streams, and this is one.</exception>
+    public void Begin(nint stream)
+    {
+        if (device is IStreamDevice gpu)
+        {
+            gpu.Follow(stream);
+        }
+        else if (stream != 0)
+        {
+            throw new ArgumentException($"The device computes on the {device.Name}, which has no streams: give 0.", nameof(stream));
+        }
+    }
+
+    /// <summary>What the caller's stream gets from now on comes after the device's work.</summary>
+    public void End(nint stream)
+    {
+        if (device is IStreamDevice gpu)
+        {
+            gpu.Precede(stream);
+        }
+    }
+
+    /// <summary>Throws when a result cannot be what the caller wants it to be, before anything is done.</summary>
+    /// <exception cref="ShapeMismatchException">Output or lse are of another size or type.</exception>
+    public void RequireResult(AttentionShape shape, int queries, DeviceTensor output, DeviceTensor lse)
+    {
+        AttentionEdge.RequireSizes(shape, queries, output.On(device.Place).Count, lse.On(device.Place).Count);
+        if (lse.Type != ElementType.Float32)
+        {
+            throw new ShapeMismatchException($"The log-sum-exp is f32, not {lse.Type.ShortName()}, which would lose most of it.");
+        }
+    }
+
+    /// <summary>A tensor's numbers as fp32.</summary>
+    public Region Take(StepTensor which, DeviceTensor tensor)
+    {
+        Region given = tensor.On(device.Place);
+        if (given.Type == ElementType.Float32 || given.Count == 0)
+        {
+            return given;
+        }
+
+        Region taken = RoomFor(which, given.Count);
+        device.Convert(given, taken);
+        return taken;
+    }
+
+    /// <summary>Copies a tensor's numbers as fp32.</summary>
+    public void CopyTo(Region into, DeviceTensor tensor)
+    {
+        Region given = tensor.On(device.Place);
+        if (given.Type == ElementType.Float32)
+        {
+            device.Copy(given, into);
+        }
+        else
+        {
+            device.Convert(given, into);
+        }
+    }
+
+    /// <summary>Makes the caller's result of a final state.</summary>
+    public void Finish(AttentionProblem problem, int[] indices, PartialAttention state, DeviceTensor output, DeviceTensor lse)
+    {
+        (Region results, Region sums) = (output.On(device.Place), lse.On(device.Place));
+        if (results.Type == ElementType.Float32)
+        {
+            device.Finish(problem, indices, state, results, sums);
+            return;
+        }
+
+        Region room = RoomFor(StepTensor.Output, results.Count);
+        device.Finish(problem, indices, state, room, sums);
+        device.Convert(room, results);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        for (int i = 0; i < _room.Length; i++)
+        {
+            Free(ref _room[i]);
+        }
+    }
+
+    private Region RoomFor(StepTensor which, long floats)
+    {
+        ref Region room = ref _room[(int)which];
+        if (room.Count < floats)
+        {
+            Free(ref room);
+            room = device.Allocate(floats * sizeof(float), ElementType.Float32);
+        }
+
+        return floats == 0 ? Region.Empty : room.Slice(0, floats);
+    }
+
+    private void Free(ref Region room)
+    {
+        if (room.Bytes > 0)
+        {
+            device.Free(room);
+        }
+
+        room = Region.Empty;
+    }
+}
+
+/// <summary>Numbers of the host on their way to a device: written where the host can, read where the device can; room grows when needed.</summary>
+internal sealed class DeviceInput(IDevice device) : IDisposable
+{
+    private Region _region;
+    private HostMemory? _staging;
+
+    /// <summary>Room for so many floats that the host writes.</summary>
+    public Span<float> Take(long floats)
+    {
+        if (_region.Count < floats)
+        {
+            Dispose();
+            _region = device.Allocate(floats * sizeof(float), ElementType.Float32);
+            _staging = device.Place == MemoryPlace.Device ? new HostMemory(floats * sizeof(float), ElementType.Float32) : null;
+        }
+
+        return (_staging?.Region ?? _region).Slice(0, floats).AsSpan<float>();
+    }
+
+    /// <summary>What was written, in the device's memory.</summary>
+    public Region Send(long floats)
+    {
+        Region region = _region.Count == 0 ? Region.Empty : _region.Slice(0, floats);
+        if (_staging is not null)
+        {
+            device.Copy(_staging.Region.Slice(0, floats), region);
+        }
+
+        return region;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_region.Count > 0)
+        {
+            device.Free(_region);
+        }
+
+        _staging?.Dispose();
+        (_region, _staging) = (Region.Empty, null);
     }
 }

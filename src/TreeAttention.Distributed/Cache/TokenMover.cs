@@ -1,7 +1,10 @@
 using System;
 using System.Numerics.Tensors;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Cache;
 
 /// <summary>Reads single tokens of a cache back, and moves them to other positions of their row, between ranks where another one owns the new place.</summary>
 internal sealed class TokenMover : IDisposable

@@ -1,4 +1,4 @@
-namespace TreeAttention.Distributed;
+namespace TreeAttention;
 
 /// <summary>What kind of fault ended the work; also the exit code of the process. Codes from 128 on may be retried.</summary>
 public enum FaultCode

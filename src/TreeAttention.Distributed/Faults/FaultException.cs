@@ -1,6 +1,6 @@
 using System;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention;
 
 /// <summary>A fault the user can act on. The message says what failed, the values that disagree, the rule, the way out.</summary>
 public sealed class FaultException : Exception
@@ -24,3 +24,6 @@ public sealed class FaultException : Exception
         "This does not fit in the memory of the host. Use more ranks on more nodes, a smaller --dtype, a shorter context, or fewer layers or rows.",
         error);
 }
+
+/// <summary>Two things that must agree in shape do not, or a shape describes no attention call.</summary>
+public sealed class ShapeMismatchException(string message) : ArgumentException(message);

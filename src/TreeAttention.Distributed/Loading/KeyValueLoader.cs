@@ -1,6 +1,10 @@
 using System;
+using System.Linq;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Loading;
 
 /// <summary>Repacks one rank's keys and values from tensors into the pages of a device, and measures them on the way.</summary>
 /// <remarks>
@@ -77,5 +81,92 @@ public static class KeyValueLoader
         }
 
         return limits;
+    }
+}
+
+/// <summary>Writes the rows of one tensor, keys or values, page by page in a plan's order and storage type, and measures them.</summary>
+internal sealed class PageWriter
+{
+    private readonly TensorRows _rows;
+    private readonly string _name;
+    private readonly ShardPlan _plan;
+    private readonly NonFinitePolicy _policy;
+    private readonly RowStorage _storage;
+    private readonly Func<int, float> _scaleOf;
+
+    /// <summary>A writer of the tensor's rows; <paramref name="scaleOf"/> gives the scale of a KV head.</summary>
+    /// <exception cref="ShapeMismatchException">The tensor is not [batch, key_len, kv_heads, <paramref name="dim"/>].</exception>
+    public PageWriter(TensorView tensor, ShardPlan plan, int dim, NonFinitePolicy policy, Func<int, float> scaleOf)
+    {
+        AttentionShape shape = plan.Shape;
+        _rows = new TensorRows(tensor);
+        if (!tensor.Shape.AsSpan().SequenceEqual([shape.Batch, shape.KeyLength, shape.KvHeads, dim]))
+        {
+            throw new ShapeMismatchException(
+                $"{tensor.Name} is {tensor.ShapeText} but [batch, key_len, kv_heads, dim] of this call is "
+                + $"[{shape.Batch}, {shape.KeyLength}, {shape.KvHeads}, {dim}]. Check --layout.");
+        }
+
+        _name = tensor.Name;
+        _plan = plan;
+        _policy = policy;
+        _scaleOf = scaleOf;
+        _storage = new RowStorage(tensor.Type, plan.Type, dim);
+    }
+
+    /// <summary>Elements of this tensor in a page.</summary>
+    public long ElementsOf(KeyPage page) => (long)_plan.Shape.KvHeads * page.Span.Count * _rows.Dim;
+
+    /// <summary>Writes one page.</summary>
+    /// <param name="page">The page.</param>
+    /// <param name="into">[kv_heads][count][dim] elements of the storage type.</param>
+    /// <param name="measuredDims">Dimensions of a row that count for its largest magnitude.</param>
+    /// <param name="limits">[kv_heads] receives the largest row norm and the largest magnitude.</param>
+    /// <exception cref="FaultException">An element must not be stored (65).</exception>
+    public void Write(KeyPage page, Span<byte> into, int measuredDims, Span<PageLimits> limits)
+    {
+        int heads = _plan.Shape.KvHeads;
+        int count = page.Span.Count;
+        int rowBytes = _rows.Dim * _plan.Type.SizeInBytes();
+        limits.Clear();
+        for (int row = 0; row < heads * count; row++)
+        {
+            // Rows are read in the order in which they lie, for the sake of the disk and the prefetcher.
+            (int index, int head) = _rows.HeadsLieTogether ? (row / heads, row % heads) : (row % count, row / count);
+            int position = page.Span.PositionAt(index);
+            Span<byte> target = into.Slice(((head * count) + index) * rowBytes, rowBytes);
+            ReadOnlySpan<float> stored = _storage.Store(_rows.Bytes(page.Batch, position, head), target, _scaleOf(head));
+            double squares = RowStorage.SumOfSquares(stored);
+            if (!double.IsFinite(squares) && (_policy == NonFinitePolicy.Error || HasFault(page.Batch, position, head)))
+            {
+                throw FirstFault();
+            }
+
+            double scale = _scaleOf(head);
+            limits[head] = limits[head].WithNorm(squares * scale * scale).WithValue(stored[..measuredDims], (float)scale);
+        }
+    }
+
+    private bool HasFault(int batch, int position, int head) => FaultOfRow(batch, position, head) is not null;
+
+    // Which bad element is met first depends on strides and layout; the one that is named does not.
+    private FaultException FirstFault() => _plan.Pages
+        .OrderBy(page => page.Batch).ThenBy(page => page.Span.FirstPosition)
+        .SelectMany(page => Enumerable.Range(0, page.Span.Count).Select(index => (page.Batch, Position: page.Span.PositionAt(index))))
+        .SelectMany(key => Enumerable.Range(0, _plan.Shape.KvHeads).Select(head => FaultOfRow(key.Batch, key.Position, head)))
+        .First(fault => fault is not null)!;
+
+    private FaultException? FaultOfRow(int batch, int position, int head)
+    {
+        for (int dim = 0; dim < _rows.Dim; dim++)
+        {
+            double element = _rows.Element(batch, position, head, dim);
+            if (StorageRange.FaultOf(_name, batch, position, head, dim, element, _plan.Type, _policy, _scaleOf(head)) is { } fault)
+            {
+                return fault;
+            }
+        }
+
+        return null;
     }
 }

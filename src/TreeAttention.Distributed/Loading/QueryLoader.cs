@@ -1,7 +1,11 @@
 using System;
+using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Loading;
 
 /// <summary>Repacks queries from a tensor into a device's memory, head-major and in single precision.</summary>
 public static class QueryLoader
@@ -78,6 +82,116 @@ public static class QueryLoader
             {
                 throw fault;
             }
+        }
+    }
+}
+
+/// <summary>Reads the rows (one batch row, position and head; all dimensions) of a BSHD tensor, whatever its strides and element type.</summary>
+/// <remarks>A row that lies in one piece is read where it lies; any other is gathered. Not safe for several threads.</remarks>
+internal sealed unsafe class TensorRows
+{
+    private readonly TensorView _view;
+    private readonly int _size;
+    private readonly byte[] _gathered;
+    private readonly float[] _single;
+
+    /// <summary>Rows of the tensor.</summary>
+    /// <exception cref="FaultException">The elements are not floating-point numbers (65).</exception>
+    /// <exception cref="ShapeMismatchException">The tensor has not four axes.</exception>
+    public TensorRows(TensorView view)
+    {
+        if (view.Rank != 4)
+        {
+            throw new ShapeMismatchException(
+                $"{view.Name} {view.ShapeText} has {view.Rank} axes but there must be four: batch, length, heads, dimension.");
+        }
+
+        if (!view.Type.IsFloatingPoint())
+        {
+            throw new FaultException(
+                FaultCode.BadInput,
+                $"{view.Name} has elements of type {view.Type.ShortName()}, but queries, keys and values are floating-point numbers. "
+                + "Convert it to float16, float32 or float64.");
+        }
+
+        _view = view;
+        _size = view.Type.SizeInBytes();
+        _gathered = new byte[Dim * _size];
+        _single = new float[Dim];
+    }
+
+    /// <summary>Elements of a row.</summary>
+    public int Dim => (int)_view.Shape[3];
+
+    /// <summary>The tensor's element type.</summary>
+    public ElementType Type => _view.Type;
+
+    /// <summary>Neighbouring heads lie closer together than neighbouring positions.</summary>
+    public bool HeadsLieTogether => Math.Abs(_view.Strides[2]) < Math.Abs(_view.Strides[1]);
+
+    /// <summary>The bytes of a row, as they were stored; valid until the next call.</summary>
+    public ReadOnlySpan<byte> Bytes(int batch, int position, int head)
+    {
+        byte* first = Address(batch, position, head);
+        long stride = _view.Strides[3];
+        if (stride == 1)
+        {
+            return new ReadOnlySpan<byte>(first, _gathered.Length);
+        }
+
+        switch (_size)
+        {
+            case 1: Gather(first, stride, _gathered); break;
+            case 2: Gather((ushort*)first, stride, _gathered); break;
+            case 4: Gather((uint*)first, stride, _gathered); break;
+            default: Gather((ulong*)first, stride, _gathered); break;
+        }
+
+        return _gathered;
+    }
+
+    /// <summary>A row in double precision, exactly, scales of heads included.</summary>
+    public void Read(int batch, int position, int head, Span<double> row)
+    {
+        ReadOnlySpan<byte> bytes = Bytes(batch, position, head);
+        if (Type == ElementType.Float64)
+        {
+            bytes.CopyTo(MemoryMarshal.AsBytes(row));
+            return;
+        }
+
+        ElementConversion.ToFloat(bytes, Type, _single);
+        TensorPrimitives.ConvertChecked<float, double>(_single, row);
+        if (_view.HeadScales is { } scales)
+        {
+            TensorPrimitives.Multiply(row, scales[head], row);
+        }
+    }
+
+    /// <summary>A row in single precision, scales of heads included.</summary>
+    public void Read(int batch, int position, int head, Span<float> row)
+    {
+        ElementConversion.ToFloat(Bytes(batch, position, head), Type, row);
+        if (_view.HeadScales is { } scales)
+        {
+            TensorPrimitives.Multiply(row, scales[head], row);
+        }
+    }
+
+    /// <summary>One element, exactly, its head's scale included.</summary>
+    public double Element(int batch, int position, int head, int dim) => (_view.HeadScales?[head] ?? 1.0) * ElementConversion.ToDouble(
+        new ReadOnlySpan<byte>(Address(batch, position, head) + (dim * _view.Strides[3] * _size), _size), Type);
+
+    private byte* Address(int batch, int position, int head) =>
+        (byte*)_view.Address + (_view.OffsetOf([batch, position, head]) * _size);
+
+    private static void Gather<T>(T* first, long stride, Span<byte> into)
+        where T : unmanaged
+    {
+        Span<T> elements = MemoryMarshal.Cast<byte, T>(into);
+        for (int i = 0; i < elements.Length; i++)
+        {
+            elements[i] = first[i * stride];
         }
     }
 }

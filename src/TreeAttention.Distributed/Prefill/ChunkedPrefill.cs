@@ -1,8 +1,9 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Prefill;
 
 /// <summary>Prefill by chunks: every rank has all tokens, and decodes a chunk of them after the other.</summary>
 /// <remarks>

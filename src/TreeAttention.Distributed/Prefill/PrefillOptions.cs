@@ -1,4 +1,7 @@
-namespace TreeAttention.Distributed;
+using System;
+using TreeAttention.Distributed.Layout;
+
+namespace TreeAttention;
 
 /// <summary>What a prefill attends with: prompts, meaning of attention, how the ranks share the work.</summary>
 public sealed record PrefillOptions
@@ -29,4 +32,71 @@ public sealed record PrefillOptions
 
     /// <summary>How chunks are attended to, as for <see cref="DecodeOptions.Plan"/>.</summary>
     public AttentionPlan Plan { get; init; } = new(AttentionAlgorithm.Tree, ReductionKind.Auto, QueryPlacement.Replicated);
+}
+
+/// <summary>How the ranks attend to a prompt while it enters a cache.</summary>
+public enum PrefillMethod
+{
+    /// <summary>Keys and values of the prompt travel from rank to rank; every rank has its share of the prompt.</summary>
+    Ring,
+
+    /// <summary>Every rank gathers the keys and values of the whole prompt; every rank has its share of the queries.</summary>
+    Gather,
+
+    /// <summary>Every rank has all queries, and decodes a chunk of them after the other: for prompts that continue what the cache holds, and for the same bits on any number of ranks.</summary>
+    Chunked,
+}
+
+/// <summary>The names of <see cref="PrefillMethod"/>.</summary>
+public static class PrefillMethods
+{
+    /// <summary>The name users write.</summary>
+    public static string Name(this PrefillMethod method) => method switch
+    {
+        PrefillMethod.Ring => "ring",
+        PrefillMethod.Gather => "gather",
+        PrefillMethod.Chunked => "chunked",
+        _ => throw new ArgumentOutOfRangeException(nameof(method), method, "No such method."),
+    };
+}
+
+/// <summary>Which prompts and options fit a cache.</summary>
+internal static class PrefillRules
+{
+    /// <summary>Throws when the options contradict the cache or themselves.</summary>
+    /// <exception cref="ShapeMismatchException">Rows, lengths or options do not fit.</exception>
+    /// <exception cref="FaultException">The method does not go with the cache (2).</exception>
+    public static void Check(ShardedKvCache cache, PrefillOptions options, int[] rows)
+    {
+        DecodeRules.RequireDifferent(cache, rows);
+        if (options.Lengths.Length != rows.Length || Array.Exists(options.Lengths, length => length < 0 || length > cache.Options.MaxLength))
+        {
+            throw new ShapeMismatchException(
+                $"A prefill of {rows.Length} rows was given the lengths {string.Join(',', options.Lengths)}: there must be one for each row, from 0 to the "
+                + $"{cache.Options.MaxLength} tokens that a row may have.");
+        }
+
+        if (options.Attention is not
+            {
+                KeyLengths: null, QueryLengths: null, KeyStarts: null, PackedQueries: null, PackedKeys: null, QueryDepths: null, DfsStart: null,
+                DfsEnd: null, TailMask: null, TailBias: null,
+            })
+        {
+            throw new ShapeMismatchException(
+                "A prefill has its lengths from its prompts and the cache, and is causal: it takes no lengths, packed sequences, trees or tails.");
+        }
+
+        if (options.Method == PrefillMethod.Chunked)
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThan(options.Chunk, 1, nameof(options));
+            return;
+        }
+
+        if (cache.Options.Replicated)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine,
+                $"--prefill {options.Method.Name()} deals a prompt to the ranks, but each of them holds the whole cache (--algorithm single). Use --prefill chunked.");
+        }
+    }
 }

@@ -1,8 +1,12 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Cache;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Prefill;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention;
 
 /// <summary>Takes prompts into a cache and attends with each of their tokens to those up to it; decoding then goes on as if they had been appended.</summary>
 /// <remarks>

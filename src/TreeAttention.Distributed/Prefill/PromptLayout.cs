@@ -1,8 +1,10 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Prefill;
 
 /// <summary>Prompts as one attention call, and which of their tokens each rank has.</summary>
 /// <remarks>
@@ -57,3 +59,8 @@ internal sealed class PromptLayout
         return new PromptToken(_rows[row], place - _bounds[row]);
     }
 }
+
+/// <summary>A token of a prompt.</summary>
+/// <param name="Row">The cache's row that it enters.</param>
+/// <param name="Index">Its place in the prompt, from 0 on.</param>
+public readonly record struct PromptToken(int Row, int Index);

@@ -1,8 +1,12 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Distributed;
+namespace TreeAttention.Distributed.Prefill;
 
 /// <summary>Takes prompt tokens from the ranks that have them to those that own their pages, in one all-to-all, and stores them there.</summary>
 /// <remarks>

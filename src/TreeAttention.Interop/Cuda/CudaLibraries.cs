@@ -4,7 +4,7 @@ using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
 
-namespace TreeAttention.Interop;
+namespace TreeAttention.Interop.Cuda;
 
 /// <summary>The one CUDA driver and the one NVRTC of this process: found, loaded, bound to the declarations.</summary>
 internal static class CudaLibraries

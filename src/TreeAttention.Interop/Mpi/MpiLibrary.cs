@@ -5,8 +5,9 @@ using System.Linq;
 using System.Runtime.InteropServices;
 using System.Text;
 using System.Threading;
+using TreeAttention.Interop.Posix;
 
-namespace TreeAttention.Interop;
+namespace TreeAttention.Interop.Mpi;
 
 /// <summary>The one MPI library of this process: found, loaded, its ABI recognised. Not yet initialised.</summary>
 internal sealed unsafe class MpiLibrary

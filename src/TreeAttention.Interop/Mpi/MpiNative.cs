@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-namespace TreeAttention.Interop;
+namespace TreeAttention.Interop.Mpi;
 
 /// <summary>The functions of MPI that are called, the same declarations for every ABI; <see cref="MpiLibrary"/> says which library.</summary>
 internal static unsafe partial class MpiNative

@@ -3,7 +3,7 @@ using System.Collections.Generic;
 using System.Globalization;
 using System.Runtime.InteropServices;
 
-namespace TreeAttention.Interop;
+namespace TreeAttention.Interop.Nccl;
 
 /// <summary>The one NCCL of this process: found, loaded, bound to the declarations.</summary>
 internal static unsafe class NcclLibrary
@@ -24,7 +24,7 @@ internal static unsafe class NcclLibrary
     internal static int ReadVersion()
     {
         int version;
-        return Nccl.ncclGetVersion(&version) == ncclResult_t.ncclSuccess ? version : 0;
+        return NcclNative.ncclGetVersion(&version) == ncclResult_t.ncclSuccess ? version : 0;
     }
 
     /// <summary>A version as people write it.</summary>
@@ -50,8 +50,8 @@ internal static unsafe class NcclLibrary
     /// <param name="communicator">Where it came up; 0 for none.</param>
     internal static string Describe(ncclResult_t result, nint communicator)
     {
-        string text = Marshal.PtrToStringUTF8((nint)Nccl.ncclGetErrorString(result)) ?? "no description";
-        string? last = Marshal.PtrToStringUTF8((nint)Nccl.ncclGetLastError(communicator));
+        string text = Marshal.PtrToStringUTF8((nint)NcclNative.ncclGetErrorString(result)) ?? "no description";
+        string? last = Marshal.PtrToStringUTF8((nint)NcclNative.ncclGetLastError(communicator));
         return string.IsNullOrWhiteSpace(last) ? $"{result}: {text}" : $"{result}: {text} ({last.Trim()})";
     }
 }

@@ -4,9 +4,13 @@ using System.Globalization;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Runtime.Caches;
+using TreeAttention.Runtime.Files;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention;
 
 /// <summary>Saves a cache, each rank the pages that it owns to a safetensors file of its own, and loads it on any number of ranks.</summary>
 /// <remarks>

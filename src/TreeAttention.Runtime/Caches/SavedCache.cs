@@ -3,9 +3,11 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Cache;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Runtime.Files;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Caches;
 
 /// <summary>The files of one saved cache, mapped: what each row has, and where each of its pages is.</summary>
 internal sealed class SavedCache : IDisposable

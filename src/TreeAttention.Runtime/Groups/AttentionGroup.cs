@@ -2,10 +2,11 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.Mpi;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Runtime.Groups;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention;
 
 /// <summary>One rank's place in a group of ranks that attend together: its transport, its device, and how all agree.</summary>
 /// <remarks>

@@ -2,11 +2,15 @@ using System;
 using System.Collections.Generic;
 using System.IO;
 using System.Linq;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using System.Text;
+using TreeAttention.Communication.Nccl;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Groups;
 
 /// <summary>Makes each rank's device by the group's options and the process's environment.</summary>
 internal sealed class DeviceSource
@@ -214,3 +218,67 @@ internal sealed class DeviceSource
 
     private static bool HasGpu() => Directory.Exists("/dev") && Directory.EnumerateFiles("/dev", "nvidia*").Any(file => char.IsAsciiDigit(file[^1]));
 }
+
+/// <summary>What a rank found that may compute on a GPU or not: GPUs that are ready, what is in their way, or no trace of one.</summary>
+/// <param name="Platform">The ready GPUs; of another rank's probe none, though it may be ready.</param>
+/// <param name="Obstacle">Why there is none, where users would expect one.</param>
+internal sealed record GpuProbe(CudaPlatform? Platform, string? Obstacle)
+{
+    private const byte Ready = 1;
+
+    /// <summary>A machine without any NVIDIA GPU.</summary>
+    internal static GpuProbe NoTrace { get; } = new(null, null);
+
+    /// <summary>The rank can compute on GPUs.</summary>
+    internal bool IsReady { get; private init; } = Platform is not null;
+
+    /// <summary>What the other ranks have to know.</summary>
+    internal byte[] ToBytes() => IsReady ? [Ready] : Obstacle is null ? [] : [0, .. Encoding.UTF8.GetBytes(Obstacle)];
+
+    /// <summary>Another rank's.</summary>
+    internal static GpuProbe FromBytes(byte[] bytes) =>
+        bytes.Length == 0 ? NoTrace
+        : bytes[0] == Ready ? NoTrace with { IsReady = true }
+        : new GpuProbe(null, Encoding.UTF8.GetString(bytes.AsSpan(1)));
+}
+
+/// <summary>Connects the GPUs of a group by NCCL, by the group's options and the process's environment.</summary>
+internal static class NcclSource
+{
+    /// <summary>What users can do who have no GPU.</summary>
+    internal const string WayOut = "do without NCCL and with --device cpu: --transport mpi under mpiexec, --transport in-process alone";
+
+    private const string Library = "libnccl.so.2";
+
+    /// <summary>Loads NCCL.</summary>
+    /// <returns>What it is, for descriptions.</returns>
+    /// <exception cref="FaultException">There is none, or it is too old (69).</exception>
+    internal static string Open(ProcessEnvironment environment) => NcclTransport.LoadLibrary(
+        environment.NcclLibrary is { } named ? [named]
+        : environment.Cuda == DeviceSource.Emulated ? [environment.CudaLibrary ?? DeviceSource.EmulatedLibrary()]
+        : [Library]);
+
+    /// <summary>Connects this rank. Every rank calls it.</summary>
+    internal static NcclTransport Connect(ProcessEnvironment environment, NcclSetUp setUp) =>
+        NcclTransport.Connect(setUp with { HostId = environment.NcclHostId, MayShareGpus = environment.NcclSharesGpus });
+
+    /// <summary>What a rank brings whose host memory another transport moves: that one knows the nodes, and gives the memory that ranks of a node share.</summary>
+    internal static NcclSetUp Beside(ITransport host, IDevice device, IControlPlane control) =>
+        new((IStreamDevice)device, control, host.Nodes, host.Traffic) { SharePeerMemory = host.SharePeerMemory };
+
+    /// <summary>The options of a group that NCCL connects: it computes on GPUs.</summary>
+    /// <exception cref="FaultException">It is asked to compute on the CPU (2).</exception>
+    internal static GroupOptions OnGpus(GroupOptions options) => options.Device == DeviceKind.Cpu
+        ? throw new FaultException(
+            FaultCode.CommandLine,
+            "--transport nccl connects GPUs, but --device cpu computes on none. Give --device cuda, or --transport mpi or in-process.")
+        { IsAgreed = true }
+        : options with { Device = DeviceKind.Cuda };
+}
+
+/// <summary>What one look at the machine found.</summary>
+/// <param name="Subject">What was looked at: <c>MPI library</c>.</param>
+/// <param name="IsThere">It is there, or large enough.</param>
+/// <param name="Detail">What was found, with versions, sizes and paths.</param>
+/// <param name="WayOut">How to get what is missing; null when nothing is, or nothing needs it yet.</param>
+public sealed record Finding(string Subject, bool IsThere, string Detail, string? WayOut = null);

@@ -1,8 +1,14 @@
 using System;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using System.Threading;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Mpi;
+using TreeAttention.Communication.Nccl;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Interop.Posix;
+using TreeAttention.Runtime.Files;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Groups;
 
 /// <summary>Brings the ranks of a group together, runs the same work on each, and ends them all with one code.</summary>
 public static class GroupLauncher
@@ -89,5 +95,26 @@ public static class GroupLauncher
             gpus?.Leave();
         });
         return results[0];
+    }
+}
+
+/// <summary>The end of a process that a signal asked to go, while its ranks are at work.</summary>
+public static class ProcessEnd
+{
+    // Launchers kill about a second after the signal; an MPI that has lost its launcher may hang in its abort.
+    private static readonly TimeSpan _limit = TimeSpan.FromSeconds(0.5);
+
+    /// <summary>Removes unfinished files and ends the process, and with it the MPI job that it is a rank of. Does not return.</summary>
+    public static void Leave(FaultCode code)
+    {
+        UnfinishedFiles.Discard();
+        var guard = new Thread(() =>
+        {
+            Thread.Sleep(_limit);
+            LibC.ExitNow((int)code);
+        })
+        { IsBackground = true, Name = "end guard" };
+        guard.Start();
+        Environment.Exit((int)code);
     }
 }

@@ -1,10 +1,12 @@
 using System;
 using System.Collections.Generic;
+using System.Linq;
+using System.Runtime.ExceptionServices;
 using System.Threading;
 using System.Threading.Tasks;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Groups;
 
 /// <summary>Keeps ranks in a group beyond the call that formed it: the launcher runs on a thread of its own until every rank leaves.</summary>
 internal sealed class GroupMembership
@@ -78,5 +80,92 @@ internal sealed class GroupMembership
 
         seat.AwaitLeave();
         return FaultCode.None;
+    }
+}
+
+/// <summary>Where the thread that formed a rank's part of a group waits until the rank leaves.</summary>
+internal sealed class GroupSeat : IDisposable
+{
+    private readonly ManualResetEventSlim _left = new();
+    private Exception? _fault;
+
+    /// <summary>The rank leaves, in order or with a fault.</summary>
+    internal void Leave(Exception? fault)
+    {
+        _fault = fault;
+        _left.Set();
+    }
+
+    /// <summary>Waits for it; throws the fault, so that the others hear of it.</summary>
+    internal void AwaitLeave()
+    {
+        _left.Wait();
+        if (_fault is not null)
+        {
+            ExceptionDispatchInfo.Throw(_fault);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _left.Dispose();
+}
+
+/// <summary>What one rank made, one thing over the other: disposed of in the opposite order.</summary>
+internal sealed class OwnedParts : IDisposable
+{
+    private readonly Stack<IDisposable> _parts = [];
+
+    /// <summary>Makes a part.</summary>
+    internal T Add<T>(Func<T> make)
+        where T : class, IDisposable
+    {
+        T part = make();
+        _parts.Push(part);
+        return part;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        while (_parts.TryPop(out IDisposable? part))
+        {
+            part.Dispose();
+        }
+    }
+}
+
+/// <summary>The control plane of a part of a group, over that of the whole: parts agree at the same time, so all parts call alike.</summary>
+/// <remarks>
+/// What a rank says travels to all ranks of the whole group and is read by those of its part. A part therefore forms and agrees in
+/// step with the other parts; steps themselves use the part's own transport alone.
+/// </remarks>
+internal sealed class PartControlPlane(IControlPlane whole, int[] members) : IControlPlane
+{
+    /// <inheritdoc/>
+    public int Rank { get; } = Array.IndexOf(members, whole.Rank);
+
+    /// <inheritdoc/>
+    public int Size => members.Length;
+
+    /// <inheritdoc/>
+    public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine)
+    {
+        IReadOnlyList<byte[]> all = whole.AllGather(mine);
+        return [.. members.Select(rank => all[rank])];
+    }
+
+    /// <inheritdoc/>
+    public void Enter(string operation) => whole.Enter(operation);
+
+    /// <inheritdoc/>
+    public void Leave() => whole.Leave();
+
+    /// <inheritdoc/>
+    public void Abort(FaultCode code, string reason) => whole.Abort(code, reason);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        // The whole group's control plane outlives its parts.
     }
 }

@@ -1,9 +1,13 @@
 using System;
 using System.Linq;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using System.Threading;
+using TreeAttention.Communication.Control;
+using TreeAttention.Communication.Mpi;
+using TreeAttention.Communication.Nccl;
+using TreeAttention.Communication.Nodes;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Groups;
 
 /// <summary>A rank's part in a group over a communicator of the caller's: formed, used and left on the caller's own threads.</summary>
 /// <remarks>
@@ -99,4 +103,25 @@ internal static class GuestGroup
     }
 
     private sealed record Guest(RankContext Context, int Threads, string Description, Action Leave, Action Abandon);
+}
+
+/// <summary>What ended a group over a communicator of the caller's: waits of this rank throw it, and the caller's job goes on.</summary>
+internal sealed class GuestFault
+{
+    private FaultException? _fault;
+
+    /// <summary>The group was ended.</summary>
+    internal bool HasEnded => Volatile.Read(ref _fault) is not null;
+
+    /// <summary>Keeps the first fault; from any thread.</summary>
+    internal void Keep(FaultCode code, string reason) => Interlocked.CompareExchange(ref _fault, new FaultException(code, reason), null);
+
+    /// <summary>Throws when the group was ended.</summary>
+    internal void ThrowIfEnded()
+    {
+        if (Volatile.Read(ref _fault) is { } fault)
+        {
+            throw new FaultException(fault.Code, $"The group has ended: {fault.Message}", fault);
+        }
+    }
 }

@@ -1,11 +1,16 @@
 using System;
 using System.Linq;
 using System.Text;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Communication.Control;
+using TreeAttention.Communication.Mpi;
+using TreeAttention.Communication.Nccl;
+using TreeAttention.Communication.Nodes;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Interop.Posix;
+using TreeAttention.Runtime.Files;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Groups;
 
 /// <summary>A group whose ranks are processes that no MPI connects: they meet by TCP, and NCCL moves the data.</summary>
 internal static class RendezvousGroup

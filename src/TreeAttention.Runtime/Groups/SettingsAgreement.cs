@@ -3,9 +3,10 @@ using System.Buffers.Binary;
 using System.Collections.Generic;
 using System.Linq;
 using System.Text.Json;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Runtime.Files;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Groups;
 
 /// <summary>What ranks tell each other before they work: their settings, which must be the same, and numbers.</summary>
 internal static class SettingsAgreement

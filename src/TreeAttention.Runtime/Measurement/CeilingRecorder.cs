@@ -1,10 +1,10 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cuda;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Measurement;
 
 /// <summary>Measures the ceilings of the ranks' devices in the rounds of a benchmark: a GPU's, or a processor's with the threads that the ranks compute with.</summary>
 public sealed class CeilingRecorder : IDisposable
@@ -54,4 +54,33 @@ public sealed class CeilingRecorder : IDisposable
         long[][] all = _group.Gather(rates.ToArray());
         return [.. Enumerable.Range(0, rates.Count).Select(round => (double)_group.Size * all.Min(rank => rank[round]))];
     }
+}
+
+/// <summary>The machine's ceilings, round after round, beside which steps were timed in the same rounds.</summary>
+/// <param name="ReadBytesPerSecond">Bandwidth with which all ranks together read memory, in each round.</param>
+/// <param name="CopyBytesPerSecond">Bandwidth with which they copy inside their devices, reads and writes counted; empty where a device has no copy of its own.</param>
+/// <param name="OperationsPerSecond">Multiplications and additions of all ranks together, in each round.</param>
+public sealed record CeilingMeasurement(double[] ReadBytesPerSecond, double[] CopyBytesPerSecond, double[] OperationsPerSecond)
+{
+    /// <summary>Median over the rounds of <paramref name="bytes"/> per run as a fraction of the read bandwidth.</summary>
+    public double ReadRatio(StepMeasurement cost, double bytes) => Ratio(cost, bytes, ReadBytesPerSecond);
+
+    /// <summary>Median over the rounds of <paramref name="bytes"/> per run as a fraction of the copy bandwidth; null where there is none.</summary>
+    public double? CopyRatio(StepMeasurement cost, double bytes) => CopyBytesPerSecond.Length == 0 ? null : Ratio(cost, bytes, CopyBytesPerSecond);
+
+    /// <summary>Median over the rounds of <paramref name="operations"/> per run as a fraction of the FMA rate.</summary>
+    public double FmaRatio(StepMeasurement cost, double operations) => Ratio(cost, operations, OperationsPerSecond);
+
+    private static double Ratio(StepMeasurement cost, double work, double[] ceiling) =>
+        RunRecorder.Quantile(cost.RunsUs.Zip(ceiling, (microseconds, rate) => work / (microseconds * 1e-6) / rate), 0.5);
+}
+
+/// <summary>The operations that the kernels of a rank's device are built of, each tried alone.</summary>
+public static class DevicePrimitives
+{
+    /// <summary>Each primitive of this rank's GPU and what differs from the golden data, null where nothing does; none on a CPU.</summary>
+    public static IReadOnlyList<(string Primitive, string? Difference)> Check(AttentionGroup group) =>
+        group.Context.Device is CudaDevice cuda
+            ? [.. cuda.CheckPrimitives().Select(check => (check.Primitive, check.Difference))]
+            : [];
 }

@@ -1,9 +1,10 @@
 using System;
 using System.Runtime.InteropServices;
 using System.Threading.Tasks;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Cache;
+using TreeAttention.Distributed.Layout;
 
-namespace TreeAttention.Runtime;
+namespace TreeAttention.Runtime.Measurement;
 
 /// <summary>Queries, keys and values that are a function of seed, position, head and dimension: every rank makes its own part, and all agree.</summary>
 /// <remarks>

@@ -1,8 +1,12 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Distributed.Steps;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>One attention call with its tensors: small, awkward, reproducible.</summary>
 internal sealed class AttentionCase

@@ -1,8 +1,8 @@
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>Shapes that break padding, division and alignment, each with options of its own.</summary>
 internal static class AttentionCases

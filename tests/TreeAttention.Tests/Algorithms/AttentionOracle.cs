@@ -1,8 +1,7 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>Dense attention in float64 with mask rules of its own, written from the reference; judges every algorithm.</summary>
 internal sealed class AttentionOracle

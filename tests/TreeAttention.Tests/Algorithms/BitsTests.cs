@@ -1,7 +1,8 @@
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Tests.Reductions;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>Whole steps to the bit: across ranks, reductions, and in the reproducible mode across rank counts.</summary>
 public sealed class BitsTests

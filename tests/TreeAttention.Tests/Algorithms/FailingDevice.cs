@@ -1,7 +1,10 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>A device that fails when it is asked to attend once too often.</summary>
 internal sealed class FailingDevice(IDevice inner, int attends) : IDevice

@@ -1,8 +1,11 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>A slow, obvious device on host memory: one query and one key at a time, in float64. Judges algorithms without the SIMD device.</summary>
 internal sealed class PlainDevice : IDevice

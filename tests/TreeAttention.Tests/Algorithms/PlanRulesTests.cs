@@ -1,8 +1,9 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Steps;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 public sealed class PlanRulesTests
 {

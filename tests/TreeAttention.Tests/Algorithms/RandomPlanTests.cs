@@ -1,9 +1,9 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>Random shapes, options, layouts, ranks and plans against dense float64 attention; a failure names its seed.</summary>
 public sealed class RandomPlanTests

@@ -1,9 +1,11 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Steps;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>Starts in-process ranks with plain devices.</summary>
 internal static class RankThreads

@@ -1,8 +1,8 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>Another control plane, and what it was told.</summary>
 internal sealed class RecordingControlPlane(IControlPlane inner) : IControlPlane

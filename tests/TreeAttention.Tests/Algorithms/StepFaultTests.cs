@@ -1,9 +1,10 @@
 using System;
 using System.Diagnostics;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Steps;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>A rank that fails between two steps ends the others inside theirs, whatever they wait in.</summary>
 public sealed class StepFaultTests

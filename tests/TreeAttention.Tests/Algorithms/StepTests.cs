@@ -1,10 +1,13 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Steps;
+using TreeAttention.Tests.Reductions;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Algorithms;
 
 /// <summary>What a step counts, allocates, refuses and leaves behind.</summary>
 public sealed class StepTests

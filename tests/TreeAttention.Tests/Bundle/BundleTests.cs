@@ -3,9 +3,10 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Text.Json;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Bundle;
 
 /// <summary>The bundle for GPU machines: runs from any folder with nothing around it, and its scripts over the emulated GPU.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -2,11 +2,12 @@ using System;
 using System.Globalization;
 using System.IO;
 using System.Linq;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Runtime.Measurement;
+using TreeAttention.Tests.Cuda;
+using TreeAttention.Tests.TensorFiles;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Bundle;
 
 /// <summary>What the GPU benchmark would measure, and that both sides attend to the same numbers.</summary>
 public sealed class GpuBenchPlanTests

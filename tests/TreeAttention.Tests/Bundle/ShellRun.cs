@@ -4,7 +4,7 @@ using System.Diagnostics;
 using System.Threading.Tasks;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Bundle;
 
 /// <summary>A command that ran to its end in a folder, with no environment but the one that is given.</summary>
 /// <param name="Code">Exit code.</param>

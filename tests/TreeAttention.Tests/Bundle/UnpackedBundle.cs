@@ -1,8 +1,9 @@
 using System;
 using System.IO;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Bundle;
 
 /// <summary>The archive of <c>scripts/bundle.sh</c>, made once from the program that is built and unpacked far from it, into a folder with a blank in its name.</summary>
 public sealed class UnpackedBundle : IDisposable

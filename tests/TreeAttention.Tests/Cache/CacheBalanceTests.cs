@@ -1,9 +1,9 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 public sealed class CacheBalanceTests
 {

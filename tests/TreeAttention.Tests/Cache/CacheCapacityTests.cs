@@ -1,12 +1,16 @@
 using System;
 using System.Runtime.InteropServices;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Runtime.Groups;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 /// <summary>How much memory a cache takes: what is asked, what is free, and what is told when it does not suffice.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -2,11 +2,14 @@ using System;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Distributed.Cache;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Runtime.Files;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 public sealed class CacheFilesTests : IDisposable
 {

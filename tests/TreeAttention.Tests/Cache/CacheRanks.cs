@@ -1,9 +1,9 @@
 using System;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 /// <summary>In-process ranks with CPU devices of one thread.</summary>
 internal static class CacheRanks

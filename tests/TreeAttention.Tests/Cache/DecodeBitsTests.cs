@@ -1,10 +1,16 @@
 using System;
 using System.Collections.Concurrent;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Loading;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Distributed.Steps;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 public sealed class DecodeBitsTests
 {

@@ -1,9 +1,12 @@
 using System;
 using System.Collections.Concurrent;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 /// <summary>Rows of tokens that enter a cache, and the queries of the step that comes last: small, awkward, reproducible.</summary>
 /// <remarks>What is expected is computed by the reference over keys and queries that this class rotates itself, in double.</remarks>
@@ -123,7 +126,7 @@ internal sealed class DecodeCase
         using HostTensor query = RotatedQuery();
         using HostTensor key = Rotary is null ? Stack(KeyOf, HeadDim) : RotatedKey();
         using HostTensor value = Stack(ValueOf, ValueDim);
-        return Verification.Check(new AttentionProblem(Shape, options), query.View, key.View, value.View, Type, output, lse, 7, Scales);
+        return Agreement.Check(new AttentionProblem(Shape, options), query.View, key.View, value.View, Type, output, lse, 7, Scales);
     }
 
     public override string ToString() => Name;

@@ -1,7 +1,7 @@
-using TreeAttention.Distributed;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 public sealed class DecodeStepTests
 {

@@ -1,9 +1,9 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 /// <summary>flash-attn's test grid of flash_attn_with_kvcache (tests/test_flash_attn.py, v2.7.3), every case once, on 1, 2 or 4 ranks.</summary>
 public sealed class FlashKvCacheTests

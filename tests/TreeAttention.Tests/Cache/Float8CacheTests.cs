@@ -2,12 +2,16 @@ using System;
 using System.IO;
 using System.Linq;
 using System.Runtime.CompilerServices;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Distributed.Cache;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 /// <summary>A cache of f8e4m3 elements with scales of each KV head.</summary>
 public sealed class Float8CacheTests

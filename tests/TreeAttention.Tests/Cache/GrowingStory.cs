@@ -1,9 +1,10 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 /// <summary>A cache through all that can happen to it, with steps of a plan held against the tree's after each change.</summary>
 internal static class GrowingStory

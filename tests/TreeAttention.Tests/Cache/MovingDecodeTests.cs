@@ -1,8 +1,10 @@
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 /// <summary>Algorithms that move the keys of a growing cache: rings and gather.</summary>
 public sealed class MovingDecodeTests

@@ -1,9 +1,9 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 public sealed class ShardedKvCacheTests
 {

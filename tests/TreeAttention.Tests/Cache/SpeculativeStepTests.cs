@@ -1,9 +1,11 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Reductions;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cache;
 
 /// <summary>Token trees over a sharded cache: each node is decoding after its own branch, and a committed path is as if it alone had been appended.</summary>
 public sealed class SpeculativeStepTests

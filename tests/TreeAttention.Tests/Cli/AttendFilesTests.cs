@@ -2,10 +2,11 @@ using System;
 using System.Collections.Generic;
 using System.IO;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.TensorFiles;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary><c>treeattn attend</c> from files to files: every option against float64.</summary>
 public sealed class AttendFilesTests

@@ -4,11 +4,13 @@ using System.Globalization;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Runtime.Files;
+using TreeAttention.Tests.TensorFiles;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary>A folder of input files for the program, and what it should make of them.</summary>
 internal sealed class CliFiles : IDisposable

@@ -1,9 +1,8 @@
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary>Command lines that are wrong: 2, nothing on stdout, one complaint.</summary>
 public sealed class CommandLineTests

@@ -1,10 +1,10 @@
 using System;
 using System.Globalization;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Tests.TensorFiles;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary><c>treeattn decode</c> against NumPy, which shares nothing with it: scaled rotary frequencies, and f8e4m3 storage with scales.</summary>
 public sealed class DecodeNumpyTests

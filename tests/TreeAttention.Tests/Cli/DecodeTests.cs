@@ -2,10 +2,9 @@ using System;
 using System.IO;
 using System.Linq;
 using System.Text.Json;
-using TreeAttention.Distributed;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary><c>treeattn decode</c> as users run it.</summary>
 public sealed class DecodeTests

@@ -2,10 +2,9 @@ using System;
 using System.Collections.Generic;
 using System.IO;
 using System.Linq;
-using TreeAttention.Distributed;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary>Inputs and outputs that are wrong: the code, one clear line, and nothing lost.</summary>
 public sealed class FileFaultTests

@@ -1,10 +1,11 @@
 using System;
 using System.IO;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Tests.TensorFiles;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary><c>--dtype f8e4m3 --key-scale --value-scale</c>, from files to files.</summary>
 public sealed class Float8Tests

@@ -1,9 +1,8 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary><c>treeattn attend</c> over packed sequences: cu_seqlens of flash-attn's varlen functions.</summary>
 public sealed class PackedAttendTests

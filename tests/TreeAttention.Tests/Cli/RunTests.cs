@@ -3,10 +3,9 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Threading;
-using TreeAttention.Distributed;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary>Benchmarks, verification, the doctor, what is counted, and the end by a signal, on in-process ranks.</summary>
 public sealed class RunTests

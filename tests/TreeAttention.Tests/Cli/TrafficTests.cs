@@ -1,8 +1,9 @@
 using System.Text.Json;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Steps;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary>Bytes, messages and collectives of the busiest rank, as the program counts them, are those of the formulas.</summary>
 [Collection("mpi")]

@@ -8,7 +8,7 @@ using System.Text.Json;
 using System.Threading.Tasks;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cli;
 
 /// <summary>How a run of the program ended: exit code, both outputs.</summary>
 internal sealed record TreeattnResult(int ExitCode, string Output, string Errors)

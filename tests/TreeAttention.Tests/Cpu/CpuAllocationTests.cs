@@ -1,9 +1,9 @@
 using System;
 using System.Linq;
-using TreeAttention.Devices;
+using TreeAttention.Devices.Cpu;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>Runs alone, because it counts what the whole process allocates, worker threads included.</summary>
 [Collection(nameof(CpuAllocationTests))]

@@ -1,9 +1,10 @@
 using System;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>One attention call with made-up inputs, sharded over ranks as a device sees it, and its float64 result.</summary>
 internal sealed class CpuCase

@@ -1,11 +1,12 @@
 using System;
 using System.Linq;
 using System.Runtime.Intrinsics;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cpu.Vectors;
+using TreeAttention.Distributed.Numerics;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>What a CPU device does besides attention.</summary>
 public sealed class CpuDeviceTests

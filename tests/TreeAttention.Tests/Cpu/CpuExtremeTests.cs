@@ -1,10 +1,10 @@
 using System;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Distributed.Layout;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>Finite numbers of any size, and numbers that are not finite.</summary>
 public sealed class CpuExtremeTests

@@ -1,11 +1,13 @@
 using System;
 using System.Linq;
 using System.Runtime.Intrinsics;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cpu.Vectors;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>Keys and values stored as f8e4m3, with scales of each KV head.</summary>
 public sealed class CpuFloat8Tests

@@ -1,9 +1,8 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>Each option of attention, and some together, for a shape.</summary>
 internal static class CpuOptions

@@ -1,9 +1,11 @@
 using System;
 using System.Runtime.Intrinsics;
-using TreeAttention.Devices;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cpu.Scheduling;
+using TreeAttention.Devices.Cpu.Vectors;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>CPU devices of each vector width, on whatever processor: where 512 bits are missing they are emulated.</summary>
 internal static class CpuWidths

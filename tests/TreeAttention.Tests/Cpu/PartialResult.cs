@@ -1,7 +1,6 @@
 using System;
-using TreeAttention.Distributed;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>A partial in managed memory, with the log-sum-exp of each row.</summary>
 internal sealed class PartialResult(int rows, int valueDim)

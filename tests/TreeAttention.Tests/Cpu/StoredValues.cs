@@ -1,7 +1,7 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cpu;
 
 /// <summary>Single elements as a storage type holds them.</summary>
 internal static class StoredValues

@@ -1,9 +1,13 @@
 using System;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Steps;
+using TreeAttention.Tests.Cpu;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>A step of a group of one rank on a CUDA device, as the program makes it.</summary>
 internal sealed class AloneStep : IDisposable

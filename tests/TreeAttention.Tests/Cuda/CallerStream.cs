@@ -1,11 +1,11 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Interop.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>A caller of the library with a stream of its own on the emulated GPU, on which its tensors arrive late and results leave.</summary>
 internal sealed unsafe class CallerStream : IDisposable

@@ -1,10 +1,15 @@
 using System;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Cache;
+using TreeAttention.Tests.Nccl;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Steps over a caller's device memory in the order of the caller's stream; streams of the emulation run in any order that nothing forbids.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -1,10 +1,11 @@
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Tests.Cpu;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>The CUDA device over the emulated GPU against float64.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -6,10 +6,12 @@ using System.Linq;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
-using TreeAttention.Devices;
+using TreeAttention.Devices.Cuda.Kernels;
+using TreeAttention.Interop.Cuda;
+using TreeAttention.Interop.Nccl;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>The declarations of the driver, the compiler and the kernels' structs against those who define them.</summary>
 [Collection(EmulatedGpu.Name)]
@@ -52,7 +54,7 @@ public sealed partial class CudaBindingTests
     {
         EmulatedCuda.RequireLibrary();
         nint library = NativeLibrary.Load(EmulatedCuda.Library);
-        Type[] bindings = [typeof(Interop.CudaDriver), typeof(Interop.Nvrtc), typeof(Interop.Nccl)];
+        Type[] bindings = [typeof(CudaDriver), typeof(Nvrtc), typeof(NcclNative)];
 
         string[] missing = [.. bindings
             .SelectMany(type => type.GetMethods(BindingFlags.Public | BindingFlags.Static).Select(method => method.Name))

@@ -1,10 +1,10 @@
 using System;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Tests.Cpu;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Finite numbers of any size, and numbers that are not finite, on a CUDA device: found and computed there, no host has a part in it.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -1,11 +1,12 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Tests.Cpu;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>The reproducible mode on a CUDA device: the bits of a result depend neither on the ranks nor on neighbours.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -1,9 +1,12 @@
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Cache;
+using TreeAttention.Tests.Nccl;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Rings and gather over a growing cache, between GPUs.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -4,7 +4,7 @@ using System.IO;
 using System.Linq;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>The program with <c>--device cuda</c>, as a process of its own.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -1,12 +1,19 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Cache;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>What the CUDA device stores of new tokens and makes of queries, against the CPU: the same bits; and steps over such caches.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -1,11 +1,12 @@
 using System;
 using System.Linq;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Ports;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Token trees on the emulated GPU: what stays of them in the cache, whether the nodes came from the host or from device memory.</summary>
 [Collection(EmulatedGpu.Name)]

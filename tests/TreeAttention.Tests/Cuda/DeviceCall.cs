@@ -1,9 +1,14 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Loading;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Cpu;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>A case's inputs of one rank, loaded into any device's memory the way the program loads them.</summary>
 internal sealed class DeviceCall : IDisposable

@@ -1,8 +1,11 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Cpu;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Folds lane nodes along the tree with a device's own merge.</summary>
 internal sealed class DeviceFold(IDevice device, int rows, int valueDim) : IDisposable

@@ -1,9 +1,12 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Reductions;
+using TreeAttention.Tests.Cpu;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>What every transport of device memory does alike: what arrives is what left, in the order of the device's stream. A subclass says how ranks are started.</summary>
 public abstract class DeviceTransportConformance

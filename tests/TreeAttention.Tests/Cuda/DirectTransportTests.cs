@@ -1,10 +1,13 @@
 using System;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Transports that are given device addresses. An emulated GPU's memory is the host's, so every transport reaches it.</summary>
 [Collection(EmulatedGpu.Name)]

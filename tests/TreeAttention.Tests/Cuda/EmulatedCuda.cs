@@ -3,10 +3,11 @@ using System.Diagnostics;
 using System.IO;
 using System.Runtime.InteropServices;
 using System.Threading;
-using TreeAttention.Devices;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Devices.Cuda.Driver;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>The emulated GPU: the same kernels and the same host code, on the CPU. Built when it is not there; skipped without a C++ compiler.</summary>
 internal static class EmulatedCuda

@@ -1,6 +1,6 @@
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Tests on the emulated GPU: compilers and kernels load every core, so nothing that is held to seconds runs beside them.</summary>
 [CollectionDefinition(Name, DisableParallelization = true)]

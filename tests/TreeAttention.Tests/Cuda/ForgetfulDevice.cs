@@ -1,8 +1,11 @@
 using System;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>A planted defect: a device that no longer brings the pages and lengths of plans to the GPU after so many captures.</summary>
 internal sealed class ForgetfulDevice(CudaDevice device, int captures) : IStreamDevice

@@ -1,10 +1,9 @@
 using System;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>The measurements of what a GPU can do, on the emulation: the work is done, whatever the time says.</summary>
 [Collection(EmulatedGpu.Name)]

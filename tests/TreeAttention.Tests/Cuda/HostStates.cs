@@ -1,8 +1,8 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>States in host memory with made-up rows; every third row saw no key.</summary>
 internal sealed class HostStates : IDisposable

@@ -1,10 +1,10 @@
 using System;
 using System.IO;
 using System.Linq;
-using TreeAttention.Devices;
+using TreeAttention.Devices.Cuda.Kernels;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Compiled kernels on disk: found again, never believed when damaged.</summary>
 [Collection(EmulatedGpu.Name)]

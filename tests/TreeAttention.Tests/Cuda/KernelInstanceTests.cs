@@ -3,11 +3,10 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Text.RegularExpressions;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda.Kernels;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>The table of <c>compile_check</c> against the host's choice: what NVRTC is tried on is what devices will be asked to run.</summary>
 public sealed partial class KernelInstanceTests

@@ -1,11 +1,16 @@
 using System;
 using System.Linq;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Reductions;
+using TreeAttention.Tests.Cli;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>One-shot between GPUs: states written straight into each other's memory, by ranks of one process and of several.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -2,10 +2,10 @@ using System;
 using System.Diagnostics;
 using System.IO;
 using System.Linq;
-using TreeAttention.Devices;
+using TreeAttention.Devices.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>The operations that kernels are built of, each alone, against golden data that no device has made.</summary>
 [Collection(EmulatedGpu.Name)]

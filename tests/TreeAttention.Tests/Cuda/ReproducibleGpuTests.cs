@@ -1,8 +1,8 @@
 using System.IO;
-using TreeAttention.Distributed;
+using TreeAttention.Tests.Cli;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary><c>--reproducible</c> on the GPU: the program writes the same bytes for any number of ranks and over any transport.</summary>
 [Collection("mpi")]

@@ -1,10 +1,12 @@
 using System;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Distributed.Ports;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Transports of host memory that move device memory through page-locked memory.</summary>
 [Collection(EmulatedGpu.Name)]

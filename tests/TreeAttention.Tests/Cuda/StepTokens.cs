@@ -1,7 +1,6 @@
 using System;
-using TreeAttention.Distributed;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Cuda;
 
 /// <summary>Tokens that a model would give a cache, one step after the other: reproducible, in arrays that stay.</summary>
 internal sealed class StepTokens(CacheOptions cache, DecodeOptions decode, int seed)

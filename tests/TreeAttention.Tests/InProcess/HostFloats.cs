@@ -1,7 +1,7 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.InProcess;
 
 /// <summary>Floats in unmanaged memory, as transports want them.</summary>
 internal sealed class HostFloats : IDisposable

@@ -1,11 +1,12 @@
 using System;
 using System.Diagnostics;
 using System.Threading;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.InProcess;
 
 public sealed class InProcessTransportTests : TransportConformance
 {

@@ -1,9 +1,10 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Reductions;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.InProcess;
 
 /// <summary>What every transport does alike. A subclass says how ranks are started.</summary>
 public abstract class TransportConformance

@@ -2,11 +2,14 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Cache;
+using TreeAttention.Tests.Prefill;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Library;
 
 /// <summary>The library's face: join, cache, decode, leave.</summary>
 public sealed class AttentionGroupTests
@@ -122,7 +125,7 @@ public sealed class AttentionGroupTests
 
             using var key = new HostTensor("key", ElementType.Float32, [1, 600, 2, 16], [.. decode.Keys(0, 0, 600).ToArray().Select(x => (double)x)]);
             using var value = new HostTensor("value", ElementType.Float32, [1, 600, 2, 16], [.. decode.Values(0, 0, 600).ToArray().Select(x => (double)x)]);
-            VerificationReport prefill = Verification.Check(prompt, query.View, key.View, value.View, ElementType.Float32, output, lse, 7);
+            VerificationReport prefill = Agreement.Check(prompt, query.View, key.View, value.View, ElementType.Float32, output, lse, 7);
             Assert.True(prefill.Wrong == 0, prefill.WorstRow);
             VerificationReport report = decode.Check(last, lastLse);
             Assert.True(report.Wrong == 0, report.WorstRow);

@@ -1,12 +1,14 @@
 using System;
 using System.IO;
 using System.Linq;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Runtime.Groups;
+using TreeAttention.Tests.Cli;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Library;
 
 /// <summary><c>--device auto</c>: the GPU where every rank has one, else the CPU, with a word about it where a GPU could be expected.</summary>
 [Collection("mpi")]

@@ -1,9 +1,12 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Loading;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Tests.Problem;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Loading;
 
 /// <summary>Loading keys and values into f8e4m3 storage with scales of each KV head.</summary>
 public sealed class Float8LoadingTests

@@ -1,8 +1,11 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Loading;
 
 /// <summary>Memory of a device without its arithmetic: host memory that may call itself a device's, and notices misuse.</summary>
 internal sealed class HostMemoryDevice(MemoryPlace place = MemoryPlace.Host) : IDevice

@@ -4,7 +4,7 @@ using System.IO;
 using System.Linq;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 /// <summary>Ranks that are killed, stopped, late or slow, under real launchers.</summary>
 [Collection("mpi")]

@@ -1,7 +1,8 @@
 using System;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 /// <summary>Groups over communicators of a program that has an MPI of its own.</summary>
 [Collection("mpi")]

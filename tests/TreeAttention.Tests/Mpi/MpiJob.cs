@@ -8,7 +8,7 @@ using System.Text.RegularExpressions;
 using System.Threading;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 /// <summary>A job of the rank program under a real mpiexec; its processes are known by a variable that all inherit, since MPICH gives each rank a session of its own.</summary>
 internal sealed partial class MpiJob : IDisposable

@@ -1,6 +1,6 @@
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 /// <summary>Tests that start processes and hold them to seconds: nothing else runs beside them.</summary>
 [CollectionDefinition("mpi", DisableParallelization = true)]

@@ -2,10 +2,10 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
-using TreeAttention.Communication;
+using TreeAttention.Communication.Mpi;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 /// <summary>What is decided before and after the MPI library works: launcher, nodes, teardown.</summary>
 public sealed class MpiSetUpTests

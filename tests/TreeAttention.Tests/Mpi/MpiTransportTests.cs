@@ -2,7 +2,7 @@ using System;
 using System.IO;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 /// <summary>Ranks under real launchers: every operation, and the set-ups that must be refused.</summary>
 [Collection("mpi")]

@@ -2,11 +2,11 @@ using System;
 using System.Linq;
 using System.Threading;
 using System.Threading.Tasks;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.Nodes;
+using TreeAttention.Distributed.Numerics;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 public sealed class PeerSlotsTests
 {

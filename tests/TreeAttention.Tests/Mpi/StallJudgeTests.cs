@@ -1,8 +1,8 @@
 using System;
-using TreeAttention.Communication;
+using TreeAttention.Communication.Control;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 public sealed class StallJudgeTests
 {

@@ -7,11 +7,10 @@ using System.Net.Sockets;
 using System.Text;
 using System.Threading;
 using System.Threading.Tasks;
-using TreeAttention.Communication;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.Control;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Mpi;
 
 /// <summary>The control plane among threads of one process: the same sockets and threads as among processes.</summary>
 [Collection("mpi")]

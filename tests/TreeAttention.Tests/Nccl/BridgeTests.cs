@@ -1,11 +1,14 @@
 using System;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Runtime.Groups;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>What stands between MPI and a device: what MPI says of itself, unless the user says otherwise.</summary>
 [Collection(EmulatedGpu.Name)]

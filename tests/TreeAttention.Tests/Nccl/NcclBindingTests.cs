@@ -4,10 +4,11 @@ using System.IO;
 using System.Linq;
 using System.Reflection;
 using System.Runtime.InteropServices;
-using TreeAttention.Interop;
+using TreeAttention.Interop.Nccl;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>The structures that are passed to NCCL, against the C compiler's view of the declarations.</summary>
 public sealed class NcclBindingTests

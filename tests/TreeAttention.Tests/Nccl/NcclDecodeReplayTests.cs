@@ -1,10 +1,12 @@
 using System;
 using System.Collections.Concurrent;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>Decode steps over NCCL as graphs: kernels, collectives and copies of a step by one call, while the cache grows over the ranks' pages.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -1,8 +1,12 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Reductions;
+using TreeAttention.Tests.Cpu;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>Device regions over NCCL: in the order of the device's stream, with nobody waiting.</summary>
 [Collection(EmulatedGpu.Name)]

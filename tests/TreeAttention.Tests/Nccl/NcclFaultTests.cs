@@ -1,13 +1,18 @@
 using System;
 using System.Diagnostics;
 using System.IO;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Nccl;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Interop.Posix;
+using TreeAttention.Tests.Cuda;
+using TreeAttention.Tests.InProcess;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>What goes wrong with NCCL ends the group in time, and with the right words.</summary>
 [Collection(EmulatedGpu.Name)]

@@ -1,13 +1,15 @@
 using System;
 using System.Threading;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
-using TreeAttention.Runtime;
+using TreeAttention.Communication.Nccl;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Interop.Nccl;
+using TreeAttention.Runtime.Groups;
+using TreeAttention.Tests.Cache;
+using TreeAttention.Tests.Cuda;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>Groups over NCCL communicators of a caller that has GPUs, streams and tensors of its own.</summary>
 [Collection(EmulatedGpu.Name)]
@@ -48,7 +50,7 @@ public sealed unsafe class NcclGuestTests
 
             DeviceTensor sum = caller.Arrives([1, 2], ElementType.Float32);
             device.EnterStream();
-            Await(communicator, Nccl.ncclAllReduce(
+            Await(communicator, NcclNative.ncclAllReduce(
                 (void*)sum.Address, (void*)sum.Address, 2, ncclDataType_t.ncclFloat32, ncclRedOp_t.ncclSum, communicator, caller.Handle));
             Assert.Equal([ranks, 2f * ranks], caller.Read(sum));
         });
@@ -102,7 +104,7 @@ public sealed unsafe class NcclGuestTests
         _ = EmulatedCuda.Platform;
         NcclTransport.LoadLibrary([EmulatedCuda.Library]);
         ncclUniqueId id;
-        Assert.Equal(ncclResult_t.ncclSuccess, Nccl.ncclGetUniqueId(&id));
+        Assert.Equal(ncclResult_t.ncclSuccess, NcclNative.ncclGetUniqueId(&id));
         ncclUniqueId same = id;
         var failures = new Exception?[ranks];
         var threads = new Thread[ranks];
@@ -123,11 +125,11 @@ public sealed unsafe class NcclGuestTests
         device.EnterStream();
         ncclConfig_t config = NcclLibrary.NonblockingConfig();
         nint communicator;
-        ncclResult_t result = Nccl.ncclCommInitRankConfig(&communicator, ranks, id, rank, &config);
+        ncclResult_t result = NcclNative.ncclCommInitRankConfig(&communicator, ranks, id, rank, &config);
         Await(communicator, result);
         body(communicator, device);
-        Await(communicator, Nccl.ncclCommFinalize(communicator));
-        Assert.Equal(ncclResult_t.ncclSuccess, Nccl.ncclCommDestroy(communicator));
+        Await(communicator, NcclNative.ncclCommFinalize(communicator));
+        Assert.Equal(ncclResult_t.ncclSuccess, NcclNative.ncclCommDestroy(communicator));
     }
 
     private static void Await(nint communicator, ncclResult_t result)
@@ -135,7 +137,7 @@ public sealed unsafe class NcclGuestTests
         while (result == ncclResult_t.ncclInProgress)
         {
             Thread.Yield();
-            Assert.Equal(ncclResult_t.ncclSuccess, Nccl.ncclCommGetAsyncError(communicator, &result));
+            Assert.Equal(ncclResult_t.ncclSuccess, NcclNative.ncclCommGetAsyncError(communicator, &result));
         }
 
         Assert.Equal(ncclResult_t.ncclSuccess, result);

@@ -4,10 +4,11 @@ using System.IO;
 using System.Linq;
 using System.Net;
 using System.Net.Sockets;
-using TreeAttention.Distributed;
+using TreeAttention.Tests.Cli;
+using TreeAttention.Tests.Cuda;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary><c>--transport nccl</c> over the emulation, alone and under both launchers: right results, refusals, faults.</summary>
 [Collection("mpi")]

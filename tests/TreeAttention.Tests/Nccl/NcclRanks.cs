@@ -1,9 +1,12 @@
 using System;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Nccl;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Cuda;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>In-process ranks, each with an emulated GPU of its own, connected by the emulated NCCL.</summary>
 internal static class NcclRanks

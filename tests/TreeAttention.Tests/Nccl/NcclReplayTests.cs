@@ -1,10 +1,15 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Interop.Posix;
+using TreeAttention.Tests.Cpu;
+using TreeAttention.Tests.Cuda;
+using TreeAttention.Tests.InProcess;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>Whole steps over NCCL as graphs: kernels and collectives, launched again by one call. Each rank counts as alone in its process.</summary>
 [Collection(EmulatedGpu.Name)]

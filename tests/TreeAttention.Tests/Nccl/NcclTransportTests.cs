@@ -1,8 +1,10 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Cuda;
+using TreeAttention.Tests.InProcess;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>Host regions over NCCL: what every transport does.</summary>
 [Collection(EmulatedGpu.Name)]

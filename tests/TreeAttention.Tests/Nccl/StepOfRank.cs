@@ -1,8 +1,12 @@
 using System;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Steps;
+using TreeAttention.Tests.Cpu;
+using TreeAttention.Tests.Cuda;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Nccl;
 
 /// <summary>One rank's part of an attention step on a CUDA device, as the program makes it.</summary>
 internal sealed class StepOfRank : IDisposable

@@ -1,8 +1,8 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Semantics;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Partials;
 
 public sealed class AttentionEdgeTests
 {

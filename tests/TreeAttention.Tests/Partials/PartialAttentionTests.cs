@@ -1,10 +1,9 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Partials;
 
 public sealed class PartialAttentionTests
 {

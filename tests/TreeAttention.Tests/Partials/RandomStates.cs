@@ -1,8 +1,8 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Partials;
 
 /// <summary>Partials in host memory, empty or random, with the numbers that merges go wrong on.</summary>
 internal sealed class RandomStates(int rows, int valueDim, int seed) : IDisposable

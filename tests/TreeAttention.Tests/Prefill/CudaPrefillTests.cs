@@ -1,10 +1,13 @@
 using System;
-using TreeAttention.Communication;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Communication.InProcess;
+using TreeAttention.Communication.Staging;
+using TreeAttention.Devices.Cuda;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Tests.Cuda;
+using TreeAttention.Tests.Nccl;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Prefill;
 
 /// <summary>Prefill on GPUs, in-process and over NCCL: the same attention, and in the cache the bits that a CPU stores.</summary>
 [Collection(EmulatedGpu.Name)]

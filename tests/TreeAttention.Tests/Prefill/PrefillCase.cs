@@ -1,8 +1,14 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Prefill;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Prefill;
 
 /// <summary>Prompts for a cache and what attention over each of them is: small, awkward, reproducible.</summary>
 internal sealed record PrefillCase(string Name)
@@ -111,12 +117,12 @@ internal sealed record PrefillCase(string Name)
         TensorView value = apart?.View ?? key.View.TruncateLastAxis("value", ValueDim);
         if (Rotary is null)
         {
-            return Verification.Check(problem, query.View, key.View, value, Type, output, lse, Seed, Scales);
+            return Agreement.Check(problem, query.View, key.View, value, Type, output, lse, Seed, Scales);
         }
 
         using HostMemory turnedQuery = ReferenceRotary.Rotate(query.View, Rotary, index => Padding[row] + index, out TensorView queries);
         using HostMemory turnedKey = ReferenceRotary.Rotate(key.View, Rotary, index => Padding[row] + index, out TensorView keys);
-        return Verification.Check(problem, queries, keys, value, Type, output, lse, Seed, Scales);
+        return Agreement.Check(problem, queries, keys, value, Type, output, lse, Seed, Scales);
 
         HostTensor Tensor(string name, int heads, int dim, float[] numbers) =>
             new(name, ElementType.Float32, [1, length, heads, dim], [.. numbers.Select(number => (double)number)]);

@@ -2,10 +2,11 @@ using System;
 using System.Collections.Concurrent;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Prefill;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Prefill;
 
 /// <summary>What the ranks got of their tokens, put together by row.</summary>
 internal sealed class PrefillResults(PrefillCase prompts)

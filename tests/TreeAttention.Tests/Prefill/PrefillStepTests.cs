@@ -1,10 +1,13 @@
 using System;
 using System.Collections.Concurrent;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Prefill;
+using TreeAttention.Tests.Cache;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Prefill;
 
 public sealed class PrefillStepTests
 {

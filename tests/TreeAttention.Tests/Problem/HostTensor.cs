@@ -1,9 +1,9 @@
 using System;
 using System.Buffers.Binary;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Problem;
 
 /// <summary>A tensor in host memory of its own, of any element type and storage order.</summary>
 public sealed class HostTensor : IDisposable

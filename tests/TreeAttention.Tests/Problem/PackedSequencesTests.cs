@@ -1,11 +1,13 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Cpu;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Problem;
 
 /// <summary>Packed sequences against each sequence alone.</summary>
 public sealed class PackedSequencesTests

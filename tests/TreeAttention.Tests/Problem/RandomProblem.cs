@@ -1,9 +1,10 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Verification;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Problem;
 
 /// <summary>Which random problem: everything that a failing test needs to print, and what shrinking makes smaller.</summary>
 /// <param name="Seed">Of options and numbers.</param>

@@ -1,11 +1,12 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Devices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Cpu;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Problem;
 
 /// <summary>Token trees: their encodings say the same, and each node is causal attention over its own branch.</summary>
 public sealed class TokenTreeTests

@@ -1,7 +1,7 @@
 using System;
 using System.Runtime.InteropServices;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 /// <summary>Equality of floats to the bit: -0 is not 0, and a NaN is itself.</summary>
 internal static class Bits

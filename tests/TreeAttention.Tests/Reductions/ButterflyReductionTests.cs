@@ -1,6 +1,4 @@
-using TreeAttention.Distributed;
-
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 public sealed class ButterflyReductionTests : CanonicalReductionContract
 {

@@ -1,7 +1,6 @@
-using TreeAttention.Distributed;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 /// <summary>What the reductions that fold along the canonical tree do beyond <see cref="ReductionContract"/>: the very same bits.</summary>
 public abstract class CanonicalReductionContract : ReductionContract

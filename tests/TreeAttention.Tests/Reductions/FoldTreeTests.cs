@@ -1,10 +1,11 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Reductions;
+using TreeAttention.Distributed.Steps;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 public sealed class FoldTreeTests
 {

@@ -1,8 +1,8 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Tests.InProcess;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 /// <summary>The fold of states in float64, by the definition: weights e^(max - top), one row after the other.</summary>
 internal sealed class PlainFold

@@ -1,7 +1,6 @@
 using System;
-using TreeAttention.Distributed;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 /// <summary>States with different scales, rows that saw nothing, and ranks that saw nothing.</summary>
 internal static class RandomState

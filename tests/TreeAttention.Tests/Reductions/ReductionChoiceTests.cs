@@ -1,9 +1,10 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Reductions;
+using TreeAttention.Tests.Algorithms;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 public sealed class ReductionChoiceTests
 {

@@ -1,9 +1,11 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Steps;
+using TreeAttention.Tests.Algorithms;
+using TreeAttention.Tests.InProcess;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 /// <summary>What every reduction does: one state on every rank, counted traffic and memory as stated, nothing allocated per fold.</summary>
 public abstract class ReductionContract

@@ -1,7 +1,9 @@
 using System;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Reductions;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 /// <summary>A rank's state and the reduction that folds it, freed together.</summary>
 internal sealed class StateAndReduction : IDisposable

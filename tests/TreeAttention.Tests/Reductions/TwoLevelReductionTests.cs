@@ -1,8 +1,9 @@
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Steps;
+using TreeAttention.Tests.Algorithms;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reductions;
 
 /// <summary>By the contract all ranks share one node, so its tree is the whole tree; here they do not.</summary>
 public sealed class TwoLevelReductionTests : CanonicalReductionContract

@@ -4,9 +4,9 @@ using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
 using System.Text.Json;
-using TreeAttention.Distributed;
+using TreeAttention.Tests.Problem;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reference;
 
 /// <summary>One call and what the NumPy reference gave for it: a line of tests/golden/golden.json, which make_golden.py wrote.</summary>
 internal sealed class GoldenCase(JsonElement json) : IDisposable

@@ -1,9 +1,10 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reference;
 
 public sealed class NaiveAttentionTests
 {
@@ -31,7 +32,7 @@ public sealed class NaiveAttentionTests
         double[] expected = new double[problem.Problem.Shape.ValueDim];
         float[] actual = new float[expected.Length];
         double largest = 0;
-        foreach (AttentionRow row in Verification.SampleRows(problem.Problem, 1))
+        foreach (AttentionRow row in Agreement.SampleRows(problem.Problem, 1))
         {
             ReferenceAttention.Row(
                 problem.Problem, problem.Query, problem.Key, problem.Value, row.Batch, row.Head, row.Query, expected, out double lse);

@@ -1,9 +1,11 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reference;
 
 public sealed class ReferenceAttentionTests
 {

@@ -1,10 +1,14 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Semantics;
+using TreeAttention.Tests.Problem;
+using TreeAttention.Verification;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.Reference;
 
 public sealed class VerificationTests
 {
@@ -147,8 +151,8 @@ public sealed class VerificationTests
         using var large = new HostTensor("key", ElementType.Float32, [1, 1, 1, 1], [1e5]);
         float saturated = float.MaxValue * Math.Sign(scale);
 
-        VerificationReport right = Verification.Check(problem, large.View, large.View, large.View, ElementType.Float32, [1e5f], [saturated], 1);
-        VerificationReport smaller = Verification.Check(problem, large.View, large.View, large.View, ElementType.Float32, [1e5f], [saturated / 2], 1);
+        VerificationReport right = Agreement.Check(problem, large.View, large.View, large.View, ElementType.Float32, [1e5f], [saturated], 1);
+        VerificationReport smaller = Agreement.Check(problem, large.View, large.View, large.View, ElementType.Float32, [1e5f], [saturated / 2], 1);
 
         Assert.Equal(0, right.Wrong);
         Assert.Equal(1, smaller.Wrong);
@@ -162,9 +166,9 @@ public sealed class VerificationTests
         using var one = new HostTensor("key", ElementType.Float32, [1, 1, 1, 1], [1]);
         using var tiny = new HostTensor("value", ElementType.Float32, [1, 1, 1, 1], [1e-42]);
 
-        VerificationReport near = Verification.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [1e-42f + (3 * float.Epsilon)], [1], 1);
-        VerificationReport gone = Verification.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [0], [1], 1);
-        VerificationReport far = Verification.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [1.2e-42f], [1], 1);
+        VerificationReport near = Agreement.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [1e-42f + (3 * float.Epsilon)], [1], 1);
+        VerificationReport gone = Agreement.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [0], [1], 1);
+        VerificationReport far = Agreement.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [1.2e-42f], [1], 1);
 
         Assert.Equal(0, near.Wrong);
         Assert.Equal(1, gone.Wrong);
@@ -195,7 +199,7 @@ public sealed class VerificationTests
             using var value = new HostTensor("value", storage, problem.Value.Shape, ValuesOf(problem.Value));
             (float[] output, float[] lse) = Reference(problem.Problem, problem.Query, key.View, value.View);
 
-            VerificationReport report = Verification.Check(
+            VerificationReport report = Agreement.Check(
                 problem.Problem, problem.Query, problem.Key, problem.Value, storage, output, lse, 1);
 
             Assert.True(report.Wrong == 0, $"{problem.Recipe}: {report}");
@@ -217,7 +221,7 @@ public sealed class VerificationTests
             {
                 (float[] output, float[] lse) = Reference(problem.Problem, used, key.View, value.View);
 
-                VerificationReport report = Verification.Check(
+                VerificationReport report = Agreement.Check(
                     problem.Problem, problem.Query, problem.Key, problem.Value, storage, output, lse, 1);
 
                 Assert.True(report.Wrong == 0, $"{used.Type} query, {problem.Recipe}: {report}");
@@ -256,8 +260,8 @@ public sealed class VerificationTests
         (float[] output, float[] lse) = Reference(problem.Problem, problem.Query, keys, values);
         (float[] rough, float[] roughLse) = Reference(problem.Problem, problem.Query, problem.Key, problem.Value);
 
-        VerificationReport right = Verification.Check(problem.Problem, problem.Query, keys, values, ElementType.Float8E4M3, output, lse, 1, scales);
-        VerificationReport wrong = Verification.Check(problem.Problem, problem.Query, keys, values, ElementType.Float8E4M3, rough, roughLse, 1, scales);
+        VerificationReport right = Agreement.Check(problem.Problem, problem.Query, keys, values, ElementType.Float8E4M3, output, lse, 1, scales);
+        VerificationReport wrong = Agreement.Check(problem.Problem, problem.Query, keys, values, ElementType.Float8E4M3, rough, roughLse, 1, scales);
 
         Assert.Equal(0, right.Wrong);
         Assert.Equal(wrong.Rows, wrong.Wrong); // what is not rounded is not what was stored
@@ -268,11 +272,11 @@ public sealed class VerificationTests
     {
         var problem = new AttentionProblem(new AttentionShape(2, 4096, 8192, 8, 2, 64, 64), new AttentionOptions());
 
-        IReadOnlyList<AttentionRow> rows = Verification.SampleRows(problem, 7);
+        IReadOnlyList<AttentionRow> rows = Agreement.SampleRows(problem, 7);
 
-        Assert.Equal(Verification.SampledRows, rows.Distinct().Count());
-        Assert.Equal(rows, Verification.SampleRows(problem, 7));
-        Assert.NotEqual(rows, Verification.SampleRows(problem, 8));
+        Assert.Equal(Agreement.SampledRows, rows.Distinct().Count());
+        Assert.Equal(rows, Agreement.SampleRows(problem, 7));
+        Assert.NotEqual(rows, Agreement.SampleRows(problem, 8));
         Assert.InRange(rows.Count(row => row.Query == 0), 2, 20);
         Assert.InRange(rows.Count(row => row.Query == 4095), 2, 20);
         Assert.True(rows.Select(row => row.Batch).Distinct().Count() == 2 && rows.Select(row => row.Head).Distinct().Count() > 5);
@@ -296,7 +300,7 @@ public sealed class VerificationTests
         (float[] output, float[] lse) = Reference(problem.Problem, problem.Query, problem.Key, value ?? problem.Value);
         spoilOutput(output);
         spoilLse(lse);
-        return Verification.Check(problem.Problem, problem.Query, problem.Key, value ?? problem.Value, type, output, lse, 1);
+        return Agreement.Check(problem.Problem, problem.Query, problem.Key, value ?? problem.Value, type, output, lse, 1);
     }
 
     // The result of a call with other options, held against the call as it is.
@@ -304,7 +308,7 @@ public sealed class VerificationTests
     {
         (float[] output, float[] lse) = Reference(
             new AttentionProblem(problem.Problem.Shape, options), problem.Query, problem.Key, problem.Value);
-        return Verification.Check(problem.Problem, problem.Query, problem.Key, problem.Value, type, output, lse, 1);
+        return Agreement.Check(problem.Problem, problem.Query, problem.Key, problem.Value, type, output, lse, 1);
     }
 
     private static (float[] Output, float[] LogSumExp) Reference(
@@ -340,7 +344,7 @@ public sealed class VerificationTests
         return values;
     }
 
-    private static VerificationReport Check(RandomProblem problem, KeyValueScales? scales, float[] output, float[] lse) => Verification.Check(
+    private static VerificationReport Check(RandomProblem problem, KeyValueScales? scales, float[] output, float[] lse) => Agreement.Check(
         problem.Problem, problem.Query, problem.Key, problem.Value, ElementType.Float8E4M3, output, lse, 1, scales);
 
     private static HostTensor Quantised(string name, TensorView view, float[] scales)

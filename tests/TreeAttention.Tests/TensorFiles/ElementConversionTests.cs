@@ -1,10 +1,10 @@
 using System;
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 public class ElementConversionTests
 {

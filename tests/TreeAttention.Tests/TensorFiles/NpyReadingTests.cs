@@ -1,10 +1,8 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 public class NpyReadingTests : TensorFileTestBase
 {

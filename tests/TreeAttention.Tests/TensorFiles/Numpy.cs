@@ -2,7 +2,7 @@ using System.Diagnostics;
 using System.IO;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 /// <summary>Runs Python scripts against the system's numpy, the authority on its own format.</summary>
 internal static class Numpy

@@ -1,10 +1,10 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Runtime.Files;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 public class OptionTensorTests : TensorFileTestBase
 {

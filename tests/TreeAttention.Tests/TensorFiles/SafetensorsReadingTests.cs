@@ -3,11 +3,9 @@ using System.Diagnostics;
 using System.IO;
 using System.Linq;
 using System.Text;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 public class SafetensorsReadingTests : TensorFileTestBase
 {

@@ -1,11 +1,10 @@
 using System;
 using System.IO;
 using System.Runtime.Versioning;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Runtime.Files;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 [SupportedOSPlatform("linux")]
 public class TensorFileAccessTests : TensorFileTestBase

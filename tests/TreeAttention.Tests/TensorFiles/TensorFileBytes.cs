@@ -3,7 +3,7 @@ using System.Buffers.Binary;
 using System.Linq;
 using System.Text;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 /// <summary>Builds tensor files byte by byte, right ones and wrong ones.</summary>
 internal static class TensorFileBytes

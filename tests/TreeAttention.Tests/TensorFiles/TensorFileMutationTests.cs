@@ -2,7 +2,7 @@ using System;
 using System.Collections.Generic;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 public class TensorFileMutationTests : TensorFileTestBase
 {

@@ -1,11 +1,11 @@
 using System;
 using System.IO;
 using Microsoft.Win32.SafeHandles;
-using TreeAttention.Distributed;
-using TreeAttention.Runtime;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Runtime.Files;
 using Xunit;
 
-namespace TreeAttention.Tests;
+namespace TreeAttention.Tests.TensorFiles;
 
 /// <summary>Tests of tensor files: a directory of their own, and what all of them ask of a reader.</summary>
 public abstract class TensorFileTestBase : IDisposable

@@ -1,7 +1,13 @@
 using System;
-using TreeAttention.Distributed;
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+using TreeAttention.Devices.Cpu.Memory;
+using TreeAttention.Devices.Cpu.Vectors;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cpu.Kernels;
 
 /// <summary>Attention of a few query rows: bound by reading keys and values, so rows share each load of them.</summary>
 /// <remarks>
@@ -198,6 +204,344 @@ internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount 
                     weights + (row * Block), values, valueStride, count, outputs + (row * _outputStride), _outputStride,
                     correction[row], row == 0 ? next : values);
             }
+        }
+    }
+}
+
+/// <summary>Dot products of query rows with the keys of a block: scores [rows, <see cref="TileKernel.Block"/>].</summary>
+/// <remarks>
+/// Each score is one chain of fused multiply-adds per vector lane and one fixed tree over the lanes, in both shapes, so a
+/// row's bits do not depend on its neighbours. Scores past the count repeat the last key's; the caller hides them.
+/// </remarks>
+internal static unsafe class RowScores<TWidth, TVector, TElement>
+    where TWidth : struct, IVectorWidth<TVector>
+    where TVector : struct
+    where TElement : struct, IStoredElement
+{
+    private const int Line = 64;
+
+    /// <summary>Four rows, two keys at a time.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static void Four(
+        float* queries, int queryStride, byte* keys, nint keyStride, int count, int headDim, float* scores,
+        byte* fetch, nint fetchStride)
+    {
+        int whole = headDim / TWidth.Count * TWidth.Count;
+        float* q1 = queries + queryStride;
+        float* q2 = q1 + queryStride;
+        float* q3 = q2 + queryStride;
+        for (int key = 0; key < count; key += 2)
+        {
+            Prefetch(fetch, key, 2, fetchStride);
+            byte* left = keys + (key * keyStride);
+            byte* right = keys + (Math.Min(key + 1, count - 1) * keyStride);
+            TVector a0 = TWidth.Create(0f), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+            for (int i = 0; i < whole; i += TWidth.Count)
+            {
+                TVector a = TElement.Load<TWidth, TVector>(left + (i * TElement.Size));
+                TVector b = TElement.Load<TWidth, TVector>(right + (i * TElement.Size));
+                TVector q = TWidth.Load(queries + i);
+                a0 = TWidth.MultiplyAdd(a, q, a0);
+                b0 = TWidth.MultiplyAdd(b, q, b0);
+                q = TWidth.Load(q1 + i);
+                a1 = TWidth.MultiplyAdd(a, q, a1);
+                b1 = TWidth.MultiplyAdd(b, q, b1);
+                q = TWidth.Load(q2 + i);
+                a2 = TWidth.MultiplyAdd(a, q, a2);
+                b2 = TWidth.MultiplyAdd(b, q, b2);
+                q = TWidth.Load(q3 + i);
+                a3 = TWidth.MultiplyAdd(a, q, a3);
+                b3 = TWidth.MultiplyAdd(b, q, b3);
+            }
+
+            if (whole < headDim)
+            {
+                TVector a = Tail(left, whole, headDim);
+                TVector b = Tail(right, whole, headDim);
+                a0 = TWidth.MultiplyAdd(a, TWidth.Load(queries + whole), a0);
+                b0 = TWidth.MultiplyAdd(b, TWidth.Load(queries + whole), b0);
+                a1 = TWidth.MultiplyAdd(a, TWidth.Load(q1 + whole), a1);
+                b1 = TWidth.MultiplyAdd(b, TWidth.Load(q1 + whole), b1);
+                a2 = TWidth.MultiplyAdd(a, TWidth.Load(q2 + whole), a2);
+                b2 = TWidth.MultiplyAdd(b, TWidth.Load(q2 + whole), b2);
+                a3 = TWidth.MultiplyAdd(a, TWidth.Load(q3 + whole), a3);
+                b3 = TWidth.MultiplyAdd(b, TWidth.Load(q3 + whole), b3);
+            }
+
+            Vector256<float> sums = TWidth.Sums(a0, b0, a1, b1, a2, b2, a3, b3);
+            Vector256<double> pairs = sums.AsDouble();
+            *(double*)(scores + key) = pairs[0];
+            *(double*)(scores + TileKernel.Block + key) = pairs[1];
+            *(double*)(scores + (2 * TileKernel.Block) + key) = pairs[2];
+            *(double*)(scores + (3 * TileKernel.Block) + key) = pairs[3];
+        }
+    }
+
+    /// <summary>One row, eight keys at a time.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static void One(
+        float* query, byte* keys, nint keyStride, int count, int headDim, float* scores, byte* fetch, nint fetchStride)
+    {
+        int whole = headDim / TWidth.Count * TWidth.Count;
+        for (int key = 0; key < count; key += 8)
+        {
+            Prefetch(fetch, key, 8, fetchStride);
+            byte* k0 = keys + (key * keyStride);
+            byte* k1 = keys + (Math.Min(key + 1, count - 1) * keyStride);
+            byte* k2 = keys + (Math.Min(key + 2, count - 1) * keyStride);
+            byte* k3 = keys + (Math.Min(key + 3, count - 1) * keyStride);
+            byte* k4 = keys + (Math.Min(key + 4, count - 1) * keyStride);
+            byte* k5 = keys + (Math.Min(key + 5, count - 1) * keyStride);
+            byte* k6 = keys + (Math.Min(key + 6, count - 1) * keyStride);
+            byte* k7 = keys + (Math.Min(key + 7, count - 1) * keyStride);
+            TVector a0 = TWidth.Create(0f), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
+            for (int i = 0; i < whole; i += TWidth.Count)
+            {
+                TVector q = TWidth.Load(query + i);
+                nint at = (nint)i * TElement.Size;
+                a0 = TWidth.MultiplyAdd(TElement.Load<TWidth, TVector>(k0 + at), q, a0);
+                a1 = TWidth.MultiplyAdd(TElement.Load<TWidth, TVector>(k1 + at), q, a1);
+                a2 = TWidth.MultiplyAdd(TElement.Load<TWidth, TVector>(k2 + at), q, a2);
+                a3 = TWidth.MultiplyAdd(TElement.Load<TWidth, TVector>(k3 + at), q, a3);
+                a4 = TWidth.MultiplyAdd(TElement.Load<TWidth, TVector>(k4 + at), q, a4);
+                a5 = TWidth.MultiplyAdd(TElement.Load<TWidth, TVector>(k5 + at), q, a5);
+                a6 = TWidth.MultiplyAdd(TElement.Load<TWidth, TVector>(k6 + at), q, a6);
+                a7 = TWidth.MultiplyAdd(TElement.Load<TWidth, TVector>(k7 + at), q, a7);
+            }
+
+            if (whole < headDim)
+            {
+                TVector q = TWidth.Load(query + whole);
+                a0 = TWidth.MultiplyAdd(Tail(k0, whole, headDim), q, a0);
+                a1 = TWidth.MultiplyAdd(Tail(k1, whole, headDim), q, a1);
+                a2 = TWidth.MultiplyAdd(Tail(k2, whole, headDim), q, a2);
+                a3 = TWidth.MultiplyAdd(Tail(k3, whole, headDim), q, a3);
+                a4 = TWidth.MultiplyAdd(Tail(k4, whole, headDim), q, a4);
+                a5 = TWidth.MultiplyAdd(Tail(k5, whole, headDim), q, a5);
+                a6 = TWidth.MultiplyAdd(Tail(k6, whole, headDim), q, a6);
+                a7 = TWidth.MultiplyAdd(Tail(k7, whole, headDim), q, a7);
+            }
+
+            TWidth.Sums(a0, a1, a2, a3, a4, a5, a6, a7).Store(scores + key);
+        }
+    }
+
+    // What follows the key may be another head's NaN: it is cut off, not multiplied by zero.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static TVector Tail(byte* key, int whole, int headDim) =>
+        TWidth.KeepFirst(TElement.Load<TWidth, TVector>(key + (whole * TElement.Size)), headDim - whole);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch(byte* fetch, int first, int count, nint stride)
+    {
+        if (Sse.IsSupported && fetch != null)
+        {
+            byte* from = fetch + (first * stride);
+            for (nint at = 0; at < count * stride; at += Line)
+            {
+                Sse.Prefetch0(from + at);
+            }
+        }
+    }
+}
+
+/// <summary>The softmax of one row over a block of <see cref="TileKernel.Block"/> scores.</summary>
+internal static unsafe class RowSoftmax<TWidth, TVector>
+    where TWidth : struct, IVectorWidth<TVector>
+    where TVector : struct
+{
+    /// <summary>score := cap·tanh(score / cap); scores are finite.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static void Cap(float* scores, float cap)
+    {
+        TVector by = TWidth.Create(cap);
+        for (int i = 0; i < TileKernel.Block; i += TWidth.Count)
+        {
+            TVector score = TWidth.Load(scores + i);
+            TWidth.Store(TWidth.Multiply(by, VectorMath<TWidth, TVector>.Tanh(TWidth.Divide(score, by))), scores + i);
+        }
+    }
+
+    /// <summary>Adds biases inside the interval.</summary>
+    internal static void AddBias(float* scores, float* bias, int first, int end)
+    {
+        for (int i = first; i < end; i++)
+        {
+            scores[i] += bias[i];
+        }
+    }
+
+    /// <summary>The largest score.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static float Largest(float* scores)
+    {
+        TVector largest = TWidth.Load(scores);
+        for (int i = TWidth.Count; i < TileKernel.Block; i += TWidth.Count)
+        {
+            largest = TWidth.Max(largest, TWidth.Load(scores + i));
+        }
+
+        return TWidth.Largest(largest);
+    }
+
+    /// <summary>score := shift·e^(score - max); returns Σ e^(score - max).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static float Exponentiate(float* scores, float max, float shift)
+    {
+        TVector top = TWidth.Create(max);
+        TVector by = TWidth.Create(shift);
+        TVector sum = TWidth.Create(0f);
+        for (int i = 0; i < TileKernel.Block; i += TWidth.Count)
+        {
+            TVector weight = VectorMath<TWidth, TVector>.Exp(TWidth.Subtract(TWidth.Load(scores + i), top));
+            sum = TWidth.Add(sum, weight);
+            TWidth.Store(TWidth.Multiply(weight, by), scores + i);
+        }
+
+        return TWidth.Sum(sum);
+    }
+}
+
+/// <summary>Weighted sums of a block's values: output := output·correction + Σ weight·value.</summary>
+/// <remarks>A block is summed in fresh registers before it meets the running output, so rounding grows with the root of the blocks.</remarks>
+internal static unsafe class RowValues<TWidth, TVector, TElement>
+    where TWidth : struct, IVectorWidth<TVector>
+    where TVector : struct
+    where TElement : struct, IStoredElement
+{
+    /// <summary>Four rows of weights [4, <see cref="TileKernel.Block"/>], two vectors of each output at a time.</summary>
+    /// <param name="weights">Weights; those of hidden keys are 0.</param>
+    /// <param name="values">First value.</param>
+    /// <param name="valueStride">Bytes from one value to the next.</param>
+    /// <param name="count">Keys of the block.</param>
+    /// <param name="outputs">[4, outputStride]; outputStride is a multiple of the vector's length.</param>
+    /// <param name="outputStride">Floats from one row to the next.</param>
+    /// <param name="correction">[4]</param>
+    /// <param name="fetch">What will be read next.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static void Four(
+        float* weights, byte* values, nint valueStride, int count, float* outputs, int outputStride, float* correction,
+        byte* fetch)
+    {
+        float* w1 = weights + TileKernel.Block;
+        float* w2 = w1 + TileKernel.Block;
+        float* w3 = w2 + TileKernel.Block;
+        int step = 2 * TWidth.Count * TElement.Size;
+        int at = 0;
+        for (; at + (2 * TWidth.Count) <= outputStride; at += 2 * TWidth.Count)
+        {
+            TVector a0 = TWidth.Create(0f), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+            byte* value = values + (at * TElement.Size);
+            for (int key = 0; key < count; key++)
+            {
+                TVector a = TElement.Load<TWidth, TVector>(value);
+                TVector b = TElement.Load<TWidth, TVector>(value + (TWidth.Count * TElement.Size));
+                value += valueStride;
+                Prefetch(ref fetch, step);
+                TVector w = TWidth.Create(weights[key]);
+                a0 = TWidth.MultiplyAdd(w, a, a0);
+                b0 = TWidth.MultiplyAdd(w, b, b0);
+                w = TWidth.Create(w1[key]);
+                a1 = TWidth.MultiplyAdd(w, a, a1);
+                b1 = TWidth.MultiplyAdd(w, b, b1);
+                w = TWidth.Create(w2[key]);
+                a2 = TWidth.MultiplyAdd(w, a, a2);
+                b2 = TWidth.MultiplyAdd(w, b, b2);
+                w = TWidth.Create(w3[key]);
+                a3 = TWidth.MultiplyAdd(w, a, a3);
+                b3 = TWidth.MultiplyAdd(w, b, b3);
+            }
+
+            float* output = outputs + at;
+            Add(output, correction[0], a0, b0);
+            Add(output + outputStride, correction[1], a1, b1);
+            Add(output + (2 * outputStride), correction[2], a2, b2);
+            Add(output + (3 * outputStride), correction[3], a3, b3);
+        }
+
+        for (; at < outputStride; at += TWidth.Count)
+        {
+            for (int row = 0; row < 4; row++)
+            {
+                Column(weights + (row * TileKernel.Block), values + (at * TElement.Size), valueStride, count,
+                    outputs + (row * outputStride) + at, correction[row]);
+            }
+        }
+    }
+
+    /// <summary>One row of weights, four vectors of its output at a time.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static void One(
+        float* weights, byte* values, nint valueStride, int count, float* output, int outputStride, float correction,
+        byte* fetch)
+    {
+        int step = 4 * TWidth.Count * TElement.Size;
+        int at = 0;
+        for (; at + (4 * TWidth.Count) <= outputStride; at += 4 * TWidth.Count)
+        {
+            TVector a = TWidth.Create(0f), b = a, c = a, d = a;
+            byte* value = values + (at * TElement.Size);
+            for (int key = 0; key < count; key++)
+            {
+                TVector w = TWidth.Create(weights[key]);
+                a = TWidth.MultiplyAdd(w, TElement.Load<TWidth, TVector>(value), a);
+                b = TWidth.MultiplyAdd(w, TElement.Load<TWidth, TVector>(value + (TWidth.Count * TElement.Size)), b);
+                c = TWidth.MultiplyAdd(w, TElement.Load<TWidth, TVector>(value + (2 * TWidth.Count * TElement.Size)), c);
+                d = TWidth.MultiplyAdd(w, TElement.Load<TWidth, TVector>(value + (3 * TWidth.Count * TElement.Size)), d);
+                value += valueStride;
+                Prefetch(ref fetch, step);
+            }
+
+            Add(output + at, correction, a, b);
+            Add(output + at + (2 * TWidth.Count), correction, c, d);
+        }
+
+        for (; at < outputStride; at += TWidth.Count)
+        {
+            Column(weights, values + (at * TElement.Size), valueStride, count, output + at, correction);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Add(float* output, float correction, TVector first, TVector second)
+    {
+        TVector by = TWidth.Create(correction);
+        TWidth.Store(TWidth.MultiplyAdd(TWidth.Load(output), by, first), output);
+        TWidth.Store(TWidth.MultiplyAdd(TWidth.Load(output + TWidth.Count), by, second), output + TWidth.Count);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Column(float* weights, byte* value, nint valueStride, int count, float* output, float correction)
+    {
+        TVector sum = TWidth.Create(0f);
+        for (int key = 0; key < count; key++)
+        {
+            sum = TWidth.MultiplyAdd(TWidth.Create(weights[key]), TElement.Load<TWidth, TVector>(value), sum);
+            value += valueStride;
+        }
+
+        TWidth.Store(TWidth.MultiplyAdd(TWidth.Load(output), TWidth.Create(correction), sum), output);
+    }
+
+    // Spread over the loop, a line or more a key: together about as many bytes as the next block of keys has.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch(ref byte* fetch, int step)
+    {
+        if (Sse.IsSupported)
+        {
+            Sse.Prefetch0(fetch);
+            if (step > 64)
+            {
+                Sse.Prefetch0(fetch + 64);
+            }
+
+            if (step > 128)
+            {
+                Sse.Prefetch0(fetch + 128);
+                Sse.Prefetch0(fetch + 192);
+            }
+
+            fetch += step;
         }
     }
 }

@@ -1,8 +1,10 @@
 using System;
 using System.Runtime.Intrinsics;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu.Kernels;
+using TreeAttention.Devices.Cpu.Vectors;
+using TreeAttention.Distributed.Numerics;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cpu.Scheduling;
 
 /// <summary>The tile workers of each thread, of one vector width: made when first needed, then kept.</summary>
 internal abstract class TileWorkers(int threads, MemoryAccount account) : IDisposable
@@ -67,4 +69,47 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
 
     /// <summary>Makes one worker.</summary>
     protected abstract TileWorker Create(TileKind kind, MemoryAccount account);
+}
+
+/// <summary>Tile workers over vectors of one width.</summary>
+internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount account) : TileWorkers(threads, account)
+    where TWidth : struct, IVectorWidth<TVector>
+    where TVector : struct
+{
+    internal override string Name => TWidth.Name;
+
+    protected override int PanelRows => 3 * TWidth.Count;
+
+    protected override TileWorker Create(TileKind kind, MemoryAccount account) => kind.Element switch
+    {
+        0 => Create<Float32Element>(kind, account),
+        1 => Create<Float16Element>(kind, account),
+        2 => Create<BFloat16Element>(kind, account),
+        _ => Create<Float8E4M3Element>(kind, account),
+    };
+
+#pragma warning disable CA2000 // The worker owns its kernel and disposes of it.
+    private static TileWorker Create<TElement>(TileKind kind, MemoryAccount account)
+        where TElement : struct, IStoredElement
+    {
+        TileKernel kernel = kind.IsPanel
+            ? new PanelKernel<TWidth, TVector, TElement>(account)
+            : new RowKernel<TWidth, TVector, TElement>(account);
+        return typeof(TWidth) == typeof(Width512)
+            ? new TileWorker<Double512, Vector512<double>, TElement>(kernel, account)
+            : new TileWorker<Double256, Vector256<double>, TElement>(kernel, account);
+    }
+#pragma warning restore CA2000
+}
+
+/// <summary>Which kernel over which storage type.</summary>
+/// <param name="Element">0 fp32, 1 binary16, 2 bfloat16, 3 f8e4m3.</param>
+/// <param name="IsPanel">Many query rows: bound by arithmetic, not by reading.</param>
+internal readonly record struct TileKind(int Element, bool IsPanel)
+{
+    /// <summary>Number of kinds.</summary>
+    internal const int Kinds = 8;
+
+    /// <summary>0 to <see cref="Kinds"/> - 1.</summary>
+    internal int Number => (Element * 2) + (IsPanel ? 1 : 0);
 }

@@ -1,6 +1,6 @@
 using System.Runtime.Intrinsics;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cpu.Vectors;
 
 /// <summary>fp32 vectors of one width: kernels are written once over it and compiled once for each width.</summary>
 /// <typeparam name="TVector">The vector: <see cref="Vector256{T}"/> or <see cref="Vector512{T}"/> of float.</typeparam>

@@ -1,6 +1,6 @@
 using System.Runtime.CompilerServices;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cpu.Vectors;
 
 /// <summary>Exponential and hyperbolic tangent of fp32 vectors, relative error below 2·10^-7.</summary>
 internal static class VectorMath<TWidth, TVector>

@@ -2,7 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cpu.Vectors;
 
 /// <summary>Eight floats: AVX2, or whatever the processor has for 256 bits.</summary>
 internal readonly unsafe struct Width256 : IVectorWidth<Vector256<float>>

@@ -2,7 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cpu.Vectors;
 
 /// <summary>Sixteen floats: AVX-512.</summary>
 internal readonly unsafe struct Width512 : IVectorWidth<Vector512<float>>

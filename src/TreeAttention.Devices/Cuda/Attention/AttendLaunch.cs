@@ -1,8 +1,12 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cpu.Vectors;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Devices.Cuda.Kernels;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Attention;
 
 /// <summary>Enqueues attention over ranges of pages: chooses the kernel and the grid, fills the arguments, keeps the scratch of split states.</summary>
 /// <remarks>

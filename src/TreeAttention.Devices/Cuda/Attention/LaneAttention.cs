@@ -1,8 +1,14 @@
 using System;
+using System.Collections.Generic;
 using System.Numerics;
-using TreeAttention.Distributed;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Devices.Cuda.Kernels;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Attention;
 
 /// <summary>The reproducible mode: every page from scratch, states folded in the fixed order of the lanes and their tree.</summary>
 /// <remarks>
@@ -141,4 +147,151 @@ internal sealed class LaneAttention(AttendLaunch launch, StateKernels states, De
     }
 
     private nint AttendPages(int first, int count, PartialAttention like) => launch.AttendPages(_problem, _queries, _shard, first, count, like);
+}
+
+/// <summary>The pages of a shard in the lanes layout: which belong to which lane, and in which order the states of a node's pages fold.</summary>
+internal sealed class LaneFold
+{
+    private readonly int[] _firstPage = new int[LaneTree.Lanes + 1];
+    private readonly Dictionary<LaneNode, StateFold[]> _programs = [];
+    private readonly int _pagesPerBatch;
+
+    /// <summary>Indexes the pages of a plan.</summary>
+    /// <exception cref="ShapeMismatchException">The plan's pages are not those of lanes.</exception>
+    internal LaneFold(ShardPlan plan)
+    {
+        _pagesPerBatch = plan.PagesPerBatch;
+        LaneTree.IndexPages(plan, _firstPage);
+    }
+
+    /// <summary>The folds are still those of the plan: which pages a rank has of a growing cache follows from their number.</summary>
+    internal bool IsOf(ShardPlan plan) => plan.PagesPerBatch == _pagesPerBatch;
+
+    /// <summary>First page of a node, and how many it has, in each batch row.</summary>
+    internal (int First, int Count) PagesOf(LaneNode node) => (_firstPage[node.First], _firstPage[node.First + node.Size] - _firstPage[node.First]);
+
+    /// <summary>The folds among the states of a node's pages, which count from its first page; state 0 becomes the node's.</summary>
+    /// <returns>The same array each time.</returns>
+    internal StateFold[] ProgramOf(LaneNode node)
+    {
+        if (!_programs.TryGetValue(node, out StateFold[]? program))
+        {
+            var folds = new List<StateFold>();
+            Plan(_firstPage, node, _firstPage[node.First], folds);
+            program = [.. folds];
+            _programs.Add(node, program);
+        }
+
+        return program;
+    }
+
+    /// <summary>Adds the folds among the states of a node's pages. The state of a node is that of its first page; a node without pages changes nothing.</summary>
+    /// <param name="firstPage">[lanes + 1] first page of each lane.</param>
+    /// <param name="node">The node.</param>
+    /// <param name="origin">The page that states count from.</param>
+    /// <param name="folds">Gets the folds.</param>
+    internal static void Plan(int[] firstPage, LaneNode node, int origin, List<StateFold> folds)
+    {
+        (int first, int end) = (firstPage[node.First], firstPage[node.First + node.Size]);
+        if (node.Size == 1)
+        {
+            for (int page = first + 1; page < end; page++)
+            {
+                folds.Add(new StateFold { Into = first - origin, From = page - origin });
+            }
+
+            return;
+        }
+
+        var left = new LaneNode(node.First, node.Size / 2);
+        var right = new LaneNode(node.First + left.Size, left.Size);
+        Plan(firstPage, left, origin, folds);
+        Plan(firstPage, right, origin, folds);
+        int border = firstPage[right.First];
+        if (first < border && border < end)
+        {
+            folds.Add(new StateFold { Into = first - origin, From = border - origin });
+        }
+    }
+}
+
+/// <summary>The lane folds of plans, each made once and kept as long as its plan has the same pages.</summary>
+internal sealed class LaneFolds
+{
+    private readonly ConditionalWeakTable<ShardPlan, LaneFold> _folds = [];
+
+    /// <summary>The folds of a plan.</summary>
+    internal LaneFold Of(ShardPlan plan)
+    {
+        if (!_folds.TryGetValue(plan, out LaneFold? fold) || !fold.IsOf(plan))
+        {
+            fold = new LaneFold(plan);
+            _folds.AddOrUpdate(plan, fold);
+        }
+
+        return fold;
+    }
+}
+
+/// <summary>The folds of a growing plan's lanes, in device memory at an address that stays: as many for any number of pages that there is room for.</summary>
+/// <remarks>
+/// States lie page by page, with room for <see cref="ShardPlan.RoomPages"/>; behind them one for each node, and one more. All but those of
+/// the present pages are identities. Pages fold along the lanes and their tree, each node's into its own state; the steps that are left
+/// fold the last identity into itself.
+/// </remarks>
+internal sealed class LaneProgram(DeviceCopies copies, nint address)
+{
+    private readonly int[] _firstPage = new int[LaneTree.Lanes + 1];
+    private readonly List<StateFold> _folds = [];
+    private LaneNode[] _nodes = [];
+    private (int Pages, int Room) _of = (-1, -1);
+
+    /// <summary>[room] steps.</summary>
+    internal nint Address => address;
+
+    /// <summary>Most bytes of a program.</summary>
+    internal static long BytesFor(int mostPages) => Marshal.SizeOf<StateFold>() * (long)mostPages;
+
+    /// <summary>States of a call.</summary>
+    internal static int StatesFor(ShardPlan plan, int nodes) => plan.RoomPages + nodes + 1;
+
+    /// <summary>From now on the program is for these nodes.</summary>
+    internal void SetNodes(ReadOnlySpan<LaneNode> nodes)
+    {
+        if (!nodes.SequenceEqual(_nodes))
+        {
+            _nodes = nodes.ToArray();
+            _of = (-1, -1);
+        }
+    }
+
+    /// <summary>Enqueues a copy of the program, where the plan has other pages than before; nothing before there are nodes.</summary>
+    internal void Follow(ShardPlan plan)
+    {
+        (int room, int last) = (plan.RoomPages, StatesFor(plan, _nodes.Length) - 1);
+        if (_nodes.Length == 0 || _of == (plan.PagesPerBatch, room))
+        {
+            return;
+        }
+
+        LaneTree.IndexPages(plan, _firstPage);
+        _folds.Clear();
+        for (int node = 0; node < _nodes.Length; node++)
+        {
+            (int first, int end) = (_nodes[node].First, _nodes[node].First + _nodes[node].Size);
+            LaneFold.Plan(_firstPage, _nodes[node], 0, _folds);
+            if (_firstPage[first] < _firstPage[end])
+            {
+                _folds.Add(new StateFold { Into = room + node, From = _firstPage[first] });
+            }
+        }
+
+        while (_folds.Count < room)
+        {
+            _folds.Add(new StateFold { Into = last, From = last });
+        }
+
+        copies.Upload<StateFold>(CollectionsMarshal.AsSpan(_folds), address);
+        _of = (plan.PagesPerBatch, room);
+    }
 }

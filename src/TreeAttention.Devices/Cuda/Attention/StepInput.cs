@@ -1,8 +1,13 @@
 using System;
 using System.Runtime.CompilerServices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Devices.Cuda.Kernels;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Attention;
 
 /// <summary>The input of captured steps: one stretch of page-locked memory and one of the device, alike, and one copy between them.</summary>
 internal sealed class StepInput : IStepInput
@@ -139,3 +144,10 @@ internal sealed class StepInput : IStepInput
     // First: bytes from the beginning.
     private readonly record struct Part(long First, long Bytes, ElementType Type);
 }
+
+/// <summary>cos and sin of rows of tokens in device memory.</summary>
+/// <param name="Cosine">[tokens, pairs]</param>
+/// <param name="Sine">[tokens, pairs]</param>
+/// <param name="Pairs">Pairs of dimensions that turn; 0: none.</param>
+/// <param name="IsInterleaved">A pair is 2i and 2i + 1, not i and i + pairs.</param>
+internal readonly record struct DeviceAngles(nint Cosine, nint Sine, int Pairs, bool IsInterleaved);

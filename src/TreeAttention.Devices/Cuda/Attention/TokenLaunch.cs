@@ -1,9 +1,14 @@
 using System;
 using System.Collections.Generic;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
+using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Devices.Cuda.Kernels;
+using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Attention;
 
 /// <summary>Enqueues what stores new tokens and arranges queries; brings their places and angles to the device. Nothing is read back.</summary>
 internal sealed class TokenLaunch(KernelFunctions kernels, DeviceTables tables, DeviceMemoryPool pool, DeviceCopies copies) : IDisposable

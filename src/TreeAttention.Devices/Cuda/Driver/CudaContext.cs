@@ -2,10 +2,9 @@ using System;
 using System.Collections.Generic;
 using System.Runtime.InteropServices;
 using System.Threading;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using TreeAttention.Interop.Cuda;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Driver;
 
 /// <summary>One GPU's primary context and a stream of its own: where all work of one device object is enqueued, in order.</summary>
 internal sealed unsafe class CudaContext : IDisposable

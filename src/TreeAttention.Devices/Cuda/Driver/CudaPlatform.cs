@@ -1,8 +1,9 @@
 using System;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using System.Collections.Generic;
+using System.Runtime.InteropServices;
+using TreeAttention.Interop.Cuda;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Driver;
 
 /// <summary>The CUDA driver and NVRTC of this process, loaded and initialised, and how many GPUs they see.</summary>
 public sealed unsafe class CudaPlatform
@@ -74,4 +75,59 @@ public sealed unsafe class CudaPlatform
     public void RequireArchitecture(int ordinal) => CudaContext.RequireArchitecture(ordinal, Options.WayOut);
 
     private static FaultException Missing(string message) => new(FaultCode.Unavailable, message);
+}
+
+/// <summary>Where the CUDA libraries come from and where compiled kernels are kept.</summary>
+public sealed record CudaOptions
+{
+    /// <summary>Names under which the driver is looked for, in this order.</summary>
+    public IReadOnlyList<string> DriverCandidates { get; init; } = ["libcuda.so.1"];
+
+    /// <summary>Names under which the run-time compiler is looked for, in this order.</summary>
+    public IReadOnlyList<string> CompilerCandidates { get; init; } =
+        ["libnvrtc.so.13", "libnvrtc.so.12", "/usr/local/cuda/lib64/libnvrtc.so.13", "/usr/local/cuda/lib64/libnvrtc.so.12"];
+
+    /// <summary>The libraries are the emulation: kernels run on the CPU.</summary>
+    public bool IsEmulated { get; init; }
+
+    /// <summary>What a user can do where there is no GPU, for messages; null for nothing, because it is done already.</summary>
+    public string? WayOut { get; init; } = "run with --device cpu";
+
+    /// <summary>Folder of compiled kernels; null keeps none.</summary>
+    public string? CacheFolder { get; init; }
+}
+
+/// <summary>What the driver answers, as faults the user can act on.</summary>
+internal static unsafe class CudaFaults
+{
+    /// <summary>Throws unless the driver succeeded.</summary>
+    /// <param name="result">What the driver answered.</param>
+    /// <param name="action">What was attempted: <c>a launch of attend</c>.</param>
+    /// <exception cref="FaultException">The device failed (202), in the driver's words.</exception>
+    internal static void Check(CUresult result, string action)
+    {
+        if (result != CUresult.CUDA_SUCCESS)
+        {
+            throw Of(result, action);
+        }
+    }
+
+    /// <summary>The fault of a driver call that failed.</summary>
+    internal static FaultException Of(CUresult result, string action) => new(
+        FaultCode.DeviceFault,
+        $"The GPU failed in {action}: {NameOf(result)} ({(uint)result}), {TextOf(result)}. Its context is lost: start again; if it stays, "
+        + "run with --device cpu.");
+
+    /// <summary>The driver's name of an error.</summary>
+    internal static string NameOf(CUresult result)
+    {
+        sbyte* text;
+        return CudaDriver.cuGetErrorName(result, &text) == CUresult.CUDA_SUCCESS ? Marshal.PtrToStringUTF8((nint)text)! : "unknown error";
+    }
+
+    private static string TextOf(CUresult result)
+    {
+        sbyte* text;
+        return CudaDriver.cuGetErrorString(result, &text) == CUresult.CUDA_SUCCESS ? Marshal.PtrToStringUTF8((nint)text)! : "no description";
+    }
 }

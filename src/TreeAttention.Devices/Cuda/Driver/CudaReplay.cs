@@ -1,8 +1,9 @@
 using System;
-using TreeAttention.Distributed;
-using TreeAttention.Interop;
+using System.Collections.Generic;
+using TreeAttention.Distributed.Ports;
+using TreeAttention.Interop.Cuda;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Driver;
 
 /// <summary>A CUDA graph of what a device enqueued once.</summary>
 internal sealed unsafe class CudaReplay : IReplay
@@ -103,5 +104,90 @@ internal sealed unsafe class CudaReplay : IReplay
         }
 
         _context.IsCapturing = false;
+    }
+}
+
+/// <summary>Puts a device's work between that of a caller's stream, by events: nobody waits on the host.</summary>
+internal sealed unsafe class CudaOrder(CudaContext context) : IDisposable
+{
+    private const uint WithoutTiming = 2;
+
+    private nint _theirs;
+    private nint _ours;
+
+    /// <summary>What is enqueued from now on waits for what the stream holds now.</summary>
+    internal void Follow(nint stream) => Join(stream, context.Stream, ref _theirs);
+
+    /// <summary>What the stream gets from now on waits for what is enqueued now.</summary>
+    internal void Precede(nint stream) => Join(context.Stream, stream, ref _ours);
+
+    public void Dispose()
+    {
+        foreach (nint one in (nint[])[_theirs, _ours])
+        {
+            if (one != 0)
+            {
+                _ = CudaDriver.cuEventDestroy_v2(one);
+            }
+        }
+    }
+
+    // A wait is for the record that was made last before it: the event serves again and again.
+    private void Join(nint first, nint second, ref nint marker)
+    {
+        context.RefuseWhileCapturing("Work between that of another stream");
+        if (marker == 0)
+        {
+            nint made;
+            CudaFaults.Check(CudaDriver.cuEventCreate(&made, WithoutTiming), "making an event");
+            marker = made;
+        }
+
+        context.Check(CudaDriver.cuEventRecord(marker, first), "recording an event");
+        context.Check(CudaDriver.cuStreamWaitEvent(second, marker, 0), "waiting for an event of another stream");
+    }
+}
+
+/// <summary>CUDA events on a device's stream.</summary>
+internal sealed unsafe class CudaTimer(CudaContext context) : IStreamTimer
+{
+    private const uint WithTiming = 0;
+    private const uint External = 1; // a node of the graph that is captured: every launch records the event anew
+
+    private readonly List<nint> _events = [];
+
+    /// <inheritdoc/>
+    public void Mark(int number)
+    {
+        context.Enter();
+        while (_events.Count <= number)
+        {
+            nint made;
+            CudaFaults.Check(CudaDriver.cuEventCreate(&made, WithTiming), "making an event");
+            _events.Add(made);
+        }
+
+        CudaFaults.Check(
+            CudaDriver.cuEventRecordWithFlags(_events[number], context.Stream, context.IsCapturing ? External : 0), "recording an event");
+    }
+
+    /// <inheritdoc/>
+    public TimeSpan Between(int first, int second)
+    {
+        context.Enter();
+        float milliseconds;
+        CudaFaults.Check(CudaDriver.cuEventElapsedTime(&milliseconds, _events[first], _events[second]), "asking an event for its time");
+        return TimeSpan.FromMilliseconds(milliseconds);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (nint one in _events)
+        {
+            _ = CudaDriver.cuEventDestroy_v2(one);
+        }
+
+        _events.Clear();
     }
 }

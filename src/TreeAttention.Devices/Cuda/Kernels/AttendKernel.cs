@@ -1,8 +1,7 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Distributed;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Kernels;
 
 /// <summary>An instance of an attend kernel: which one fits a call, how many rows a block takes, how much shared memory it needs.</summary>
 /// <param name="Program">What is compiled.</param>
@@ -123,4 +122,27 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     }
 
     private static int SmallestTile(int dim) => Array.Find(_tensorTiles, tile => tile >= dim);
+}
+
+/// <summary>The kernel that computes rows again whose numbers fp32 does not hold: a warp per row and split.</summary>
+/// <param name="Program">What is compiled.</param>
+internal sealed record PreciseKernel(KernelProgram Program)
+{
+    /// <summary>Threads of a block.</summary>
+    internal const int Threads = 128;
+
+    /// <summary>Query rows of a block.</summary>
+    internal const int RowsPerTile = 4;
+
+    private const int TileKeys = 32;
+
+    /// <summary>The name in messages.</summary>
+    internal string Name => Program.Expressions[0];
+
+    /// <summary>The instance for a storage type.</summary>
+    internal static PreciseKernel For(ElementType type) =>
+        new(new KernelProgram("attend_precise.cu", [$"attend_precise<{AttendKernel.ElementName(type)}>"], true));
+
+    /// <summary>Dynamic shared memory of a block: each row's query and the weights of a tile, in double precision.</summary>
+    internal static int SharedBytesFor(int headDim) => sizeof(double) * RowsPerTile * (headDim + TileKeys);
 }

@@ -1,7 +1,7 @@
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Layout;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Kernels;
 
 // The structs of native/kernels/arguments.cuh, field by field; what each means is said there. Pointers are device addresses.
 

@@ -1,6 +1,7 @@
-using TreeAttention.Distributed;
+using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Ports;
 
-namespace TreeAttention.Devices;
+namespace TreeAttention.Devices.Cuda.Kernels;
 
 /// <summary>The kernels over states: merge, fold, weigh, unweigh, clear. A warp per row.</summary>
 internal sealed class StateKernels(KernelFunctions kernels)

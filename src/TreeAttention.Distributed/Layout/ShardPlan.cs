@@ -1,0 +1,146 @@
+using System.Collections.Generic;
+using System.Threading;
+
+namespace TreeAttention.Distributed.Layout;
+
+/// <summary>The plan of one rank's keys and values: pages, positions and offsets, the same for the owner and for whoever gets its bytes.</summary>
+/// <remarks>
+/// Contents of a loaded shard are head-major by pages: all pages of keys, batch row after batch row, then all pages of values.
+/// Nothing is padded: the bytes are those of the keys and values alone, so the ring sends nothing else. The plan of a cache
+/// has pages in any order in the cache's contents, and grows.
+/// </remarks>
+public sealed class ShardPlan
+{
+    private static long _lastVersion;
+
+    /// <summary>Plans the keys of one rank.</summary>
+    /// <param name="shape">Sizes of the call.</param>
+    /// <param name="spans">The rank's pages, in storage order; every batch row has the same.</param>
+    /// <param name="type">Storage type of keys and values.</param>
+    /// <param name="valuesInKeys">Values are the first value_dim elements of the keys (MLA) and are not stored again.</param>
+    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <exception cref="ShapeMismatchException">There is not one scale for each KV head, or the storage type has none.</exception>
+    public ShardPlan(
+        AttentionShape shape, IReadOnlyList<PageSpan> spans, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
+    {
+        KeyValueScales.RequireFit(scales, type, shape.KvHeads);
+        Scales = scales;
+        Shape = shape;
+        Type = type;
+        ValuesInKeys = valuesInKeys;
+        (PagesPerBatch, RoomPages) = (spans.Count, spans.Count);
+        long keys = 0;
+        foreach (PageSpan span in spans)
+        {
+            keys += span.Count;
+        }
+
+        long keyElements = shape.Batch * shape.KvHeads * keys * shape.HeadDim;
+        long valueElements = valuesInKeys ? 0 : shape.Batch * shape.KvHeads * keys * shape.ValueDim;
+        Elements = keyElements + valueElements;
+        var pages = new KeyPage[shape.Batch * spans.Count];
+        long keyOffset = 0;
+        long valueOffset = keyElements;
+        for (int page = 0; page < pages.Length; page++)
+        {
+            PageSpan span = spans[page % spans.Count];
+            pages[page] = new KeyPage(page / spans.Count, span, keyOffset, valuesInKeys ? keyOffset : valueOffset, span.Count, page);
+            keyOffset += (long)shape.KvHeads * span.Count * shape.HeadDim;
+            valueOffset += (long)shape.KvHeads * span.Count * shape.ValueDim;
+        }
+
+        Pages = new PageTable(pages, pages.Length);
+    }
+
+    /// <summary>An empty plan over a cache's contents; <see cref="Grow(int, int)"/> and <see cref="Fill"/> give it pages.</summary>
+    internal ShardPlan(
+        AttentionShape shape, ElementType type, bool valuesInKeys, long elements, int mostPagesPerBatch, KeyValueScales? scales = null)
+    {
+        Scales = scales;
+        Shape = shape;
+        Type = type;
+        ValuesInKeys = valuesInKeys;
+        Elements = elements;
+        Pages = new PageTable(new KeyPage[checked(shape.Batch * mostPagesPerBatch)], 0);
+    }
+
+    /// <summary>Sizes of the call.</summary>
+    public AttentionShape Shape { get; }
+
+    /// <summary>Storage type of keys and values.</summary>
+    public ElementType Type { get; }
+
+    /// <summary>Values are the first value_dim elements of the keys.</summary>
+    public bool ValuesInKeys { get; }
+
+    /// <summary>What stored elements are multiplied by; null: 1.</summary>
+    public KeyValueScales? Scales { get; }
+
+    /// <summary>Elements from one value to the next.</summary>
+    public int ValueStride => ValuesInKeys ? Shape.HeadDim : Shape.ValueDim;
+
+    /// <summary>Pages of each batch row.</summary>
+    public int PagesPerBatch { get; private set; }
+
+    /// <summary>
+    /// Pages of each batch row that work has room for which is enqueued again as the rows grow: at least <see cref="PagesPerBatch"/>,
+    /// and of a cache the same on every rank.
+    /// </summary>
+    public int RoomPages { get; private set; }
+
+    /// <summary>All pages, batch row after batch row.</summary>
+    public PageTable Pages { get; }
+
+    /// <summary>
+    /// [batch] tokens of each row of a cache, in an array that changes in place, the same as the call's key lengths: a page's key n
+    /// stands n positions after its first, and is there if the row reaches it. Null where pages alone say which keys there are.
+    /// </summary>
+    public int[]? RowLengths { get; internal init; }
+
+    /// <summary>
+    /// Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.
+    /// No two plans that changed have the same: plans of several ranks share the lengths of their rows.
+    /// </summary>
+    public long Version { get; private set; }
+
+    /// <summary>Changes whenever pages come, go or move; not when rows grow inside theirs.</summary>
+    public long PagesVersion { get; private set; }
+
+    /// <summary>Elements of the contents.</summary>
+    public long Elements { get; }
+
+    /// <summary>Bytes of the contents.</summary>
+    public long Bytes => Elements * Type.SizeInBytes();
+
+    /// <summary>What a stored key element of a KV head is multiplied by.</summary>
+    public float KeyScaleOf(int kvHead) => Scales?.Key[kvHead] ?? 1f;
+
+    /// <summary>What a stored value element of a KV head is multiplied by.</summary>
+    public float ValueScaleOf(int kvHead) => (ValuesInKeys ? Scales?.Key : Scales?.Value)?[kvHead] ?? 1f;
+
+    /// <summary>Says how many pages each batch row has; their entries are filled afterwards.</summary>
+    internal void Grow(int pagesPerBatch) => Grow(pagesPerBatch, pagesPerBatch);
+
+    /// <summary>The same, with room for more.</summary>
+    /// <param name="pagesPerBatch">Pages of each batch row.</param>
+    /// <param name="roomPages">As <see cref="RoomPages"/>.</param>
+    internal void Grow(int pagesPerBatch, int roomPages)
+    {
+        (PagesPerBatch, RoomPages) = (pagesPerBatch, roomPages);
+        Pages.Resize(Shape.Batch * pagesPerBatch);
+        TouchPages();
+    }
+
+    /// <summary>Fills the entry of a batch row's page.</summary>
+    internal void Fill(int page, KeyPage entry) => Pages.Set((entry.Batch * PagesPerBatch) + page, entry);
+
+    /// <summary>Says that lengths of rows have changed inside their pages.</summary>
+    internal void Touch() => Version = Interlocked.Increment(ref _lastVersion);
+
+    /// <summary>Says that entries have changed.</summary>
+    internal void TouchPages()
+    {
+        PagesVersion++;
+        Touch();
+    }
+}

@@ -1,0 +1,83 @@
+using System;
+using System.Collections.Generic;
+
+namespace TreeAttention.Distributed.Semantics;
+
+/// <summary>The options that make the queries of a call the nodes of token trees: a mask and biases over their own keys, and their depths.</summary>
+/// <remarks>The keys of the nodes are the last keys of their batch row, in the order of the nodes; all keys before them are context.</remarks>
+public static class TokenTreeMask
+{
+    /// <summary>The options with the trees added.</summary>
+    /// <param name="options">Whatever else holds: causal, window and ALiBi count by depth. Tails of their own are refused.</param>
+    /// <param name="batch">Batch rows.</param>
+    /// <param name="queryLength">Queries of the longest row.</param>
+    /// <param name="trees">One tree for all batch rows, or one for each. A row's tree has as many nodes as the row has queries.</param>
+    /// <exception cref="ShapeMismatchException">A tree does not have a node for each query, or the options have tails or depths already.</exception>
+    public static AttentionOptions Apply(AttentionOptions options, int batch, int queryLength, IReadOnlyList<TokenTree> trees)
+    {
+        if (options.TailMask is not null || options.TailBias is not null || options.QueryDepths is not null || options.DfsStart is not null)
+        {
+            throw new ShapeMismatchException(
+                "A token tree is a mask over the last keys: leave --tail-mask, --tail-bias, --dfs-start and --dfs-end out.");
+        }
+
+        if (trees.Count != 1 && trees.Count != batch)
+        {
+            throw new ShapeMismatchException($"There are {trees.Count} token trees for {batch} batch rows: one for each, or one for all.");
+        }
+
+        bool[] mask = new bool[batch * queryLength * queryLength];
+        float[]? bias = null;
+        int[] depths = new int[batch * queryLength];
+        for (int row = 0; row < batch; row++)
+        {
+            TokenTree tree = trees[trees.Count == 1 ? 0 : row];
+            int queries = options.QueryLengths?[row] ?? queryLength;
+            if (tree.Count != queries)
+            {
+                throw new ShapeMismatchException($"The tree of batch row {row} has {tree.Count} nodes, but the row has {queries} queries: one for each node.");
+            }
+
+            tree.Depths.CopyTo(depths.AsSpan(row * queryLength));
+            FillMask(tree, mask.AsSpan(row * queryLength * queryLength), queryLength);
+            if (tree.Bias is not null)
+            {
+                bias ??= new float[mask.Length];
+                FillBias(tree, bias.AsSpan(row * queryLength * queryLength), queryLength);
+            }
+        }
+
+        return options with
+        {
+            TailMask = mask,
+            TailMaskLength = queryLength,
+            TailBias = bias,
+            TailBiasLength = queryLength,
+            QueryDepths = depths,
+        };
+    }
+
+    // The last columns are the nodes; columns before them are context keys of a row with fewer nodes than the mask is wide.
+    private static void FillMask(TokenTree tree, Span<bool> mask, int width)
+    {
+        int before = width - tree.Count;
+        bool[] nodes = tree.ToMask();
+        for (int node = 0; node < tree.Count; node++)
+        {
+            Span<bool> row = mask.Slice(node * width, width);
+            row[..before].Fill(true);
+            nodes.AsSpan(node * tree.Count, tree.Count).CopyTo(row[before..]);
+        }
+    }
+
+    private static void FillBias(TokenTree tree, Span<float> bias, int width)
+    {
+        for (int node = 0; node < tree.Count; node++)
+        {
+            for (int seen = node; seen >= 0; seen = tree.Parents[seen])
+            {
+                bias[(node * width) + width - tree.Count + seen] = tree.Bias![(node * tree.Count) + seen];
+            }
+        }
+    }
+}
