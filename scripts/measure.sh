@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Measures what the README claims, into benchmarks/results/NAME: every figure a ratio within one run of interleaved rounds.
-# Takes some minutes on an otherwise idle machine. Usage: scripts/measure.sh NAME
+# Takes some minutes on an otherwise idle machine. Usage: scripts/measure.sh [NAME]
+# Without a name the folder is named by CPU, cores, date and commit: amd-epyc-2-cores/2026-11-21-8b42f10.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -eq 1 ] || { echo "usage: scripts/measure.sh NAME" >&2; exit 2; }
-out=benchmarks/results/$1
+[ $# -le 1 ] || { echo "usage: scripts/measure.sh [NAME]" >&2; exit 2; }
+cpu=$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -1)
+slug=$(echo "$cpu" | tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9' '-')
+name=${1:-${slug%-}-$(nproc)-cores/$(date -u +%Y-%m-%d)-$(git rev-parse --short HEAD)}
+out=benchmarks/results/$name
 [ -e "$out" ] && { echo "$out exists; results are never overwritten" >&2; exit 73; }
 scripts/build.sh
 treeattn=artifacts/treeattn/treeattn
@@ -47,11 +51,11 @@ for launcher in mpiexec.openmpi mpiexec.mpich; do
 done
 
 {
-  echo "# $1"
+  echo "# $name"
   echo
   echo "Commit $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with local changes'); $(date -u +%Y-%m-%d)."
-  echo "Machine: $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -1), $(nproc) cores,"
-  echo "$(free -g | awk '/^Mem/ {print $2}') GiB; flags: $(grep -o -w -E 'avx2|fma|f16c|avx512f|avx512bw|avx512_bf16' /proc/cpuinfo | sort -u | tr '\n' ' ')"
-  echo "Commands: commands.txt (scripts/measure.sh $1). Columns: docs/bench.md."
+  echo "Machine: $cpu (family $(sed -n 's/^cpu family\s*: //p' /proc/cpuinfo | head -1)), $(nproc) cores, \
+$(free -g | awk '/^Mem/ {print $2}') GiB; flags: $(grep -o -w -E 'avx2|fma|f16c|avx512f|avx512bw|avx512_bf16' /proc/cpuinfo | sort -u | tr '\n' ' ')"
+  echo "Commands: commands.txt (scripts/measure.sh $name). Columns: docs/bench.md."
 } >"$out/README.md"
 echo "$out"
