@@ -39,11 +39,14 @@ internal sealed class CTypes
     /// <summary>An attribute's text; empty when there is none.</summary>
     public static string Text(XElement element, string attribute) => element.Attribute(attribute)?.Value ?? "";
 
+    /// <summary>The line of the header, counted from 1, on which a declaration stands.</summary>
+    public static int LineOf(XElement element) => int.Parse(Text(element, "line"), CultureInfo.InvariantCulture);
+
     /// <summary>The public name of an enumeration or a structure.</summary>
     public string NameOf(XElement type) => _typedefs.GetValueOrDefault(Text(type, "id"), Text(type, "name"));
 
-    /// <summary>The fields of a structure, in order: name, type, and how many elements an array has (0: it is none).</summary>
-    public IEnumerable<(string Name, string Type, int Length)> FieldsOf(XElement structure)
+    /// <summary>The fields of a structure, in order: name, type, how many elements an array has (0: it is none), and the line of the header.</summary>
+    public IEnumerable<(string Name, string Type, int Length, int Line)> FieldsOf(XElement structure)
     {
         foreach (string id in Text(structure, "members").Split(' '))
         {
@@ -53,7 +56,7 @@ internal sealed class CTypes
                 XElement type = ById(Text(member, "type"));
                 bool isArray = type.Name == "ArrayType";
                 int length = isArray ? int.Parse(Text(type, "max"), CultureInfo.InvariantCulture) + 1 : 0;
-                yield return (Text(member, "name"), Write(isArray ? Text(type, "type") : Text(member, "type")), length);
+                yield return (Text(member, "name"), Write(isArray ? Text(type, "type") : Text(member, "type")), length, LineOf(member));
             }
         }
     }
@@ -96,6 +99,7 @@ internal sealed class CTypes
         "long int" or "long long int" => "long",
         "long unsigned int" or "long long unsigned int" => "ulong",
         "float" => "float",
+        "double" => "double",
         _ => throw new NotSupportedException($"{name} is a type that this generator does not write."),
     };
 

@@ -19,6 +19,12 @@ internal static class Program
 
         var response = ResponseFile.Read(arguments[1][1..]);
         var types = new CTypes(XDocument.Load(arguments[0]));
+        if (response.ClassName.Length == 0)
+        {
+            File.WriteAllText(arguments[2], KernelStructures.Write(response, types));
+            return 0;
+        }
+
         XElement[] functions = [.. types.Root.Elements("Function").Where(function => response.Included.Contains(CTypes.Text(function, "name")))];
         string[] missing = [.. response.Included.Except(functions.Select(function => CTypes.Text(function, "name"))).Order(StringComparer.Ordinal)];
         if (missing.Length > 0)
@@ -73,7 +79,7 @@ internal static class Program
     private static void WriteStructure(StringBuilder text, CTypes types, XElement structure)
     {
         text.Append($"internal unsafe struct {types.NameOf(structure)}\n{{\n");
-        foreach ((string name, string type, int length) in types.FieldsOf(structure))
+        foreach ((string name, string type, int length, _) in types.FieldsOf(structure))
         {
             text.Append(length > 0 ? $"    public fixed {type} {Escape(name)}[{length}];\n" : $"    public {type} {Escape(name)};\n");
         }

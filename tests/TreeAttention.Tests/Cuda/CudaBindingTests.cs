@@ -7,6 +7,7 @@ using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
 using TreeAttention.Devices.Cuda.Kernels;
+using TreeAttention.Distributed.Semantics;
 using TreeAttention.Interop.Cuda;
 using TreeAttention.Interop.Nccl;
 using Xunit;
@@ -17,25 +18,7 @@ namespace TreeAttention.Tests.Cuda;
 [Collection(EmulatedGpu.Name)]
 public sealed partial class CudaBindingTests
 {
-    private static readonly Dictionary<string, Type> _structs = new()
-    {
-        ["page_entry"] = typeof(PageEntry),
-        ["attend_arguments"] = typeof(AttendArguments),
-        ["precise_arguments"] = typeof(PreciseArguments),
-        ["token_place"] = typeof(TokenEntry),
-        ["append_arguments"] = typeof(AppendArguments),
-        ["rotate_arguments"] = typeof(RotateArguments),
-        ["merge_arguments"] = typeof(MergeArguments),
-        ["fold_step"] = typeof(StateFold),
-        ["fold_arguments"] = typeof(FoldArguments),
-        ["weigh_arguments"] = typeof(WeighArguments),
-        ["unweigh_arguments"] = typeof(UnweighArguments),
-        ["clear_arguments"] = typeof(ClearArguments),
-        ["finish_arguments"] = typeof(FinishArguments),
-        ["convert_arguments"] = typeof(ConvertArguments),
-        ["probe_arguments"] = typeof(ProbeArguments),
-        ["ceiling_arguments"] = typeof(CeilingArguments),
-    };
+    private static readonly Dictionary<string, Type> _structs = ReadStructs();
 
     [Fact]
     public void Every_kernel_struct_has_the_size_and_the_offsets_of_the_C_compiler()
@@ -44,7 +27,7 @@ public sealed partial class CudaBindingTests
 
         string[] expected = [.. _structs.SelectMany(one => Fields(one.Value).Select(field => $"{one.Key}.{CName(field.Name)} {Marshal.OffsetOf(one.Value, field.Name)}")
             .Prepend($"{one.Key} {Marshal.SizeOf(one.Value)}"))];
-        string[] actual = AskCompiler();
+        string[] actual = AskCompiler(_structs.ToDictionary(one => one.Key, one => Fields(one.Value).Select(field => CName(field.Name)).ToArray()));
 
         Assert.Equal(expected, actual);
     }
@@ -80,19 +63,43 @@ public sealed partial class CudaBindingTests
         Assert.True(process.ExitCode == 0, said);
     }
 
+    [Fact]
+    public void A_place_of_a_packed_query_is_copied_to_kernels_as_it_lies()
+    {
+        Assert.SkipUnless(File.Exists("/usr/bin/g++"), "g++ is not installed: there is no C compiler to ask.");
+        var place = new QueryPlace(First: 0, End: 4, Position: 8, Sequence: 12); // each number is the offset of its field
+
+        string[] offsets = ["query_place 16", .. MemoryMarshal.Cast<QueryPlace, int>([place]).ToArray()
+            .Zip(["first", "end", "position", "sequence"], (offset, field) => $"query_place.{field} {offset}")];
+
+        Assert.Equal(offsets, AskCompiler(new Dictionary<string, string[]> { ["query_place"] = ["first", "end", "position", "sequence"] }));
+    }
+
+    // native/bindings/kernels.rsp: the structs by their names in C, and those that have another name in C#.
+    private static Dictionary<string, Type> ReadStructs()
+    {
+        string[] lines = File.ReadAllLines(Path.Combine(EmulatedCuda.Root, "native/bindings/kernels.rsp"));
+        var renamed = lines.Where(line => line.Contains('=', StringComparison.Ordinal)).Select(line => line.Split('='))
+            .ToDictionary(pair => pair[0], pair => pair[1]);
+        return lines.SkipWhile(line => line != "--include").Skip(1).ToDictionary(name => name, name => TypeOf(renamed.GetValueOrDefault(name, CSharpName(name))));
+    }
+
+    private static Type TypeOf(string name) => typeof(AttendArguments).Assembly.GetType($"{typeof(AttendArguments).Namespace}.{name}", throwOnError: true)!;
+
+    private static string CSharpName(string name) => string.Concat(name.Split('_').Select(word => char.ToUpperInvariant(word[0]) + word[1..]));
+
     private static FieldInfo[] Fields(Type type) =>
         [.. type.GetFields(BindingFlags.Instance | BindingFlags.NonPublic).Where(field => !field.Name.StartsWith("Unused", StringComparison.Ordinal))];
 
     private static string CName(string name) => WordStart().Replace(name, "_$0").ToLowerInvariant();
 
-    private static string[] AskCompiler()
+    private static string[] AskCompiler(Dictionary<string, string[]> structs)
     {
         DirectoryInfo folder = Directory.CreateTempSubdirectory("treeattn-structs-");
         string source = Path.Combine(folder.FullName, "structs.cpp");
         string program = Path.Combine(folder.FullName, "structs");
-        string lines = string.Concat(_structs.Select(one => $"std::printf(\"{one.Key} %zu\\n\", sizeof({one.Key}));"
-            + string.Concat(Fields(one.Value).Select(field => CName(field.Name))
-                .Select(field => $"std::printf(\"{one.Key}.{field} %zu\\n\", offsetof({one.Key}, {field}));"))));
+        string lines = string.Concat(structs.Select(one => $"std::printf(\"{one.Key} %zu\\n\", sizeof({one.Key}));"
+            + string.Concat(one.Value.Select(field => $"std::printf(\"{one.Key}.{field} %zu\\n\", offsetof({one.Key}, {field}));"))));
         File.WriteAllText(source, $"#include <cstddef>\n#include <cstdio>\n#include \"arguments.cuh\"\nint main() {{ {lines} }}\n");
         using (var compiler = Process.Start("g++", ["-I", Path.Combine(EmulatedCuda.Root, "native/kernels"), source, "-o", program]))
         {

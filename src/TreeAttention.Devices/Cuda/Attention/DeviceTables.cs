@@ -152,7 +152,7 @@ internal sealed class DeviceTables(DeviceMemoryPool pool, DeviceCopies copies)
 
     private (nint Entries, nint Ranges, nint Slots) UploadPages(ShardPlan plan)
     {
-        PageEntry[] entries = [.. plan.Pages.Select(page => PageEntry.Of(page, page.Span.Count))];
+        PageEntry[] entries = [.. plan.Pages.Select(page => GrowingTables.EntryOf(page, page.Span.Count))];
         int[] ranges = [.. Enumerable.Range(0, plan.Shape.Batch + 1).Select(batch => batch * plan.PagesPerBatch)];
         int[] slots = [.. plan.Pages.Select(page => page.Slot)];
         (nint Entries, nint Ranges, nint Slots) uploaded = (Upload(entries.AsSpan()), Upload(ranges.AsSpan()), Upload(slots.AsSpan()));
@@ -267,6 +267,19 @@ internal sealed class GrowingTables
         }
     }
 
+    /// <summary>A page as kernels see it, of which so many keys may be there.</summary>
+    internal static PageEntry EntryOf(in KeyPage page, int count) => new()
+    {
+        KeyOffset = page.KeyOffset,
+        ValueOffset = page.ValueOffset,
+        RunFirst = page.Span.Run.First,
+        RunOffset = page.Span.Offset,
+        RunBlock = page.Span.Run.Block,
+        RunStride = page.Span.Run.Stride,
+        Count = count,
+        Capacity = page.Capacity,
+    };
+
     private static long BytesOf<T>(ReadOnlySpan<T> values)
         where T : unmanaged => MemoryMarshal.AsBytes(values).Length;
 
@@ -277,7 +290,7 @@ internal sealed class GrowingTables
         for (int page = 0; page < pages.Count; page++)
         {
             KeyPage now = pages[page];
-            var entry = PageEntry.Of(now, now.Capacity);
+            PageEntry entry = EntryOf(now, now.Capacity);
             if (page >= _pages || _slots[page] != now.Slot || entry != _entries[page])
             {
                 (first, end) = (Math.Min(first, page), page + 1);
