@@ -1,5 +1,6 @@
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Testing.Processes;
 using Xunit;
 
 namespace TreeAttention.Tests.Cli;

@@ -2,6 +2,8 @@ using System;
 using System.Collections.Generic;
 using System.IO;
 using System.Linq;
+using TreeAttention.Testing.Processes;
+using TreeAttention.Tests.Cli.Attend;
 using Xunit;
 
 namespace TreeAttention.Tests.Cli;

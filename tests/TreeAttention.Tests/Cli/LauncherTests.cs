@@ -3,6 +3,8 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Threading;
+using TreeAttention.Testing.Processes;
+using TreeAttention.Tests.Cli.Attend;
 using Xunit;
 
 namespace TreeAttention.Tests.Cli;

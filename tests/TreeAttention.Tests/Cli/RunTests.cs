@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Threading;
+using TreeAttention.Testing.Processes;
 using Xunit;
 
 namespace TreeAttention.Tests.Cli;

@@ -1,6 +1,8 @@
 using System.Text.Json;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Steps;
+using TreeAttention.Testing.Processes;
+using TreeAttention.Tests.Cli.Attend;
 using Xunit;
 
 namespace TreeAttention.Tests.Cli;

@@ -1,7 +1,0 @@
-using Xunit;
-
-namespace TreeAttention.Tests.Mpi;
-
-/// <summary>Tests that start processes and hold them to seconds: nothing else runs beside them.</summary>
-[CollectionDefinition("mpi", DisableParallelization = true)]
-public sealed class MpiJobs;
