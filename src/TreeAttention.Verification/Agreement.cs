@@ -24,7 +24,7 @@ public static class Agreement
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
     /// <param name="lse">[batch, query_heads, query_len]</param>
     /// <param name="seed">Of the sampled rows.</param>
-    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
     public static VerificationReport Check(
         AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage,
         ReadOnlySpan<float> output, ReadOnlySpan<float> lse, int seed, KeyValueScales? scales = null) =>

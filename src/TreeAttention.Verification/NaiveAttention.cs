@@ -10,8 +10,8 @@ namespace TreeAttention.Verification;
 /// <summary>The same row as the reference, computed plainly in a storage type: the baseline of flash-attn's rule of twice its error.</summary>
 /// <remarks>
 /// Inputs, scores, weights and output are each rounded to the type; dot products, the softmax and the weighted sum work in
-/// single precision in between. With f32 everything is plain single precision. With f8e4m3 keys and values alone are rounded
-/// to it, by their scales; all else to f16, in which such keys are computed with.
+/// single precision in between. With f32 everything is plain single precision. With eight bits keys and values alone are rounded
+/// to them, by their scales; all else to f16, in which such keys are computed with.
 /// </remarks>
 public static class NaiveAttention
 {
@@ -24,13 +24,13 @@ public static class NaiveAttention
     /// <param name="row">Which row.</param>
     /// <param name="output">[value_dim]</param>
     /// <param name="lse">Natural logarithm, in single precision.</param>
-    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
     /// <param name="rounding">What is rounded at all.</param>
     public static void Row(
         AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, AttentionRow row,
         Span<float> output, out float lse, KeyValueScales? scales = null, NaiveRounding rounding = NaiveRounding.Everything)
     {
-        ElementType narrow = storage == ElementType.Float8E4M3 ? ElementType.Float16 : storage;
+        ElementType narrow = StorageType.Of(storage).Arithmetic;
         ElementType arithmetic = rounding == NaiveRounding.Everything ? narrow : ElementType.Float32;
         ElementType queries = rounding == NaiveRounding.Storage ? ElementType.Float32 : narrow;
         int kvHead = row.Head / problem.Shape.GroupSize;
@@ -107,7 +107,7 @@ public static class NaiveAttention
     {
         if (storage != ElementType.Float32)
         {
-            Span<byte> rounded = numbers.Length == 1 ? stackalloc byte[2] : new byte[numbers.Length * storage.SizeInBytes()];
+            Span<byte> rounded = numbers.Length == 1 ? stackalloc byte[2] : new byte[storage.BytesFor(numbers.Length)];
             ElementConversion.FromFloat(numbers, storage, rounded);
             ElementConversion.ToFloat(rounded, storage, numbers);
         }
@@ -117,7 +117,7 @@ public static class NaiveAttention
     {
         private readonly TensorRows _rows = new(view);
         private readonly RowStorage _storage = new(view.Type, storage, (int)view.Shape[3]);
-        private readonly byte[] _stored = new byte[view.Shape[3] * storage.SizeInBytes()];
+        private readonly byte[] _stored = new byte[storage.BytesFor(view.Shape[3])];
 
         private readonly float[] _numbers = new float[view.Shape[3]];
 

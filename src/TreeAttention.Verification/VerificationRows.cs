@@ -2,6 +2,7 @@ using System;
 using System.Linq;
 using System.Numerics.Tensors;
 using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Verification;
@@ -12,7 +13,7 @@ namespace TreeAttention.Verification;
 /// larger: below it floats have a fixed step, and every merge may round by one. Where values cancel so far that this is
 /// below what single precision can do, 2^-22 of the weighted mean of |value| counts instead. The log-sum-exp lies within
 /// 1e-5 · max(1, |lse|).
-/// f16, bf16, f8e4m3: within twice the largest error of the naive computation in that type over the compared rows, plus 1e-5
+/// f16, bf16 and eight bits: within twice the largest error of the naive computation in that type over the compared rows, plus 1e-5
 /// (the largest of three: everything rounded, the inputs alone, keys and values alone; of a few scores, one rounding may undo the
 /// other by chance, and such luck is no bound for who rounds less), and never further than 1e-2 of the row's own largest value; the log-sum-exp likewise, relative to max(1, |lse|). Where wider
 /// keys or values are rounded for storage, no computation on what was stored can promise the 1e-2: there it gives way to
@@ -52,7 +53,7 @@ public sealed class VerificationRows
     /// <param name="value">[batch, key_len, kv_heads, value_dim]</param>
     /// <param name="storage">What keys and values were stored as.</param>
     /// <param name="seed">Of the sampled rows.</param>
-    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
     public static VerificationRows Compute(
         AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, int seed,
         KeyValueScales? scales = null) =>
@@ -129,7 +130,7 @@ public sealed class VerificationRows
             return Math.Max(Relative * measure.Largest, floor);
         }
 
-        double roundoff = Math.ScaleB(1, storage switch { ElementType.Float16 => -11, ElementType.BFloat16 => -8, _ => -4 });
+        double roundoff = StorageType.Of(storage).RelativeRoundoff;
         double limit = LimitOfNarrow * measure.Largest;
         if (rounded)
         {

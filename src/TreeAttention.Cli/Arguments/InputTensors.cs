@@ -67,7 +67,7 @@ internal sealed class InputTensors : IDisposable
     /// <summary>Storage of keys and values on the device.</summary>
     public ElementType StorageType { get; }
 
-    /// <summary>Scales of f8e4m3 storage; null: 1.</summary>
+    /// <summary>Scales of storage that has some; null: 1.</summary>
     public KeyValueScales? Scales { get; }
 
     /// <summary>Types, shapes and contents, which ranks compare before work.</summary>
@@ -86,9 +86,9 @@ internal sealed class InputTensors : IDisposable
         _value?.Dispose();
     }
 
-    // A file of f8e4m3 holds stored elements already: they are multiplied by the scales, not divided.
+    // A file of a type with scales holds stored elements already: they are multiplied by the scales, not divided.
     private static TensorView Scaled(TensorView view, float[]? scales) =>
-        scales is not null && view.Type == ElementType.Float8E4M3 ? view.WithHeadScales(scales) : view;
+        scales is not null && view.Type.Entry().HasScales ? view.WithHeadScales(scales) : view;
 
     private TensorView Arranged(TensorFile file, TensorRequest request)
     {
@@ -259,7 +259,7 @@ internal static class RunSettings
         new("--tail-bias", Digest<float>(options.TailBias)),
     ];
 
-    /// <summary>The scales of f8e4m3 storage, by a digest.</summary>
+    /// <summary>The scales of storage that has some, by a digest.</summary>
     public static IEnumerable<KeyValuePair<string, string>> Of(KeyValueScales? scales) =>
         [new("--key-scale", Digest<float>(scales?.Key)), new("--value-scale", Digest<float>(scales?.Value))];
 

@@ -2,6 +2,7 @@ using System;
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using System.Linq;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Runtime.Files;
@@ -20,18 +21,18 @@ internal sealed class TensorArguments
 
     private readonly Option<ElementType?> _dtype = ArgumentText.Choice<ElementType?>(
         "--dtype", "Storage of keys and values; default that of the key file.",
-        ("f32", ElementType.Float32), ("f16", ElementType.Float16), ("bf16", ElementType.BFloat16), ("f8e4m3", ElementType.Float8E4M3));
+        [.. StorageType.Stored.Select(type => (type.Name, (ElementType?)type.Type))]);
 
     private readonly Option<ScaleRequest?> _keyScale = new("--key-scale")
     {
-        Description = "What a stored f8e4m3 key is multiplied by: a number, or a file [kv_heads]; default 1.",
+        Description = $"What a stored {StorageType.ScaledNames("or")} key is multiplied by: a number, or a file [kv_heads]; default 1.",
         HelpName = "NUMBER|FILE",
         CustomParser = ScaleRequest.Parse,
     };
 
     private readonly Option<ScaleRequest?> _valueScale = new("--value-scale")
     {
-        Description = "What a stored f8e4m3 value is multiplied by: a number, or a file [kv_heads]; default 1.",
+        Description = $"What a stored {StorageType.ScaledNames("or")} value is multiplied by: a number, or a file [kv_heads]; default 1.",
         HelpName = "NUMBER|FILE",
         CustomParser = ScaleRequest.Parse,
     };
@@ -100,9 +101,9 @@ internal sealed class TensorArguments
 
         bool scales = command.GetResult(_keyScale) is not null || command.GetResult(_valueScale) is not null;
         ElementType? type = command.GetValue(_dtype);
-        if (scales && type != ElementType.Float8E4M3 && (type is not null || !key))
+        if (scales && (type is { } stored ? !StorageType.Of(stored).HasScales : !key))
         {
-            command.AddError("--key-scale and --value-scale belong to --dtype f8e4m3.");
+            command.AddError($"--key-scale and --value-scale belong to --dtype {StorageType.ScaledNames("or")}.");
         }
 
         if (valueFromKey && command.GetResult(_valueScale) is not null)
@@ -120,7 +121,7 @@ internal sealed class TensorArguments
 /// <param name="StorageType">Storage of keys and values; null: that of the key file.</param>
 /// <param name="ValueFromKey">Values are the first so many elements of the keys.</param>
 /// <param name="NonFinite">What NaN and infinities do.</param>
-/// <param name="Scales">Scales of f8e4m3 storage.</param>
+/// <param name="Scales">Scales of a storage type that has some.</param>
 internal sealed record TensorRequest(
     string? Query, string? Key, string? Value, bool HeadMajor, ElementType? StorageType, int? ValueFromKey, NonFinitePolicy NonFinite,
     ScalesRequest Scales);
@@ -135,7 +136,7 @@ internal enum AxisOrder
     Bhsd,
 }
 
-/// <summary>One scale of f8e4m3 storage as the command line gives it: a number for all KV heads, or a file with one for each.</summary>
+/// <summary>One scale of a storage type that has some as the command line gives it: a number for all KV heads, or a file with one for each.</summary>
 /// <param name="Number">The number; null when there is a file.</param>
 /// <param name="File">As <see cref="TensorFile.Open"/> takes it.</param>
 internal sealed record ScaleRequest(float? Number, string? File)
@@ -189,14 +190,14 @@ internal sealed record ScaleRequest(float? Number, string? File)
     }
 }
 
-/// <summary>The scales of f8e4m3 storage as the command line gives them.</summary>
+/// <summary>The scales of a storage type that has some as the command line gives them.</summary>
 /// <param name="Key">Of keys; null: 1.</param>
 /// <param name="Value">Of values; null: 1.</param>
 /// <param name="ValuesInKeys">Values are a part of the keys and have their scales.</param>
 internal sealed record ScalesRequest(ScaleRequest? Key, ScaleRequest? Value, bool ValuesInKeys)
 {
     /// <summary>The scales for a storage type; null where the command line gives none.</summary>
-    /// <exception cref="FaultException">Scales are given, and storage is not f8e4m3 (2); or a file is missing or bad.</exception>
+    /// <exception cref="FaultException">Scales are given, and storage has none (2); or a file is missing or bad.</exception>
     public KeyValueScales? Read(ElementType storage, int kvHeads)
     {
         if (Key is null && Value is null)
@@ -204,11 +205,11 @@ internal sealed record ScalesRequest(ScaleRequest? Key, ScaleRequest? Value, boo
             return null;
         }
 
-        if (storage != ElementType.Float8E4M3)
+        if (!StorageType.Of(storage).HasScales)
         {
             throw new FaultException(
                 FaultCode.CommandLine,
-                $"--key-scale and --value-scale belong to f8e4m3 storage, but keys and values are stored as {storage.ShortName()}. Give --dtype f8e4m3, or no scales.");
+                $"--key-scale and --value-scale belong to {StorageType.ScaledNames("or")} storage, but keys and values are stored as {storage.ShortName()}. Give --dtype {StorageType.ScaledNames("or")}, or no scales.");
         }
 
         float[] keys = ScaleRequest.Read(Key, "--key-scale", kvHeads);

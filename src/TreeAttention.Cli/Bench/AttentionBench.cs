@@ -182,7 +182,7 @@ internal static class UsefulWork
 {
     /// <summary>Bytes of all keys and values, each read once.</summary>
     public static double BytesRead(AttentionShape shape, ElementType type, bool valuesInKeys) =>
-        (double)shape.Batch * shape.KeyLength * shape.KvHeads * (shape.HeadDim + (valuesInKeys ? 0 : shape.ValueDim)) * type.SizeInBytes();
+        (double)shape.Batch * shape.KeyLength * shape.KvHeads * (shape.HeadDim + (valuesInKeys ? 0 : shape.ValueDim)) * type.Entry().BitsPerElement / 8;
 
     /// <summary>Multiplications and additions of q·k and p·v over the pairs that the masks' intervals keep.</summary>
     public static double Operations(AttentionProblem problem)
@@ -218,7 +218,7 @@ internal sealed class RingModel : IDisposable
         _outgoing = call.Shard.Contents;
         _exchanges = new RunRecorder(group);
         IDevice device = group.Context.Device;
-        _buffer = device.Allocate(call.Shards.LargestElements * call.Shard.Plan.Type.SizeInBytes(), call.Shard.Plan.Type);
+        _buffer = device.Allocate(call.Shard.Plan.Type.BytesFor(call.Shards.LargestElements), call.Shard.Plan.Type);
         _incoming = _buffer.Slice(0, call.Shards.PlanOf((group.Rank + group.Size - 1) % group.Size).Elements);
     }
 

@@ -134,7 +134,7 @@ internal sealed record BenchRequest
 
     public ElementType StorageType { get; init; }
 
-    /// <summary>Scales of f8e4m3 storage.</summary>
+    /// <summary>Scales of storage that has some.</summary>
     public required ScalesRequest Scales { get; init; }
 
     public required SemanticsRequest Semantics { get; init; }

@@ -21,7 +21,7 @@ internal interface IBenchInputs : IDisposable
     /// <summary>Storage of keys and values.</summary>
     ElementType StorageType { get; }
 
-    /// <summary>Scales of f8e4m3 storage; null: 1.</summary>
+    /// <summary>Scales of storage that has some; null: 1.</summary>
     KeyValueScales? Scales { get; }
 
     /// <summary>Values are the first elements of the keys.</summary>

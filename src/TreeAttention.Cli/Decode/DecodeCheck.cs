@@ -30,7 +30,7 @@ internal sealed class DecodeReference : IDisposable
     /// <param name="firstHead">The first of these query heads among all.</param>
     /// <param name="rotary">Rotary embedding, or null.</param>
     /// <param name="storage">What keys and values are stored as.</param>
-    /// <param name="scales">Scales of f8e4m3 storage of the heads that are compared; 1 when null.</param>
+    /// <param name="scales">Scales of storage that has some of the heads that are compared; 1 when null.</param>
     /// <param name="context">Keys before the first step.</param>
     /// <param name="firstQuery">Number of the first step's first query.</param>
     /// <param name="queryLength">Tokens of a step.</param>

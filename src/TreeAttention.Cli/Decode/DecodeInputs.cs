@@ -80,7 +80,7 @@ internal sealed class DecodeInputs : IDisposable
     /// <summary>Storage of keys and values.</summary>
     public ElementType StorageType { get; }
 
-    /// <summary>Scales of f8e4m3 storage; null: 1.</summary>
+    /// <summary>Scales of storage that has some; null: 1.</summary>
     public KeyValueScales? Scales { get; }
 
     /// <summary>Values are the first elements of the keys.</summary>

@@ -31,7 +31,7 @@ internal sealed class VerifyCases
     private const int AsManyAsKeys = 0;
     private const int MostKeysOfSquares = 33;
 
-    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
+    private static readonly ElementType[] _types = [.. Distributed.Numerics.StorageType.Stored.Select(type => type.Type)];
     private static readonly int[] _groups = [1, 2, 3, 4, 8, 16];
     private static readonly int[] _headDims = [1, 15, 16, 64, 80, 96, 128, 192, AttentionShape.MaxHeadDim];
     private static readonly int[] _keyLengths = [0, 1, 2, 7, MostKeysOfSquares, 100, 513, 1300]; // 513 and more: several pages
@@ -131,7 +131,7 @@ internal sealed class VerifyCases
 internal sealed record VerifyCase(
     int Seed, AttentionProblem Problem, ElementType StorageType, bool ValuesInKeys, VerifyPlan Plan, ShardLayout Layout)
 {
-    /// <summary>Scales of f8e4m3 storage, another for each KV head; null where the type has none.</summary>
+    /// <summary>Scales of storage that has some, another for each KV head; null where the type has none.</summary>
     public KeyValueScales? Scales { get; } = ScalesFor(Problem.Shape.KvHeads, StorageType);
 
     /// <summary>What a failure is reported with.</summary>
@@ -168,7 +168,7 @@ internal sealed record VerifyCase(
     {
         float[] key = [.. Enumerable.Range(0, kvHeads).Select(head => 1.5f * MathF.ScaleB(1, -6 - (head % 3)))];
         float[] value = [.. Enumerable.Range(0, kvHeads).Select(head => 1.5f * MathF.ScaleB(1, -4 - (head % 2)))];
-        return type == ElementType.Float8E4M3 ? new KeyValueScales(key, value) : null;
+        return type.Entry().HasScales ? new KeyValueScales(key, value) : null;
     }
 
     // Queries are computed with as f16 where storage has eight bits.
@@ -179,9 +179,9 @@ internal sealed record VerifyCase(
             return;
         }
 
-        ElementType type = scales is null && StorageType == ElementType.Float8E4M3 ? ElementType.Float16 : StorageType;
+        ElementType type = scales is null ? StorageType.Entry().Arithmetic : StorageType;
         Span<float> numbers = new Region(tensor.Address, tensor.Count * sizeof(float), tensor.Type, MemoryPlace.Host).AsSpan<float>();
-        byte[] stored = new byte[numbers.Length * type.SizeInBytes()];
+        byte[] stored = new byte[type.BytesFor(numbers.Length)];
         if (scales is null)
         {
             ElementConversion.FromFloat(numbers, type, stored);
@@ -194,7 +194,7 @@ internal sealed record VerifyCase(
         {
             float scale = scales[first / dim % scales.Length];
             Span<float> row = numbers.Slice(first, dim);
-            ElementConversion.ToFloat8E4M3(row, scale, stored.AsSpan(first, dim));
+            type.Entry().Store(row, scale, stored.AsSpan(first, dim));
             ElementConversion.ToFloat(stored.AsSpan(first, dim), type, row);
             TensorPrimitives.Multiply(row, scale, row);
         }

@@ -5,6 +5,7 @@ using System.Linq;
 using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Output;
 using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Runtime.Measurement;
 using TreeAttention.Verification;
@@ -16,7 +17,7 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
 {
     private const int RunsOfPromisedBits = 3;
 
-    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
+    private static readonly ElementType[] _types = [.. StorageType.Stored.Select(type => type.Type)];
 
     private readonly VerifyTally _tally = new();
     private long? _reproducibleBits; // of the first such case, the same whatever the ranks

@@ -224,15 +224,7 @@ internal sealed class TokenRows
     private static void Write(Span<float> row, float scale, Region contents, long element)
     {
         Span<byte> stored = contents.Slice(element, row.Length).AsSpan<byte>();
-        if (contents.Type == ElementType.Float8E4M3)
-        {
-            ElementConversion.ToFloat8E4M3(row, scale, stored);
-        }
-        else
-        {
-            ElementConversion.FromFloat(row, contents.Type, stored);
-        }
-
+        StorageType.Of(contents.Type).Store(row, scale, stored);
         ElementConversion.ToFloat(stored, contents.Type, row);
     }
 }

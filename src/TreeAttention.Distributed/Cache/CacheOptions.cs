@@ -29,7 +29,7 @@ public sealed record CacheOptions
     /// <summary>Storage type of keys and values.</summary>
     public ElementType Type { get; init; } = ElementType.Float32;
 
-    /// <summary>Scales of f8e4m3 storage; 1 when null. Numbers up to 448 × the scale of their KV head can be stored.</summary>
+    /// <summary>Scales of storage that has some; 1 when null. Numbers up to the type's largest (f8e4m3: 448) × the scale of their KV head can be stored.</summary>
     public KeyValueScales? Scales { get; init; }
 
     /// <summary>Most tokens of a row.</summary>
@@ -70,7 +70,7 @@ public sealed record CacheOptions
     internal int ValueFloats => ValuesInKeys ? 0 : KvHeads * ValueDim;
 
     /// <summary>Bytes of a page in all layers.</summary>
-    internal long PageBytes => (KeyPageElements + ValuePageElements) * Type.SizeInBytes() * Layers;
+    internal long PageBytes => Type.BytesFor(KeyPageElements + ValuePageElements) * Layers;
 
     /// <summary>Throws when the sizes describe no cache.</summary>
     /// <exception cref="ShapeMismatchException">A size is out of range.</exception>

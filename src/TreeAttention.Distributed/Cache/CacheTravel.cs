@@ -46,7 +46,7 @@ internal sealed class TravellingCache : TravellingShards
         _limitBytes = LimitBytesOf(_limitSlots);
         _contentsFirst = Aligned(_limitBytes);
         long elements = _limitSlots * (options.KeyPageElements + options.ValuePageElements);
-        RoomBytes = Aligned(_contentsFirst + (elements * _type.SizeInBytes()));
+        RoomBytes = Aligned(_contentsFirst + _type.BytesFor(elements));
         _shards = [.. Enumerable.Range(0, cache.Ranks).Select(rank => new TravellingShard(
             options,
             new ShardPlan(shape, _type, options.ValuesInKeys, elements, _pages[rank], options.Scales),
@@ -101,7 +101,7 @@ internal sealed class TravellingCache : TravellingShards
         CacheOptions options = _cache.Options;
         long contents = _shards.Length * RoomBytes;
         AttentionShape shape = _shards[0].Plan.Shape;
-        _joined = new ShardPlan(shape, _type, options.ValuesInKeys, contents / _type.SizeInBytes(), options.MostPages, options.Scales);
+        _joined = new ShardPlan(shape, _type, options.ValuesInKeys, StorageType.Of(_type).CountIn(contents), options.MostPages, options.Scales);
         return new KeyValueShard(_joined, rooms.Slice(0, contents) with { Type = _type }, [])
         {
             Growing = rooms.Slice(contents, rooms.Bytes - contents) with { Type = ElementType.Float32 },
@@ -174,7 +174,7 @@ internal sealed class TravellingCache : TravellingShards
             var span = new PageSpan(KeyRun.Contiguous(page * PageSpan.Keys, PageSpan.Keys), 0, keys);
             KeyPage place = _shards[rank].PageOf(batch, span, slot);
             _shards[rank].Plan.Fill(_pages[rank]++, place);
-            long first = ((rank * RoomBytes) + _contentsFirst) / _type.SizeInBytes();
+            long first = StorageType.Of(_type).CountIn((rank * RoomBytes) + _contentsFirst);
             _joined?.Fill(
                 page, place with { KeyOffset = first + place.KeyOffset, ValueOffset = first + place.ValueOffset, Slot = (rank * _limitSlots) + place.Slot });
         }
@@ -226,7 +226,7 @@ internal sealed class TravellingShard
     public int Slots { get; private set; }
 
     /// <summary>Bytes of the packed keys and values.</summary>
-    public long Bytes => (KeyElements + (Keys * _options.ValueFloats)) * _options.Type.SizeInBytes();
+    public long Bytes => _options.Type.BytesFor(KeyElements + (Keys * _options.ValueFloats));
 
     private long Keys { get; set; }
 

@@ -242,10 +242,11 @@ internal sealed class ValueBound(CacheOptions options)
     {
         if (values.Length > 0)
         {
-            // Storing may round up: f8e4m3 by at most 1 in 16 or half its smallest number, the others by less than 1 in 128.
+            // Storing may round up.
             float largest = MathF.Abs(TensorPrimitives.MaxMagnitude(values));
             float scale = options.Scales is { } scales ? TensorPrimitives.Max<float>(scales.OfStorage(options.ValuesInKeys)) : 1f;
-            Raise(options.Type == ElementType.Float8E4M3 ? (largest * 1.07f) + (scale / 1024) : largest * 1.01f);
+            var type = StorageType.Of(options.Type);
+            Raise((largest * type.Growth) + (scale * type.GrowthOfScale));
         }
     }
 

@@ -25,7 +25,7 @@ internal sealed class TokenMover : IDisposable
         (_cache, _device, _transport) = (cache, context.Device, context.Transport);
         CacheOptions options = cache.Options;
         (_heads, _keyDim, _valueDim) = (options.KvHeads, options.HeadDim, options.ValuesInKeys ? 0 : options.ValueDim);
-        _host = new HostMemory((long)_heads * (_keyDim + _valueDim) * options.Type.SizeInBytes(), options.Type);
+        _host = new HostMemory(options.Type.BytesFor((long)_heads * (_keyDim + _valueDim)), options.Type);
         _limits = new HostMemory(cache.Contents.LimitsOf(0, 0).Bytes, ElementType.Float32);
         _row = new float[Math.Max(_keyDim, options.ValueDim)];
     }
@@ -57,7 +57,7 @@ internal sealed class TokenMover : IDisposable
         if (_token.Bytes == 0)
         {
             ElementType type = _cache.Options.Type;
-            _token = _device.Allocate(TokenElements * _cache.Options.Layers * type.SizeInBytes(), type);
+            _token = _device.Allocate(type.BytesFor(TokenElements * _cache.Options.Layers), type);
         }
 
         if (_cache.IsOwn(from / PageSpan.Keys))

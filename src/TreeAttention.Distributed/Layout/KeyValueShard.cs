@@ -46,9 +46,9 @@ public readonly record struct PageLimits(float LargestKeyNorm, float LargestValu
     }
 }
 
-/// <summary>Scales of keys and values that are stored as f8e4m3: a number is the stored element × the scale of its KV head.</summary>
+/// <summary>Scales of keys and values in a storage type that has some: a number is the stored element × the scale of its KV head.</summary>
 /// <remarks>
-/// An element is stored as the f8e4m3 nearest to number / scale, so numbers up to 448 × scale can be stored. Scales are between
+/// An element is stored as the one nearest to number / scale, so numbers up to the type's largest × scale can be stored (448 of f8e4m3). Scales are between
 /// <see cref="Smallest"/> and <see cref="Largest"/>: no product of a scale and a stored element leaves fp32's normal range.
 /// </remarks>
 public sealed class KeyValueScales
@@ -101,10 +101,10 @@ public sealed class KeyValueScales
     /// <exception cref="ShapeMismatchException">There is not one scale for each KV head, or the storage type has none.</exception>
     internal static void RequireFit(KeyValueScales? scales, ElementType type, int kvHeads)
     {
-        if (scales is not null && (type != ElementType.Float8E4M3 || scales.Key.Length != kvHeads))
+        if (scales is not null && (!StorageType.Of(type).HasScales || scales.Key.Length != kvHeads))
         {
             throw new ShapeMismatchException(
-                $"Scales of {scales.Key.Length} KV heads do not fit {kvHeads} KV heads stored as {type.ShortName()}: only f8e4m3 has scales, one for each KV head.");
+                $"Scales of {scales.Key.Length} KV heads do not fit {kvHeads} KV heads stored as {type.ShortName()}: only {StorageType.ScaledNames("and")} has scales, one for each KV head.");
         }
     }
 

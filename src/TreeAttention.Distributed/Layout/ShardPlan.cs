@@ -18,7 +18,7 @@ public sealed class ShardPlan
     /// <param name="spans">The rank's pages, in storage order; every batch row has the same.</param>
     /// <param name="type">Storage type of keys and values.</param>
     /// <param name="valuesInKeys">Values are the first value_dim elements of the keys (MLA) and are not stored again.</param>
-    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
     /// <exception cref="ShapeMismatchException">There is not one scale for each KV head, or the storage type has none.</exception>
     public ShardPlan(
         AttentionShape shape, IReadOnlyList<PageSpan> spans, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
@@ -110,7 +110,7 @@ public sealed class ShardPlan
     public long Elements { get; }
 
     /// <summary>Bytes of the contents.</summary>
-    public long Bytes => Elements * Type.SizeInBytes();
+    public long Bytes => Type.BytesFor(Elements);
 
     /// <summary>What a stored key element of a KV head is multiplied by.</summary>
     public float KeyScaleOf(int kvHead) => Scales?.Key[kvHead] ?? 1f;

@@ -15,9 +15,9 @@ public static class KeyValueLoader
 {
     /// <summary>Loads a shard.</summary>
     /// <param name="device">Allocates the contents; whoever gets the shard frees them.</param>
-    /// <param name="plan">Pages, storage type (f32, f16, bf16 or f8e4m3) and scales.</param>
+    /// <param name="plan">Pages, storage type and scales.</param>
     /// <param name="key">
-    /// [batch, key_len, kv_heads, head_dim], the whole tensor, any strides, any floating-point type. A tensor of f8e4m3 with
+    /// [batch, key_len, kv_heads, head_dim], the whole tensor, any strides, any floating-point type. A tensor of such a type with
     /// scales of its own has those of the plan.
     /// </param>
     /// <param name="value">[batch, key_len, kv_heads, value_dim]; not looked at when the values lie in the keys.</param>
@@ -26,10 +26,10 @@ public static class KeyValueLoader
     /// <exception cref="FaultException">An element that must not be stored (65), out of memory (71), no such storage type (69).</exception>
     public static KeyValueShard Load(IDevice device, ShardPlan plan, TensorView key, TensorView value, NonFinitePolicy policy)
     {
-        if (plan.Type is not (ElementType.Float32 or ElementType.Float16 or ElementType.BFloat16 or ElementType.Float8E4M3))
+        if (!StorageType.Of(plan.Type).IsStorage)
         {
             throw new FaultException(
-                FaultCode.Unavailable, $"Keys and values cannot be stored as {plan.Type.ShortName()}. Use --dtype f32, f16, bf16 or f8e4m3.");
+                FaultCode.Unavailable, $"Keys and values cannot be stored as {plan.Type.ShortName()}. Use --dtype {StorageType.StoredNames("or")}.");
         }
 
         AttentionShape shape = plan.Shape;
@@ -63,7 +63,7 @@ public static class KeyValueLoader
         int measured = plan.ValuesInKeys ? plan.Shape.ValueDim : dim;
         var limits = new PageLimits[plan.Pages.Count * heads];
         using HostMemory? staging = device.Place == MemoryPlace.Device
-            ? new HostMemory((long)heads * PageSpan.Keys * dim * plan.Type.SizeInBytes(), plan.Type)
+            ? new HostMemory(plan.Type.BytesFor((long)heads * PageSpan.Keys * dim), plan.Type)
             : null;
         for (int i = 0; i < plan.Pages.Count; i++)
         {
@@ -127,7 +127,7 @@ internal sealed class PageWriter
     {
         int heads = _plan.Shape.KvHeads;
         int count = page.Span.Count;
-        int rowBytes = _rows.Dim * _plan.Type.SizeInBytes();
+        int rowBytes = (int)_plan.Type.BytesFor(_rows.Dim);
         limits.Clear();
         for (int row = 0; row < heads * count; row++)
         {

@@ -26,6 +26,6 @@ public readonly record struct DeviceTensor(nint Address, long Count, ElementType
                 $"A device tensor of {Count} {Type.ShortName()} elements at address {Address:x}: give an address, a count, and f32, f16 or bf16.");
         }
 
-        return new Region(Address, Count * Type.SizeInBytes(), Type, place);
+        return new Region(Address, Type.BytesFor(Count), Type, place);
     }
 }

@@ -1,4 +1,5 @@
 using System;
+using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention;
 
@@ -36,32 +37,19 @@ public enum ElementType
 /// <summary>Sizes and names of <see cref="ElementType"/>.</summary>
 public static class ElementTypes
 {
-    /// <summary>Bytes of one element.</summary>
-    public static int SizeInBytes(this ElementType type) => type switch
-    {
-        ElementType.Byte or ElementType.Boolean or ElementType.Float8E4M3 => 1,
-        ElementType.Float16 or ElementType.BFloat16 => 2,
-        ElementType.Int32 or ElementType.Float32 => 4,
-        ElementType.Int64 or ElementType.Float64 => 8,
-        _ => throw new ArgumentOutOfRangeException(nameof(type), type, "No such element type."),
-    };
+    /// <summary>Bytes of one element; 0 of one that has fewer than eight bits.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such element type.</exception>
+    public static int SizeInBytes(this ElementType type) => StorageType.Of(type).BitsPerElement / 8;
 
     /// <summary>True for the floating-point types.</summary>
-    public static bool IsFloatingPoint(this ElementType type) => type is ElementType.Float64 or ElementType.Float32
-        or ElementType.Float16 or ElementType.BFloat16 or ElementType.Float8E4M3;
+    public static bool IsFloatingPoint(this ElementType type) => StorageType.Of(type).IsFloatingPoint;
 
     /// <summary>The short name users write and read: <c>f32</c>, <c>f16</c>, <c>bf16</c>, <c>f8e4m3</c>.</summary>
-    public static string ShortName(this ElementType type) => type switch
-    {
-        ElementType.Byte => "u8",
-        ElementType.Boolean => "bool",
-        ElementType.Int32 => "i32",
-        ElementType.Int64 => "i64",
-        ElementType.Float64 => "f64",
-        ElementType.Float32 => "f32",
-        ElementType.Float16 => "f16",
-        ElementType.BFloat16 => "bf16",
-        ElementType.Float8E4M3 => "f8e4m3",
-        _ => throw new ArgumentOutOfRangeException(nameof(type), type, "No such element type."),
-    };
+    public static string ShortName(this ElementType type) => StorageType.Of(type).Name;
+
+    /// <summary>All that is known of it.</summary>
+    internal static StorageType Entry(this ElementType type) => StorageType.Of(type);
+
+    /// <summary>Bytes of so many elements, of any number of bits.</summary>
+    internal static long BytesFor(this ElementType type, long count) => StorageType.Of(type).BytesFor(count);
 }

@@ -30,17 +30,23 @@ public readonly record struct Region(nint Address, long Bytes, ElementType Type,
     public static Region Empty => default;
 
     /// <summary>Number of elements.</summary>
-    public long Count => Bytes / Type.SizeInBytes();
+    public long Count => StorageType.Of(Type).CountIn(Bytes);
 
     /// <summary>The part that begins at element <paramref name="first"/> and has <paramref name="count"/> elements.</summary>
+    /// <remarks>Elements of fewer than eight bits are cut at whole bytes: a page's rows are, whose dimensions are even.</remarks>
     /// <exception cref="ArgumentOutOfRangeException">The part does not lie inside the region.</exception>
     public Region Slice(long first, long count)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(first);
         ArgumentOutOfRangeException.ThrowIfNegative(count);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(first + count, Count);
-        int size = Type.SizeInBytes();
-        return this with { Address = Address + (nint)(first * size), Bytes = count * size };
+        var type = StorageType.Of(Type);
+        if (first * type.BitsPerElement % 8 != 0)
+        {
+            throw new ArgumentOutOfRangeException(nameof(first), first, $"An element of {type.Name} with this number does not begin at a byte.");
+        }
+
+        return this with { Address = Address + (nint)type.BytesFor(first), Bytes = type.BytesFor(count) };
     }
 
     /// <summary>The host memory as a span. At most 2^31 - 1 elements.</summary>

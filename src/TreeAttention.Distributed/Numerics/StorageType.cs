@@ -1,204 +1,199 @@
 using System;
-using System.Globalization;
-using System.Numerics;
-using System.Numerics.Tensors;
-using System.Runtime.InteropServices;
+using System.Collections.Generic;
+using System.Linq;
 
 namespace TreeAttention.Distributed.Numerics;
 
-/// <summary>Turns a row of one element type into a row of the storage type, and says how large its numbers are.</summary>
+/// <summary>Everything that the library knows of one dtype: its size, its names, and how keys and values are stored as it.</summary>
 /// <remarks>
-/// Every element is rounded once, to nearest, ties to even, float64 to a 16-bit type and quotients by a scale included. What
-/// f8e4m3 cannot hold, an infinity or a number that would round above 448, is stored as NaN: whoever stores looks for it.
+/// A dtype is one entry of <see cref="All"/>. Where keys and values may be stored as it, the entry also says how numbers become
+/// elements, which of them cannot, and what rounding does to them; kernels have the element's own twin: IStoredElement on CPUs,
+/// device/primitives.cuh on GPUs.
 /// </remarks>
-internal sealed class RowStorage(ElementType source, ElementType storage, int dim)
+internal sealed class StorageType
 {
-    private readonly float[] _single = new float[dim];
+    private static readonly StorageType[] _all = [.. Entries().OrderBy(entry => entry.Type)];
 
-    /// <summary>Stores the row and returns its numbers as they were stored, not multiplied by the scale; valid until the next call.</summary>
-    /// <param name="row">Elements of the source type. f8e4m3 elements that stay f8e4m3 are taken as they are.</param>
-    /// <param name="into">Receives elements of the storage type.</param>
-    /// <param name="scale">What the stored elements of f8e4m3 are to be multiplied by.</param>
-    public ReadOnlySpan<float> Store(ReadOnlySpan<byte> row, Span<byte> into, float scale = 1f)
+    private StorageType(ElementType type, string name, int bits) => (Type, Name, BitsPerElement) = (type, name, bits);
+
+    /// <summary>Elements as they lie in memory to single precision: exactly, or f64 rounded once.</summary>
+    public delegate void Widening(ReadOnlySpan<byte> elements, Span<float> numbers);
+
+    /// <summary>Single precision to the nearest elements, ties to even.</summary>
+    public delegate void Narrowing(ReadOnlySpan<float> numbers, Span<byte> elements);
+
+    /// <summary>The elements nearest to number / scale, rounded once; NaN where there is none.</summary>
+    public delegate void Division<T>(ReadOnlySpan<T> numbers, float scale, Span<byte> elements);
+
+    /// <summary>The value of the first element, exactly.</summary>
+    public delegate double Reading(ReadOnlySpan<byte> element);
+
+    /// <summary>Every dtype, by the number of its <see cref="ElementType"/>.</summary>
+    public static IReadOnlyList<StorageType> All => _all;
+
+    /// <summary>Those that keys and values may be stored as, the widest first.</summary>
+    public static IReadOnlyList<StorageType> Stored { get; } = [.. _all.Where(entry => entry.IsStorage)];
+
+    /// <summary>What it is.</summary>
+    public ElementType Type { get; }
+
+    /// <summary>The name on the command line, in messages and reports.</summary>
+    public string Name { get; }
+
+    /// <summary>Bits of one element. Elements lie without gaps; a run of them that is addressed begins and ends at whole bytes.</summary>
+    public int BitsPerElement { get; }
+
+    /// <summary>numpy's kind and size; null: .npy cannot say it, or it is not read.</summary>
+    public string? NpyName { get; private init; }
+
+    /// <summary>The name in safetensors files; null: it is not read.</summary>
+    public string? SafetensorsName { get; private init; }
+
+    /// <summary>A floating-point number.</summary>
+    public bool IsFloatingPoint { get; private init; }
+
+    /// <summary>Reads elements as numbers; null: they are none.</summary>
+    public Widening? Widen { get; private init; }
+
+    /// <summary>Writes numbers as elements; null: they are none.</summary>
+    public Narrowing? Narrow { get; private init; }
+
+    /// <summary>Reads one element exactly; null: it is no number.</summary>
+    public Reading? Read { get; private init; }
+
+    /// <summary>Keys and values may be stored as it: all that follows holds for those alone.</summary>
+    public bool IsStorage { get; private init; }
+
+    /// <summary>What the CUDA kernels call it; null: they have no such element.</summary>
+    public string? KernelName { get; private init; }
+
+    /// <summary>A number is the stored element × a scale of its KV head.</summary>
+    public bool HasScales => Divide is not null;
+
+    /// <summary>Stores numbers that are to be multiplied by a scale; null: it has no scales.</summary>
+    public Division<float>? Divide { get; private init; }
+
+    /// <summary>The same from double precision.</summary>
+    public Division<double>? DivideExact { get; private init; }
+
+    /// <summary>It has infinities.</summary>
+    public bool HasInfinity { get; private init; } = true;
+
+    /// <summary>The largest element.</summary>
+    public double Largest { get; private init; }
+
+    /// <summary>The smallest magnitude, divided by the scale, that is too large: from here on rounding leaves the type.</summary>
+    public double Overflow { get; private init; }
+
+    /// <summary>Largest bound on |score| for which fp32 dot products are exact enough.</summary>
+    public double ScoreLimit { get; private init; }
+
+    /// <summary>Rounding moves a number by at most this share of it, …</summary>
+    public double RelativeRoundoff { get; private init; }
+
+    /// <summary>… or this share of the scale.</summary>
+    public double AbsoluteRoundoff { get; private init; }
+
+    /// <summary>A stored number is at most this much larger than it was, …</summary>
+    public float Growth { get; private init; } = 1.01f;
+
+    /// <summary>… and this share of the scale.</summary>
+    public float GrowthOfScale { get; private init; }
+
+    /// <summary>What a plain computation in this type rounds all but keys and values to.</summary>
+    public ElementType Arithmetic { get; private init; }
+
+    /// <summary>The entry of a dtype.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such dtype.</exception>
+    public static StorageType Of(ElementType type) =>
+        (uint)type < (uint)_all.Length ? _all[(int)type] : throw new ArgumentOutOfRangeException(nameof(type), type, "No such element type.");
+
+    /// <summary>Names as a sentence lists them: <c>f32, f16 or bf16</c>.</summary>
+    public static string Names(IEnumerable<StorageType> types, string conjunction) => List(types.Select(type => type.Name), conjunction);
+
+    /// <summary>The names of those that keys and values may be stored as.</summary>
+    public static string StoredNames(string conjunction) => Names(Stored, conjunction);
+
+    /// <summary>The names of those that have scales.</summary>
+    public static string ScaledNames(string conjunction) => Names(Stored.Where(type => type.HasScales), conjunction);
+
+    /// <summary>The names of those that CUDA kernels have.</summary>
+    public static string KernelNames(string conjunction) => Names(Stored.Where(type => type.KernelName is not null), conjunction);
+
+    /// <summary>Words as a sentence lists them.</summary>
+    public static string List(IEnumerable<string> words, string conjunction)
     {
-        if (storage == ElementType.Float32)
-        {
-            ElementConversion.ToFloat(row, source, MemoryMarshal.Cast<byte, float>(into));
-            return MemoryMarshal.Cast<byte, float>(into);
-        }
-
-        if (source == storage)
-        {
-            row.CopyTo(into);
-        }
-        else if (storage == ElementType.Float8E4M3)
-        {
-            Divide(row, scale, into);
-        }
-        else
-        {
-            Widen(row);
-            ElementConversion.FromFloat(_single, storage, into);
-        }
-
-        ElementConversion.ToFloat(into, storage, _single);
-        return _single;
+        string[] all = [.. words];
+        return all.Length < 2 ? string.Concat(all) : $"{string.Join(", ", all[..^1])} {conjunction} {all[^1]}";
     }
 
-    /// <summary>Σ x² in double: finite exactly when every element is.</summary>
-    public static double SumOfSquares(ReadOnlySpan<float> row)
+    /// <summary>Bytes of so many elements.</summary>
+    public long BytesFor(long count) => ((count * BitsPerElement) + 7) / 8;
+
+    /// <summary>Elements in so many bytes.</summary>
+    public long CountIn(long bytes) => bytes * 8 / BitsPerElement;
+
+    /// <summary>Stores numbers by a scale, which counts where the type has scales alone. What it cannot hold becomes NaN there.</summary>
+    public void Store(ReadOnlySpan<float> numbers, float scale, Span<byte> elements)
     {
-        int width = Vector<float>.Count;
-        Vector<double> low = Vector<double>.Zero;
-        Vector<double> high = Vector<double>.Zero;
-        int i = 0;
-        for (; i <= row.Length - width; i += width)
+        if (Divide is null)
         {
-            Vector.Widen(new Vector<float>(row[i..]), out Vector<double> first, out Vector<double> second);
-            low += first * first;
-            high += second * second;
-        }
-
-        double sum = Vector.Sum(low + high);
-        for (; i < row.Length; i++)
-        {
-            sum += (double)row[i] * row[i];
-        }
-
-        return sum;
-    }
-
-    /// <summary>Largest magnitude; NaN when there is one.</summary>
-    public static float LargestMagnitude(ReadOnlySpan<float> row) => MathF.Abs(TensorPrimitives.MaxMagnitude(row));
-
-    /// <summary>The nearest single, or the odd one of two neighbours.</summary>
-    /// <remarks>
-    /// Rounding to single to nearest and then again to fewer bits could err by more than half a unit. Rounding to odd first keeps
-    /// what the second rounding has to know: whether anything was dropped, and on which side of a tie.
-    /// </remarks>
-    public static float RoundToOdd(double exact)
-    {
-        float nearest = (float)exact;
-        if (nearest == exact || !float.IsFinite(nearest))
-        {
-            return nearest;
-        }
-
-        uint bits = BitConverter.SingleToUInt32Bits(nearest);
-        bits -= Math.Abs((double)nearest) > Math.Abs(exact) ? 1u : 0u;
-        return BitConverter.UInt32BitsToSingle(bits | 1);
-    }
-
-    private void Divide(ReadOnlySpan<byte> row, float scale, Span<byte> into)
-    {
-        if (source != ElementType.Float64)
-        {
-            ElementConversion.ToFloat(row, source, _single);
-            ElementConversion.ToFloat8E4M3(_single, scale, into);
+            ElementConversion.FromFloat(numbers, Type, elements);
             return;
         }
 
-        ReadOnlySpan<double> exact = MemoryMarshal.Cast<byte, double>(row);
-        for (int i = 0; i < exact.Length; i++)
-        {
-            into[i] = Float8E4M3.FromQuotient(exact[i], scale);
-        }
+        ElementConversion.RequireSameCount(elements.Length, Type, numbers.Length);
+        Divide(numbers, scale, elements);
     }
 
-    private void Widen(ReadOnlySpan<byte> row)
-    {
-        if (source != ElementType.Float64)
+    /// <summary>The finite number is too large to be stored. It is compared as it is stored, by the division that stores it.</summary>
+    public bool Overflows(double number, float scale) => double.IsFinite(number) && Math.Abs(number) / (HasScales ? scale : 1f) >= Overflow;
+
+    private static IEnumerable<StorageType> Entries() =>
+    [
+        new(ElementType.Byte, "u8", 8),
+        new(ElementType.Boolean, "bool", 8) { NpyName = "b1", SafetensorsName = "BOOL" },
+        new(ElementType.Int32, "i32", 32) { NpyName = "i4", SafetensorsName = "I32" },
+        new(ElementType.Int64, "i64", 64) { NpyName = "i8", SafetensorsName = "I64" },
+        new(ElementType.Float64, "f64", 64)
         {
-            ElementConversion.ToFloat(row, source, _single);
-            return;
-        }
-
-        ReadOnlySpan<double> exact = MemoryMarshal.Cast<byte, double>(row);
-        for (int i = 0; i < exact.Length; i++)
+            NpyName = "f8", SafetensorsName = "F64", IsFloatingPoint = true,
+            Widen = ElementConversion.WidenFloat64, Narrow = ElementConversion.NarrowToFloat64, Read = ElementConversion.ReadFloat64,
+        },
+        new(ElementType.Float32, "f32", 32)
         {
-            _single[i] = RoundToOdd(exact[i]);
-        }
-    }
-}
-
-/// <summary>Which numbers a storage type can hold, and the faults of those that it cannot.</summary>
-internal static class StorageRange
-{
-    /// <summary>The largest number that rounds to 448, the largest of f8e4m3: halfway to 480, which its NaN stands for.</summary>
-    public const float LargestRoundedToE4M3 = 464;
-
-    private static readonly CultureInfo _invariant = CultureInfo.InvariantCulture;
-
-    /// <summary>The fault of storing this element, or null when it may be stored.</summary>
-    /// <param name="tensor">What messages call the tensor.</param>
-    /// <param name="batch">Batch row.</param>
-    /// <param name="position">Position in the whole sequence.</param>
-    /// <param name="head">Head.</param>
-    /// <param name="dim">Dimension.</param>
-    /// <param name="element">The element, exactly.</param>
-    /// <param name="storage">What it shall be stored as.</param>
-    /// <param name="policy">Whether NaN and infinities may be stored. f8e4m3 has no infinity, so none may there.</param>
-    /// <param name="scale">What the stored element is to be multiplied by.</param>
-    public static FaultException? FaultOf(
-        string tensor, int batch, int position, int head, int dim, double element, ElementType storage, NonFinitePolicy policy,
-        float scale = 1f)
-    {
-        string place = FormattableString.Invariant($"{tensor}[batch {batch}, position {position}, head {head}, dim {dim}]");
-        if (!double.IsFinite(element))
+            NpyName = "f4", SafetensorsName = "F32", IsFloatingPoint = true,
+            Widen = ElementConversion.WidenFloat32, Narrow = ElementConversion.NarrowToFloat32, Read = ElementConversion.ReadFloat32,
+            IsStorage = true, KernelName = "float", Arithmetic = ElementType.Float32,
+            Largest = float.MaxValue,
+            Overflow = Math.ScaleB(2 - Math.ScaleB(1, -24), 127), // half a unit above the largest: the tie goes to the even neighbour, ∞
+            ScoreLimit = 48, // in chains of 32 rounding moves such a score by some 1e-6, and the output by less than 1e-5
+        },
+        new(ElementType.Float16, "f16", 16)
         {
-            string what = double.IsNaN(element) ? "NaN" : element > 0 ? "+inf" : "-inf";
-            bool hasNone = storage == ElementType.Float8E4M3 && double.IsInfinity(element);
-            return policy == NonFinitePolicy.Propagate && !hasNone ? null : new FaultException(
-                FaultCode.BadInput,
-                policy == NonFinitePolicy.Error
-                    ? $"{place} is {what}: attention over it is not a number. Repair the input, or let it through with --nan propagate."
-                    : $"{place} is {what}, and f8e4m3 has no infinity. Repair the input, or store keys and values with --dtype bf16.");
-        }
-
-        return !Overflows(element, storage, scale) ? null : new FaultException(
-            FaultCode.BadInput, $"{place} {WhyTooLarge(element, storage, scale, $"--{tensor}-scale")}");
-    }
-
-    // Elements of f8e4m3 are compared as they are stored, by the division that stores them.
-    internal static bool Overflows(double element, ElementType storage, float scale) => double.IsFinite(element) && storage switch
-    {
-        ElementType.Float8E4M3 => Math.Abs(element) / scale > LargestRoundedToE4M3,
-        _ => Math.Abs(element) >= RoundsToInfinityFrom(storage),
-    };
-
-    private static string WhyTooLarge(double element, ElementType storage, float scale, string scaleOption)
-    {
-        string limit = storage == ElementType.Float8E4M3
-            ? string.Create(_invariant, $"is {element:G9}, too large for f8e4m3 with a scale of {scale:G9}, which ends at {Float8E4M3.Largest * (double)scale:G9}. ")
-            : string.Create(_invariant, $"is {element:G9}, too large for {storage.ShortName()}, which ends at {Largest(storage):G9}. ");
-        string wayOut = Overflows(element, ElementType.Float32, 1f) ? "Scale the tensor down: f32 is the widest storage type."
-            : storage == ElementType.Float8E4M3 ? $"Give a larger {scaleOption}, or store keys and values with --dtype bf16."
-            : "Store keys and values with --dtype f32.";
-        return limit + wayOut;
-    }
-
-    private static double Largest(ElementType storage) => storage switch
-    {
-        ElementType.Float16 => (double)Half.MaxValue,
-        ElementType.BFloat16 => Math.ScaleB(2 - Math.ScaleB(1, -7), 127),
-        _ => float.MaxValue,
-    };
-
-    // Half a unit in the last place above the largest number: the tie goes to the even neighbour, which is infinity.
-    private static double RoundsToInfinityFrom(ElementType storage) => storage switch
-    {
-        ElementType.Float16 => 65520,
-        ElementType.BFloat16 => Math.ScaleB(2 - Math.ScaleB(1, -8), 127),
-        _ => Math.ScaleB(2 - Math.ScaleB(1, -24), 127),
-    };
-}
-
-/// <summary>What happens to NaN and infinities in queries, keys and values: <c>--nan</c>.</summary>
-public enum NonFinitePolicy
-{
-    /// <summary>The first one is a <see cref="FaultCode.BadInput"/> that names its tensor and position.</summary>
-    Error,
-
-    /// <summary>They take part; exactly the rows that see them become NaN.</summary>
-    Propagate,
+            NpyName = "f2", SafetensorsName = "F16", IsFloatingPoint = true,
+            Widen = ElementConversion.WidenFloat16, Narrow = ElementConversion.NarrowToFloat16, Read = ElementConversion.ReadFloat16,
+            IsStorage = true, KernelName = "float16", Arithmetic = ElementType.Float16,
+            Largest = (double)Half.MaxValue, Overflow = 65520, RelativeRoundoff = Math.ScaleB(1, -11),
+            ScoreLimit = 2048, // storage has rounded such scores by 2048·2^-12 already; fp32 adds 2048·2^-24·√steps < 1e-3
+        },
+        new(ElementType.BFloat16, "bf16", 16)
+        {
+            SafetensorsName = "BF16", IsFloatingPoint = true,
+            Widen = ElementConversion.WidenBFloat16, Narrow = ElementConversion.NarrowToBFloat16, Read = ElementConversion.ReadBFloat16,
+            IsStorage = true, KernelName = "bfloat16", Arithmetic = ElementType.BFloat16,
+            Largest = Math.ScaleB(2 - Math.ScaleB(1, -7), 127), Overflow = Math.ScaleB(2 - Math.ScaleB(1, -8), 127), RelativeRoundoff = Math.ScaleB(1, -8),
+            ScoreLimit = 2048, // as f16, by 2048·2^-9
+        },
+        new(ElementType.Float8E4M3, "f8e4m3", 8)
+        {
+            SafetensorsName = "F8_E4M3", IsFloatingPoint = true,
+            Widen = Float8E4M3.Widen, Narrow = Float8E4M3.Narrow, Read = Float8E4M3.Read,
+            IsStorage = true, KernelName = "float8_e4m3", Arithmetic = ElementType.Float16,
+            Divide = ElementConversion.Divide<Float8E4M3>, DivideExact = ElementConversion.DivideExact<Float8E4M3>, HasInfinity = false,
+            Largest = Float8E4M3.Largest, Overflow = Math.BitIncrement(Float8E4M3.LargestRounded), RelativeRoundoff = Math.ScaleB(1, -4),
+            Growth = 1.07f, GrowthOfScale = 1f / 1024, // at most 1 in 16, or half the smallest number
+            ScoreLimit = 2048, // as f16, by 2048·2^-5
+        },
+    ];
 }

@@ -1,5 +1,6 @@
 using System;
 using System.Linq;
+using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention;
 
@@ -38,7 +39,7 @@ public sealed class TensorView
     public long[] Strides { get; }
 
     /// <summary>[heads] what the elements of each head, the third of four axes, are to be multiplied by; null: by 1.</summary>
-    /// <remarks>Only a tensor of f8e4m3 has any: its elements are numbers that were divided by these.</remarks>
+    /// <remarks>Only a tensor of a type with scales has any: its elements are numbers that were divided by these.</remarks>
     public float[]? HeadScales { get; private init; }
 
     /// <summary>Number of axes.</summary>
@@ -54,10 +55,10 @@ public sealed class TensorView
     /// <exception cref="ShapeMismatchException">There are not four axes, or not as many scales as the third is long.</exception>
     public TensorView WithHeadScales(float[] scales)
     {
-        if (Type != ElementType.Float8E4M3 || Rank != 4 || Shape[2] != scales.Length)
+        if (!StorageType.Of(Type).HasScales || Rank != 4 || Shape[2] != scales.Length)
         {
             throw new ShapeMismatchException(
-                $"{scales.Length} scales do not fit {Name} {ShapeText} of {Type.ShortName()}: f8e4m3 has one for each head, the third of four axes.");
+                $"{scales.Length} scales do not fit {Name} {ShapeText} of {Type.ShortName()}: {StorageType.ScaledNames("and")} has one for each head, the third of four axes.");
         }
 
         return new TensorView(Name, Address, Type, Shape, Strides) { HeadScales = scales };

@@ -136,7 +136,7 @@ public abstract class AttentionStep : IDisposable
 
     private protected Region Allocate(long elements, ElementType type)
     {
-        Region region = Device.Allocate(elements * type.SizeInBytes(), type);
+        Region region = Device.Allocate(type.BytesFor(elements), type);
         _memory.Add(region);
         return region;
     }

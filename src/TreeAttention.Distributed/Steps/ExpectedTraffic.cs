@@ -32,7 +32,7 @@ public static class ExpectedTraffic
             AttentionAlgorithm.RingQuery when plan.Placement == QueryPlacement.Replicated => OfHops(shards.Ranks, _ => state, _ => 0),
             AttentionAlgorithm.RingQuery => OfHops(
                 shards.Ranks, origin => QueryBlockBytes(shards, origin), origin => StateBytes(shape, QueriesOf(shards, origin))),
-            AttentionAlgorithm.Gather => new(shards.LargestElements * shards.PlanOf(0).Type.SizeInBytes(), 0, GatherStep.CollectivesOf(shards)),
+            AttentionAlgorithm.Gather => new(shards.PlanOf(0).Type.BytesFor(shards.LargestElements), 0, GatherStep.CollectivesOf(shards)),
             _ => OfHops(shards.Ranks, origin => shards.PlanOf(origin).Bytes, _ => 0),
         };
     }
@@ -90,7 +90,7 @@ public static class ExpectedTraffic
             AttentionAlgorithm.RingQuery when sharded => state + (2 * RingQueryStep.BlockFloats(shape, rows) * sizeof(float)),
             AttentionAlgorithm.RingQuery => ranks * state,
             AttentionAlgorithm.Gather => state + (ranks == 1 ? 0 : Enumerable.Range(0, ranks).Sum(rank => shards.PlanOf(rank).Bytes)),
-            _ => (2 * state) + (RingStep.RoomCount(ranks, isPacked: false) * shards.LargestElements * shards.PlanOf(0).Type.SizeInBytes()),
+            _ => (2 * state) + (RingStep.RoomCount(ranks, isPacked: false) * shards.PlanOf(0).Type.BytesFor(shards.LargestElements)),
         };
     }
 

@@ -25,7 +25,7 @@ public sealed class ShardMap
     /// <param name="ranks">Ranks that share the keys.</param>
     /// <param name="type">Storage type of keys and values.</param>
     /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
-    /// <param name="scales">Scales of f8e4m3 storage; 1 when null.</param>
+    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
     /// <exception cref="ShapeMismatchException">The layout does not fit the key length or the ranks, or the scales do not fit.</exception>
     public ShardMap(
         AttentionShape shape, ShardLayout layout, int ranks, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
@@ -143,7 +143,7 @@ public sealed class ShardMap
 internal sealed class LoadedShards(ShardMap shards) : TravellingShards
 {
     /// <inheritdoc/>
-    public override long RoomBytes => shards.LargestElements * shards.PlanOf(0).Type.SizeInBytes();
+    public override long RoomBytes => shards.PlanOf(0).Type.BytesFor(shards.LargestElements);
 
     /// <inheritdoc/>
     public override long RoomsBytes => BytesBefore(shards.Ranks);

@@ -16,7 +16,7 @@ namespace TreeAttention;
 /// <remarks>
 /// A file holds <c>lengths</c> [layers, rows] and <c>padding</c> [rows] of the whole cache, <c>pages</c> [entries, 3], for each page of each row the row,
 /// the page's number in it and where its contents are, and for each layer these contents: <c>layer.N.key</c> [contents, 512, kv_heads, head_dim],
-/// rotated as it was stored, and <c>layer.N.value</c>, as they are stored. With f8e4m3 <c>key_scales</c> and <c>value_scales</c> [kv_heads] are
+/// rotated as it was stored, and <c>layer.N.value</c>, as they are stored. With a storage type that has scales <c>key_scales</c> and <c>value_scales</c> [kv_heads] are
 /// what they are to be multiplied by. Pages that rows share are saved once, and shared again when they are loaded. Files of
 /// earlier versions, whose <c>pages</c> are [entries, 2], entry after entry with contents of its own, are loaded as well.
 /// </remarks>
@@ -137,7 +137,7 @@ public static class CacheFiles
     internal static KeyValueScales? ScalesOf(CacheOptions options)
     {
         float[] ones = [.. Enumerable.Repeat(1f, options.KvHeads)];
-        return options.Type == ElementType.Float8E4M3 ? options.Scales ?? new KeyValueScales(ones, ones) : null;
+        return StorageType.Of(options.Type).HasScales ? options.Scales ?? new KeyValueScales(ones, ones) : null;
     }
 
     // This rank's pages that some layer has tokens of, each with the rows that have it.
@@ -165,7 +165,7 @@ public static class CacheFiles
         SafetensorsWriter writer, ShardedKvCache cache, int layer, List<(int Page, int[] Rows)> pages, float[] key, float[] value, float[] written,
         float[]? scales)
     {
-        byte[] bytes = new byte[PageSpan.Keys * written.Length * cache.Options.Type.SizeInBytes()];
+        byte[] bytes = new byte[PageSpan.Keys * cache.Options.Type.BytesFor(written.Length)];
         int tokenBytes = bytes.Length / PageSpan.Keys;
         foreach ((int page, int[] rows) in written.Length == 0 ? [] : pages)
         {
@@ -194,7 +194,7 @@ public static class CacheFiles
         int dim = numbers.Length / scales.Length;
         for (int head = 0; head < scales.Length; head++)
         {
-            ElementConversion.ToFloat8E4M3(numbers.Slice(head * dim, dim), scales[head], into.Slice(head * dim, dim));
+            StorageType.Of(type).Store(numbers.Slice(head * dim, dim), scales[head], into.Slice(head * dim, dim));
         }
     }
 }

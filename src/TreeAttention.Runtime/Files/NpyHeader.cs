@@ -1,6 +1,9 @@
 using System;
 using System.Buffers.Binary;
 using System.Collections.Generic;
+using System.Linq;
+using System.Text;
+using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Runtime.Files;
 
@@ -346,6 +349,11 @@ internal ref struct NpyDictionary
 /// <summary>The element types of .npy files: numpy's byte order, kind and size, as in <c>&lt;f4</c>.</summary>
 internal static class NpyElementTypes
 {
+    private static readonly string _readable = StorageType.List(
+        StorageType.All.Where(type => type.NpyName is not null)
+            .OrderByDescending(type => type.IsFloatingPoint).ThenBy(type => type.BitsPerElement).Select(type => type.NpyName!),
+        "and");
+
     /// <summary>The element type of a dtype string.</summary>
     /// <exception cref="FaultException">It is not one of those that are read (65); the message says what to do instead.</exception>
     public static ElementType Parse(ReadOnlySpan<byte> descr, long offset, TensorFileFaults faults)
@@ -366,17 +374,21 @@ internal static class NpyElementTypes
                 ? ("raw bytes have no type: .npy cannot say float8", "Save float8 tensors as .safetensors")
             : bigEndian && Known(kindAndSize) is not null
                 ? ("it is big-endian, and only little-endian files are read", "Save it with .astype(a.dtype.newbyteorder('<'))")
-                : ("the types read from .npy are f2, f4, f8, b1, i4 and i8, little-endian",
+                : ($"the types read from .npy are {_readable}, little-endian",
                     kindAndSize.StartsWith("i"u8) || kindAndSize.StartsWith("u"u8) ? "Save it with .astype('<i8')" : "Save it with .astype('<f4')");
         throw faults.Malformed(offset, "'descr'", TensorFileFaults.Quote(descr), rule, wayOut);
     }
 
-    private static ElementType? Known(ReadOnlySpan<byte> kindAndSize) =>
-        kindAndSize.SequenceEqual("f4"u8) ? ElementType.Float32
-        : kindAndSize.SequenceEqual("f2"u8) ? ElementType.Float16
-        : kindAndSize.SequenceEqual("f8"u8) ? ElementType.Float64
-        : kindAndSize.SequenceEqual("b1"u8) ? ElementType.Boolean
-        : kindAndSize.SequenceEqual("i4"u8) ? ElementType.Int32
-        : kindAndSize.SequenceEqual("i8"u8) ? ElementType.Int64
-        : null;
+    private static ElementType? Known(ReadOnlySpan<byte> kindAndSize)
+    {
+        foreach (StorageType type in StorageType.All)
+        {
+            if (type.NpyName is { } name && Ascii.Equals(kindAndSize, name))
+            {
+                return type.Type;
+            }
+        }
+
+        return null;
+    }
 }

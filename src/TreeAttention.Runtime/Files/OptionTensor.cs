@@ -1,4 +1,5 @@
 using System;
+using System.Linq;
 using System.Runtime.InteropServices;
 using TreeAttention.Distributed.Numerics;
 
@@ -12,7 +13,7 @@ public static class OptionTensor
     /// <param name="optionName">What messages call the tensor.</param>
     /// <exception cref="FaultException">As opening; or the type is not a floating-point type (65).</exception>
     public static (float[] Values, long[] Shape) Floats(string spec, string optionName) =>
-        Read<float>(spec, optionName, "f64, f32, f16, bf16 or f8e4m3", ElementTypes.IsFloatingPoint, static (view, values) =>
+        Read<float>(spec, optionName, StorageType.Names(StorageType.All.Where(type => type.IsFloatingPoint), "or"), ElementTypes.IsFloatingPoint, static (view, values) =>
             RowMajorReader.Read(view, (elements, first) =>
             {
                 int count = elements.Length / view.Type.SizeInBytes();

@@ -5,6 +5,7 @@ using System.IO;
 using System.Linq;
 using System.Text.Json;
 using System.Text.Unicode;
+using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Runtime.Files;
 
@@ -146,7 +147,9 @@ internal readonly record struct SafetensorsEntry(JsonName Name, string TypeName,
 internal static class SafetensorsElementTypes
 {
     /// <summary>The names that are read, for messages.</summary>
-    public const string Readable = "F64, F32, F16, BF16, F8_E4M3, BOOL, I32 and I64";
+    public static readonly string Readable = StorageType.List(
+        StorageType.All.Where(type => type.SafetensorsName is not null).OrderByDescending(type => type.IsFloatingPoint).Select(type => type.SafetensorsName!),
+        "and");
 
     /// <summary>Every name of the format and the bits of one element.</summary>
     /// <remarks>Types that are not read are sized all the same: they may stand beside the tensor that is.</remarks>
@@ -158,21 +161,10 @@ internal static class SafetensorsElementTypes
     ];
 
     /// <summary>The name of an element type that is written.</summary>
-    public static string NameOf(ElementType type) => Array.Find(All, entry => Type(entry.Name) == type).Name;
+    public static string NameOf(ElementType type) => StorageType.Of(type).SafetensorsName!;
 
     /// <summary>The element type a name stands for; null when it is not read.</summary>
-    public static ElementType? Type(string name) => name switch
-    {
-        "F64" => ElementType.Float64,
-        "F32" => ElementType.Float32,
-        "F16" => ElementType.Float16,
-        "BF16" => ElementType.BFloat16,
-        "F8_E4M3" => ElementType.Float8E4M3,
-        "BOOL" => ElementType.Boolean,
-        "I32" => ElementType.Int32,
-        "I64" => ElementType.Int64,
-        _ => null,
-    };
+    public static ElementType? Type(string name) => StorageType.All.FirstOrDefault(type => type.SafetensorsName == name)?.Type;
 }
 
 /// <summary>Writes a safetensors file of several tensors, in the order in which they were declared; it appears whole or not at all.</summary>
@@ -233,7 +225,7 @@ internal sealed class SafetensorsWriter : IDisposable
     /// <inheritdoc/>
     public void Dispose() => _output.Dispose();
 
-    private static long BytesOf(ElementType type, long[] shape) => shape.Aggregate((long)type.SizeInBytes(), (bytes, length) => bytes * length);
+    private static long BytesOf(ElementType type, long[] shape) => type.BytesFor(shape.Aggregate(1L, (count, length) => count * length));
 
     private static void WriteNumbers(Utf8JsonWriter json, string name, long[] numbers)
     {

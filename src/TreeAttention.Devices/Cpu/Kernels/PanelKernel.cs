@@ -36,7 +36,7 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
 
     internal override double QueryLimit => double.PositiveInfinity;
 
-    internal override double ScoreLimit => TElement.ScoreLimit;
+    internal override double ScoreLimit { get; } = StorageType.Of(TElement.Type).ScoreLimit;
 
     // One chain over a long head dimension rounds scores near the limit too far for fp32 results; 16-bit keys have rounded more.
     private static int ScoreChain => typeof(TElement) == typeof(Float32Element) ? 32 : int.MaxValue;

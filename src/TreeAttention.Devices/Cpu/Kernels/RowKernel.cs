@@ -34,7 +34,7 @@ internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount 
 
     internal override double QueryLimit => TElement.Shift == 1f ? double.PositiveInfinity : 16384;
 
-    internal override double ScoreLimit => TElement.ScoreLimit;
+    internal override double ScoreLimit { get; } = StorageType.Of(TElement.Type).ScoreLimit;
 
     internal override void Reserve(int rows)
     {

@@ -1,4 +1,6 @@
 using System;
+using System.Collections.Generic;
+using System.Linq;
 using System.Runtime.Intrinsics;
 using TreeAttention.Devices.Cpu.Kernels;
 using TreeAttention.Devices.Cpu.Vectors;
@@ -13,6 +15,9 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
 
     /// <summary>The instruction set, as descriptions name it.</summary>
     internal abstract string Name { get; }
+
+    /// <summary>The storage types that there are kernels for.</summary>
+    protected abstract IReadOnlyCollection<ElementType> Types { get; }
 
     /// <summary>Rows of a full panel.</summary>
     protected abstract int PanelRows { get; }
@@ -29,19 +34,16 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
     /// <exception cref="FaultException">The storage type cannot be computed with here (69).</exception>
     internal TileKind KindFor(AttentionShape shape, ElementType type)
     {
-        int element = type switch
+        if (!Types.Contains(type))
         {
-            ElementType.Float32 => 0,
-            ElementType.Float16 => 1,
-            ElementType.BFloat16 => 2,
-            ElementType.Float8E4M3 => 3,
-            _ => throw new FaultException(
+            string has = StorageType.Names(Types.Select(StorageType.Of), "and");
+            throw new FaultException(
                 FaultCode.Unavailable,
-                $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has f32, f16, bf16 and f8e4m3. Choose one of these with --dtype."),
-        };
+                $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has {has}. Choose one of these with --dtype.");
+        }
 
         // Rows that fill two vectors or less are faster one by one than in a panel of three.
-        return new TileKind(element, (long)shape.GroupSize * shape.QueryLength > PanelRows * 2 / 3);
+        return new TileKind(type, (long)shape.GroupSize * shape.QueryLength > PanelRows * 2 / 3);
     }
 
     /// <summary>The tiles of a call.</summary>
@@ -76,17 +78,22 @@ internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount ac
     where TWidth : struct, IVectorWidth<TVector>
     where TVector : struct
 {
+    // The one list of the CPU's storage types.
+    private static readonly Dictionary<ElementType, Func<TileKind, MemoryAccount, TileWorker>> _creators = new()
+    {
+        [Float32Element.Type] = Create<Float32Element>,
+        [Float16Element.Type] = Create<Float16Element>,
+        [BFloat16Element.Type] = Create<BFloat16Element>,
+        [Float8E4M3Element.Type] = Create<Float8E4M3Element>,
+    };
+
     internal override string Name => TWidth.Name;
+
+    protected override IReadOnlyCollection<ElementType> Types => _creators.Keys;
 
     protected override int PanelRows => 3 * TWidth.Count;
 
-    protected override TileWorker Create(TileKind kind, MemoryAccount account) => kind.Element switch
-    {
-        0 => Create<Float32Element>(kind, account),
-        1 => Create<Float16Element>(kind, account),
-        2 => Create<BFloat16Element>(kind, account),
-        _ => Create<Float8E4M3Element>(kind, account),
-    };
+    protected override TileWorker Create(TileKind kind, MemoryAccount account) => _creators[kind.Type](kind, account);
 
 #pragma warning disable CA2000 // The worker owns its kernel and disposes of it.
     private static TileWorker Create<TElement>(TileKind kind, MemoryAccount account)
@@ -103,13 +110,13 @@ internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount ac
 }
 
 /// <summary>Which kernel over which storage type.</summary>
-/// <param name="Element">0 fp32, 1 binary16, 2 bfloat16, 3 f8e4m3.</param>
+/// <param name="Type">Storage type.</param>
 /// <param name="IsPanel">Many query rows: bound by arithmetic, not by reading.</param>
-internal readonly record struct TileKind(int Element, bool IsPanel)
+internal readonly record struct TileKind(ElementType Type, bool IsPanel)
 {
     /// <summary>Number of kinds.</summary>
-    internal const int Kinds = 8;
+    internal static int Kinds => 2 * StorageType.All.Count;
 
     /// <summary>0 to <see cref="Kinds"/> - 1.</summary>
-    internal int Number => (Element * 2) + (IsPanel ? 1 : 0);
+    internal int Number => ((int)Type * 2) + (IsPanel ? 1 : 0);
 }

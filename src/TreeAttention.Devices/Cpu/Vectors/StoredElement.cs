@@ -6,14 +6,14 @@ namespace TreeAttention.Devices.Cpu.Vectors;
 /// <summary>A storage type of keys and values, read as fp32 vectors that are <see cref="Shift"/> times smaller.</summary>
 internal unsafe interface IStoredElement
 {
+    /// <summary>What it is.</summary>
+    static abstract ElementType Type { get; }
+
     /// <summary>Bytes of an element.</summary>
     static abstract int Size { get; }
 
     /// <summary>What a loaded vector has to be multiplied by: 1, or 2^112 for binary16.</summary>
     static abstract float Shift { get; }
-
-    /// <summary>Largest bound on |score| for which fp32 dot products are exact enough.</summary>
-    static abstract double ScoreLimit { get; }
 
     /// <summary>The vector that starts at <paramref name="source"/>, divided by <see cref="Shift"/>; exact for finite elements.</summary>
     static abstract TVector Load<TWidth, TVector>(byte* source)
@@ -27,12 +27,11 @@ internal unsafe interface IStoredElement
 /// <summary>bfloat16 storage.</summary>
 internal readonly unsafe struct BFloat16Element : IStoredElement
 {
+    public static ElementType Type => ElementType.BFloat16;
+
     public static int Size => sizeof(ushort);
 
     public static float Shift => 1f;
-
-    // Storage has rounded such scores by 2048·2^-9 already; fp32 adds 2048·2^-24·√steps < 1e-3.
-    public static double ScoreLimit => 2048;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TWidth, TVector>(byte* source)
@@ -46,12 +45,11 @@ internal readonly unsafe struct BFloat16Element : IStoredElement
 /// <summary>binary16 storage. Vectors are loaded 2^112 times smaller; queries and weights carry the factor.</summary>
 internal readonly unsafe struct Float16Element : IStoredElement
 {
+    public static ElementType Type => ElementType.Float16;
+
     public static int Size => sizeof(ushort);
 
     public static float Shift => 5192296858534827628530496329220096f;
-
-    // Storage has rounded such scores by 2048·2^-12 already; fp32 adds 2048·2^-24·√steps < 1e-3.
-    public static double ScoreLimit => 2048;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TWidth, TVector>(byte* source)
@@ -73,12 +71,11 @@ internal readonly unsafe struct Float16Element : IStoredElement
 /// <summary>binary32 storage.</summary>
 internal readonly unsafe struct Float32Element : IStoredElement
 {
+    public static ElementType Type => ElementType.Float32;
+
     public static int Size => sizeof(float);
 
     public static float Shift => 1f;
-
-    // Rounding a dot product of |q||k||scale| <= 48, in chains of 32, moves the score by some 1e-6 and the output by less than 1e-5.
-    public static double ScoreLimit => 48;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TWidth, TVector>(byte* source)
@@ -92,12 +89,11 @@ internal readonly unsafe struct Float32Element : IStoredElement
 /// <summary>f8e4m3 storage. Scales are the kernels' business: queries carry those of keys, outputs those of values.</summary>
 internal readonly unsafe struct Float8E4M3Element : IStoredElement
 {
+    public static ElementType Type => ElementType.Float8E4M3;
+
     public static int Size => 1;
 
     public static float Shift => 1f;
-
-    // Storage has rounded such scores by 2048·2^-5 already; fp32 adds 2048·2^-24·√steps < 1e-3.
-    public static double ScoreLimit => 2048;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TWidth, TVector>(byte* source)

@@ -1,9 +1,9 @@
 using System;
 using System.Collections.Generic;
-using TreeAttention.Devices.Cpu.Vectors;
 using TreeAttention.Devices.Cuda.Driver;
 using TreeAttention.Devices.Cuda.Kernels;
 using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Devices.Cuda.Attention;
@@ -170,7 +170,7 @@ internal sealed class AttendLaunch(
             Limits = tables.LimitsOf(shard),
             Slots = tables.PagesOf(shard.Plan).Slots,
             Scale = problem.Scale,
-            ScoreLimit = type == ElementType.Float32 ? Float32Element.ScoreLimit : Float16Element.ScoreLimit,
+            ScoreLimit = StorageType.Of(type).ScoreLimit,
             ValueLimit = LargestFastValue,
         };
         kernels.Launch(function, (attend.Splits * tiles, shape.KvHeads, shape.Batch), PreciseKernel.Threads, shared, arguments, kernel.Name);

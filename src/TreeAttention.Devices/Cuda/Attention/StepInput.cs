@@ -125,7 +125,7 @@ internal sealed class StepInput : IStepInput
 
     private static Part Take(ref long bytes, long count, ElementType type)
     {
-        var part = new Part(bytes, count * type.SizeInBytes(), type);
+        var part = new Part(bytes, type.BytesFor(count), type);
         bytes += (part.Bytes + Alignment - 1) / Alignment * Alignment;
         return part;
     }

@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Devices.Cuda.Kernels;
 
@@ -42,15 +43,8 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
 
     /// <summary>What kernels call a storage type.</summary>
     /// <exception cref="FaultException">They have no such type (69).</exception>
-    internal static string ElementName(ElementType type) => type switch
-    {
-        ElementType.Float32 => "float",
-        ElementType.Float16 => "float16",
-        ElementType.BFloat16 => "bfloat16",
-        ElementType.Float8E4M3 => "float8_e4m3",
-        _ => throw new FaultException(
-            FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype f32, f16, bf16 or f8e4m3."),
-    };
+    internal static string ElementName(ElementType type) => StorageType.Of(type).KernelName ?? throw new FaultException(
+        FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype {StorageType.KernelNames("or")}.");
 
     private static AttendKernel? Prefill(AttentionShape shape, ElementType type, bool hasScoreRules, int sharedLimit)
     {
@@ -64,7 +58,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
         }
 
         int keys = PrefillKeysFor(type, headTile, valueTile, hasScoreRules);
-        int shared = (2 * PrefillRows * headTile) + (type.SizeInBytes() * keys * (headTile + valueTile)) + (BytesPerRow * PrefillRows) + 512;
+        int shared = (2 * PrefillRows * headTile) + (int)type.BytesFor(keys * (headTile + valueTile)) + (BytesPerRow * PrefillRows) + 512;
         string rules = hasScoreRules ? "true" : "false";
         var program = new KernelProgram(
             "attend_prefill.cu", [$"attend_prefill<{ElementName(type)}, {headTile}, {valueTile}, {keys}, {rules}>"], true);
@@ -79,7 +73,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
         foreach ((int keys, int stages) in PipelinesFor(Math.Max(headTile, valueTile), rowWarps))
         {
             int tileRows = TileRows * rowWarps;
-            int tile = keys * (headTile + (valuesInKeys ? 0 : valueTile)) * type.SizeInBytes();
+            int tile = (int)type.BytesFor(keys * (headTile + (valuesInKeys ? 0 : valueTile)));
             int shared = (stages * tile) + (2 * tileRows * (headTile + keys)) + 768;
             if (shared <= sharedLimit)
             {
@@ -109,7 +103,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     {
         <= 64 => headTile > 128 ? 32 : 64,
         <= 128 => headTile > 128 || hasScoreRules ? 32 : 64,
-        _ => hasScoreRules || type == ElementType.Float8E4M3 ? 32 : 64,
+        _ => hasScoreRules || StorageType.Of(type).BitsPerElement < 16 ? 32 : 64,
     };
 
     private static AttendKernel Plain(AttentionShape shape, ElementType type)
