@@ -240,24 +240,7 @@ internal static class RunSettings
 
     /// <summary>The options; arrays by a digest of their contents.</summary>
     public static IEnumerable<KeyValuePair<string, string>> Of(AttentionOptions options) =>
-    [
-        new("--scale", options.Scale is { } scale ? Text(scale) : "default"),
-        new("--causal", Text(options.Causal)),
-        new("--window", $"{options.WindowLeft},{options.WindowRight}"),
-        new("--softcap", Text(options.Softcap)),
-        new("--alibi", Digest<float>(options.AlibiSlopes)),
-        new("--sinks", Digest<float>(options.Sinks)),
-        new("--key-lengths", Digest<int>(options.KeyLengths)),
-        new("--query-lengths", Digest<int>(options.QueryLengths)),
-        new("--leftpad", Digest<int>(options.KeyStarts)),
-        new("--cu-seqlens-q", Digest<int>(options.PackedQueries)),
-        new("--cu-seqlens-k", Digest<int>(options.PackedKeys)),
-        new("depths", Digest<int>(options.QueryDepths)),
-        new("--dfs-start", Digest<int>(options.DfsStart)),
-        new("--dfs-end", Digest<int>(options.DfsEnd)),
-        new("--tail-mask", Digest<bool>(options.TailMask)),
-        new("--tail-bias", Digest<float>(options.TailBias)),
-    ];
+        AttentionOption.All.SelectMany(option => option.Settings(options));
 
     /// <summary>The scales of storage that has some, by a digest.</summary>
     public static IEnumerable<KeyValuePair<string, string>> Of(KeyValueScales? scales) =>

@@ -8,7 +8,7 @@ namespace TreeAttention.Cli.Attend;
 internal sealed class AttendCommand
 {
     private readonly TensorArguments _tensors = new(required: true);
-    private readonly SemanticsArguments _semantics = new();
+    private readonly SemanticsArguments _semantics = new(SemanticsFiles.All);
     private readonly PlanArguments _plan = new();
     private readonly GroupArguments _group = new();
 
@@ -41,7 +41,7 @@ internal sealed class AttendCommand
         command.Add(_output);
         command.Add(_lse);
         command.Add(_force);
-        _semantics.AddTo(command, SemanticsFiles.All);
+        _semantics.AddTo(command);
         _plan.AddTo(command);
         _group.AddTo(command);
         command.Add(_repeat);
@@ -53,7 +53,7 @@ internal sealed class AttendCommand
     }
 
     private AttendRequest Read(ParseResult parsed) => new(
-        _tensors.Read(parsed), _semantics.Read(parsed, SemanticsFiles.All), _plan.Read(parsed),
+        _tensors.Read(parsed), _semantics.Read(parsed), _plan.Read(parsed),
         parsed.GetRequiredValue(_output), parsed.GetValue(_lse), parsed.GetValue(_force),
         parsed.GetValue(_repeat) ?? 1, parsed.GetValue(_warmup) ?? 0, parsed.GetValue(_verify), parsed.GetValue(_json));
 }

@@ -31,7 +31,7 @@ internal sealed class AttentionBench : IDisposable
         _request = request;
         _group = group;
         _inputs = inputs;
-        _problem = group.Together(() => new AttentionProblem(inputs.Shape, request.Semantics.Flags()));
+        _problem = group.Together(() => new AttentionProblem(inputs.Shape, request.Semantics.Flags));
         IDevice device = group.Context.Device;
         _call = new ShardedCall(
             group, _problem, request.Plan, inputs.StorageType, inputs.ValuesInKeys,

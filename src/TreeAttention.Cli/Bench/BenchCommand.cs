@@ -13,7 +13,7 @@ internal sealed class BenchCommand
     private const int DefaultHeadDim = 128;
 
     private readonly TensorArguments _tensors = new(required: false);
-    private readonly SemanticsArguments _semantics = new();
+    private readonly SemanticsArguments _semantics = new(SemanticsFiles.None);
     private readonly PlanArguments _plan = new(comparesAll: true);
     private readonly GroupArguments _group = new();
 
@@ -50,7 +50,7 @@ internal sealed class BenchCommand
         }
 
         _tensors.AddTo(command);
-        _semantics.AddTo(command, SemanticsFiles.None);
+        _semantics.AddTo(command);
         _plan.AddTo(command);
         _group.AddTo(command);
         command.Add(_out);
@@ -104,7 +104,7 @@ internal sealed class BenchCommand
             Tensors = tensors.Key is null ? null : tensors,
             StorageType = tensors.StorageType ?? ElementType.Float32,
             Scales = tensors.Scales,
-            Semantics = _semantics.Read(parsed, SemanticsFiles.None),
+            Semantics = _semantics.Read(parsed),
             Plan = _plan.Read(parsed),
             Begin = begin,
             End = parsed.GetResult(_end) is null ? begin : parsed.GetValue(_end),

@@ -93,7 +93,7 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
         new("--dtype", request.StorageType.ShortName()),
         new("--key-scale --value-scale", $"{request.Scales.Key} {request.Scales.Value}"),
         .. RunSettings.Of(request.Plan),
-        .. RunSettings.Of(request.Semantics.Flags()),
+        .. RunSettings.Of(request.Semantics.Flags),
         new("--ceiling --combine", $"{request.Ceiling} {request.Combine}"),
         new("input", request.Tensors is null ? "synthetic" : "files"),
     ];

@@ -61,9 +61,8 @@ internal sealed class DecodeReference : IDisposable
         int first = step * _queryLength;
         int keys = _context + first + _queryLength;
         AttentionShape shape = _shape with { QueryLength = _queryLength, KeyLength = keys };
-        AttentionOptions options = problem.Options;
         AttentionProblem alone = AloneOf(problem, shape);
-        bool isAligned = options.Causal || options.WindowLeft >= 0 || options.WindowRight >= 0;
+        bool isAligned = problem.Options.AreQueriesAligned;
         TensorView query = _query.PartOfLength(_firstQuery + first, _queryLength);
         using HostMemory? rotated = _rotary is null ? null
             : ReferenceRotary.Rotate(query, _rotary, i => _context + first + (isAligned ? i : 0), out query);

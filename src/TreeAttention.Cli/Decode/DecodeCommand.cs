@@ -16,7 +16,7 @@ internal sealed class DecodeCommand
     private const int DefaultChunk = 2048;
 
     private readonly TensorArguments _tensors = new(required: false);
-    private readonly SemanticsArguments _semantics = new();
+    private readonly SemanticsArguments _semantics = new(SemanticsFiles.PerHead);
     private readonly RotaryArguments _rotary = new();
     private readonly PlanArguments _plan = new(grows: true);
     private readonly GroupArguments _group = new();
@@ -69,7 +69,7 @@ internal sealed class DecodeCommand
 
         command.Add(_cacheMemory);
         _tensors.AddTo(command);
-        _semantics.AddTo(command, SemanticsFiles.PerHead);
+        _semantics.AddTo(command);
         _rotary.AddTo(command);
         _plan.AddTo(command);
         _group.AddTo(command);
@@ -151,7 +151,7 @@ internal sealed class DecodeCommand
             StorageType = tensors.StorageType ?? ElementType.Float32,
             Scales = tensors.Scales,
             NonFinite = tensors.NonFinite,
-            Semantics = _semantics.Read(parsed, SemanticsFiles.PerHead),
+            Semantics = _semantics.Read(parsed),
             Rotary = _rotary.Read(parsed),
             Prefill = parsed.GetValue(_prefill).Method,
             Chunk = parsed.GetValue(_chunk) ?? DefaultChunk,

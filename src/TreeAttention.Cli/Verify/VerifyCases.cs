@@ -140,7 +140,7 @@ internal sealed record VerifyCase(
         $"seed {Seed}, {Plan.Name} over {Layout}, {StorageType.ShortName()}, {Problem.Shape}{(ValuesInKeys ? ", values in keys" : "")}, {Options}");
 
     private string Options => string.Join(
-        ' ', RunSettings.Of(Problem.Options).Where(setting => setting.Value is not ("none" or "default" or "False" or "-1,-1" or "0"))
+        ' ', AttentionOption.All.Where(option => option.IsUsedBy(Problem.Options)).SelectMany(option => option.Settings(Problem.Options))
             .Select(setting => $"{setting.Key} {setting.Value}"));
 
     /// <summary>The call's numbers, whole on every rank. All are such that storing them loses nothing: what errs is the computation alone.</summary>

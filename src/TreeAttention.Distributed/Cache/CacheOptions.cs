@@ -2,6 +2,7 @@ using System;
 using System.Linq;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention;
 
@@ -125,7 +126,7 @@ internal static class DecodeRules
     public static void Check(ShardedKvCache cache, DecodeOptions options, int[] rows)
     {
         RequireDifferent(cache, rows);
-        if (options.Attention is not { KeyLengths: null, KeyStarts: null, PackedQueries: null, PackedKeys: null })
+        if (AttentionOption.HasMisplaced(options.Attention, OptionUses.Decode))
         {
             throw new ShapeMismatchException(
                 "Lengths and left padding of rows are those of the cache: a decode step takes no key lengths, key starts or packed sequences.");

@@ -32,6 +32,7 @@ public sealed class DecodeStep : IDisposable
     private readonly RotaryAngles? _angles;
     private readonly int[] _positions;
     private readonly int[] _depths; // [batch, query_len], or none
+    private readonly bool _isAligned;
     private readonly HostMemory? _result;
     private readonly PartialAttention? _onHost;
     private StreamedStep? _streamed; // made when first needed: its page-locked memory has room for whole steps
@@ -58,6 +59,7 @@ public sealed class DecodeStep : IDisposable
         _positions = new int[_rows.Length * options.QueryLength];
         int[] depths = options.Attention.QueryDepths ?? [];
         _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
+        _isAligned = options.Attention.AreQueriesAligned;
         var shards = new ShardMap(_view, cache.Ranks, cache.Bound.Limits);
         _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
@@ -223,14 +225,12 @@ public sealed class DecodeStep : IDisposable
             return null;
         }
 
-        AttentionOptions options = Problem.Options;
-        bool isAligned = options.Causal || options.DfsStart is not null || options.WindowLeft >= 0 || options.WindowRight >= 0;
         int queries = Problem.Shape.QueryLength;
         for (int i = 0; i < _positions.Length; i++)
         {
             (int batch, int query) = Math.DivRem(i, queries);
             int first = _cache.TurnOf(_rows[batch], _view.KeyLengths[batch] - tokens);
-            _positions[i] = first + (_depths.Length > 0 ? _depths[i] : isAligned ? query : 0);
+            _positions[i] = first + (_depths.Length > 0 ? _depths[i] : _isAligned ? query : 0);
         }
 
         _angles.Take(_positions);

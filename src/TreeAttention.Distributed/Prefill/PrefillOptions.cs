@@ -1,5 +1,6 @@
 using System;
 using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention;
 
@@ -76,11 +77,7 @@ internal static class PrefillRules
                 + $"{cache.Options.MaxLength} tokens that a row may have.");
         }
 
-        if (options.Attention is not
-            {
-                KeyLengths: null, QueryLengths: null, KeyStarts: null, PackedQueries: null, PackedKeys: null, QueryDepths: null, DfsStart: null,
-                DfsEnd: null, TailMask: null, TailBias: null,
-            })
+        if (AttentionOption.HasMisplaced(options.Attention, OptionUses.Prefill))
         {
             throw new ShapeMismatchException(
                 "A prefill has its lengths from its prompts and the cache, and is causal: it takes no lengths, packed sequences, trees or tails.");

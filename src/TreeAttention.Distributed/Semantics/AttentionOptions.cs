@@ -1,3 +1,6 @@
+using System.Linq;
+using TreeAttention.Distributed.Semantics;
+
 namespace TreeAttention;
 
 /// <summary>What attention means in one call: scale, masks and biases. All positions are global, whatever the shards.</summary>
@@ -70,4 +73,7 @@ public sealed record AttentionOptions
 
     /// <summary>Keys that <see cref="TailBias"/> covers.</summary>
     public int TailBiasLength { get; init; }
+
+    /// <summary>Each query has a position of its own, at which a rotary embedding turns it; else all stand where the first new key does, as in flash-attn.</summary>
+    internal bool AreQueriesAligned => AttentionOption.All.Any(option => option.AlignsQueries && option.IsUsedBy(this));
 }

@@ -1,4 +1,5 @@
 using System;
+using System.Linq;
 
 namespace TreeAttention.Distributed.Semantics;
 
@@ -13,25 +14,20 @@ public sealed class AttentionProblem
         Shape = shape;
         Options = options;
         PackingRules.Check(shape, options);
-        int rows = options.PackedQueries is { } packed ? packed.Length - 1 : shape.Batch;
-        RequireLength("--alibi", options.AlibiSlopes, "[query_heads] or [batch, query_heads]", shape.QueryHeads, (long)rows * shape.QueryHeads);
-        RequireLength("--sinks", options.Sinks, "[query_heads]", shape.QueryHeads);
-        RequireLengths("--key-lengths", options.KeyLengths, shape.Batch, shape.KeyLength);
-        RequireLengths("--query-lengths", options.QueryLengths, shape.Batch, shape.QueryLength);
-        RequireLengths("--leftpad", options.KeyStarts, shape.Batch, shape.KeyLength);
-        RequireDepths(shape, options);
         if ((options.DfsStart is null) != (options.DfsEnd is null))
         {
             throw new ShapeMismatchException("A depth-first mask needs both --dfs-start [batch, query_len] and --dfs-end [batch, key_len].");
         }
 
-        long queries = (long)shape.Batch * shape.QueryLength;
-        RequireLength("--dfs-start", options.DfsStart, "[batch, query_len]", queries);
-        RequireLength("--dfs-end", options.DfsEnd, "[batch, key_len]", (long)shape.Batch * shape.KeyLength);
-        RequireLength("--tail-mask", options.TailMask, "[batch, query_len, tail]", queries * options.TailMaskLength);
-        RequireLength(
-            "--tail-bias", options.TailBias, "[1 or batch, query_len, tail]",
-            (long)shape.QueryLength * options.TailBiasLength, queries * options.TailBiasLength);
+        foreach (OptionArray array in AttentionOption.All.SelectMany(option => option.Arrays))
+        {
+            array.RequireLength(shape, options);
+        }
+
+        RequireWithin("--key-lengths", options.KeyLengths, shape.KeyLength);
+        RequireWithin("--query-lengths", options.QueryLengths, shape.QueryLength);
+        RequireWithin("--leftpad", options.KeyStarts, shape.KeyLength);
+        RequireDepths(shape, options);
         Mask = new AttentionMask(shape, options);
     }
 
@@ -47,18 +43,8 @@ public sealed class AttentionProblem
     /// <summary>Factor on query·key, not yet rounded to fp32: at scores of 1e3 that rounding would already show.</summary>
     public double Scale => Options.Scale ?? (1.0 / Math.Sqrt(Shape.HeadDim));
 
-    private static void RequireLength(string name, Array? values, string rule, params ReadOnlySpan<long> allowed)
-    {
-        if (values is not null && !allowed.Contains(values.LongLength))
-        {
-            throw new ShapeMismatchException(
-                $"{name} has {values.LongLength} elements but {rule} asks for {string.Join(" or ", allowed.ToArray())}.");
-        }
-    }
-
     private static void RequireDepths(AttentionShape shape, AttentionOptions options)
     {
-        RequireLength("The depths", options.QueryDepths, "[1 or batch, query_len]", shape.QueryLength, (long)shape.Batch * shape.QueryLength);
         int bad = Array.FindIndex(options.QueryDepths ?? [], depth => depth < 0 || depth >= shape.QueryLength);
         if (bad >= 0)
         {
@@ -73,9 +59,8 @@ public sealed class AttentionProblem
         }
     }
 
-    private static void RequireLengths(string name, int[]? lengths, int batch, int most)
+    private static void RequireWithin(string name, int[]? lengths, int most)
     {
-        RequireLength(name, lengths, "[batch]", batch);
         for (int row = 0; row < lengths?.Length; row++)
         {
             if (lengths[row] < 0 || lengths[row] > most)
@@ -109,7 +94,7 @@ internal static class PackingRules
                 $"Packed sequences lie one after the other in one batch row, but the tensors have {shape.Batch}. Give [total, heads, dim] or [1, total, heads, dim].");
         }
 
-        if (options.KeyLengths is not null || options.QueryLengths is not null || options.KeyStarts is not null || options.QueryDepths is not null)
+        if (AttentionOption.HasMisplaced(options, OptionUses.Packing))
         {
             throw new ShapeMismatchException(
                 "Packed sequences have their lengths from --cu-seqlens-q and --cu-seqlens-k: leave --key-lengths, --query-lengths, --leftpad "

@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Linq;
 
 namespace TreeAttention.Distributed.Semantics;
 
@@ -15,7 +16,7 @@ public static class TokenTreeMask
     /// <exception cref="ShapeMismatchException">A tree does not have a node for each query, or the options have tails or depths already.</exception>
     public static AttentionOptions Apply(AttentionOptions options, int batch, int queryLength, IReadOnlyList<TokenTree> trees)
     {
-        if (options.TailMask is not null || options.TailBias is not null || options.QueryDepths is not null || options.DfsStart is not null)
+        if (AttentionOption.HasMisplaced(options, OptionUses.Trees))
         {
             throw new ShapeMismatchException(
                 "A token tree is a mask over the last keys: leave --tail-mask, --tail-bias, --dfs-start and --dfs-end out.");
@@ -55,6 +56,32 @@ public static class TokenTreeMask
             TailBiasLength = queryLength,
             QueryDepths = depths,
         };
+    }
+
+    /// <summary>The options with trees that are told by their parents, as <c>--tree-parents</c> has them.</summary>
+    /// <param name="options">As for <see cref="Apply"/>.</param>
+    /// <param name="shape">Sizes of the call.</param>
+    /// <param name="parents">[query_len] for all batch rows, or [batch, query_len]; of a row with fewer queries those after its last count for nothing.</param>
+    /// <exception cref="FaultException">The parents make no tree; which row.</exception>
+    internal static AttentionOptions ApplyParents(AttentionOptions options, AttentionShape shape, int[] parents)
+    {
+        int most = shape.QueryLength;
+        int rows = Math.Max(1, parents.Length / Math.Max(1, most));
+        TokenTree[] trees = [.. Enumerable.Range(0, shape.Batch).Select(row => TreeOf(
+            row, parents.AsSpan(row % rows * most, Math.Clamp(options.QueryLengths?[row] ?? most, 0, most))))];
+        return Apply(options, shape.Batch, most, trees);
+    }
+
+    private static TokenTree TreeOf(int row, ReadOnlySpan<int> parents)
+    {
+        try
+        {
+            return TokenTree.FromParents(parents);
+        }
+        catch (FaultException fault)
+        {
+            throw new FaultException(fault.Code, $"--tree-parents of batch row {row}: {fault.Message}", fault);
+        }
     }
 
     // The last columns are the nodes; columns before them are context keys of a row with fewer nodes than the mask is wide.

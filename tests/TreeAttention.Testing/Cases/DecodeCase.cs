@@ -140,7 +140,7 @@ internal sealed class DecodeCase
 
     private HostTensor RotatedQuery()
     {
-        bool isAligned = Options.Causal || Options.WindowLeft >= 0 || Options.WindowRight >= 0;
+        bool isAligned = Options.AreQueriesAligned;
         double[] rotated = Rotated(Query, QueryHeads, token =>
         {
             (int row, int i) = Math.DivRem(token, QueryLength);
