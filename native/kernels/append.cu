@@ -7,6 +7,7 @@
 // atomic maximum: bits of numbers that are not negative order as the numbers do, NaN above all.
 #include "arguments.cuh"
 #include "primitives.cuh"
+#include "rows.cuh"
 
 // Element i of a row after its first 2 * pairs dimensions were turned.
 __device__ __forceinline__ float turned(const float* row, int i, const float* cosine,
@@ -70,10 +71,6 @@ __device__ __forceinline__ float norm_bound(double squares) {
   const double bound = sqrt(squares) * (1 + 1e-12);
   const float rounded = float(bound);
   return rounded < bound ? __uint_as_float(__float_as_uint(rounded) + 1) : rounded;
-}
-
-__device__ __forceinline__ int row_of_warp() {
-  return int(blockIdx.x) * int(blockDim.x / 32) + int(threadIdx.x / 32);
 }
 
 template <class element>

@@ -10,12 +10,9 @@
 // multiply-add is fused, so exchanging the operands changes no bit.
 #include "arguments.cuh"
 #include "primitives.cuh"
+#include "rows.cuh"
 
 constexpr int most_lane_columns = 18;  // of a value dimension up to 576
-
-__device__ __forceinline__ float minus_infinity() {
-  return __uint_as_float(0xff800000u);
-}
 
 // The larger; NaN when one is NaN, and +0 of +0 and -0, whatever the order.
 __device__ __forceinline__ float larger(float a, float b) {
@@ -55,10 +52,6 @@ __device__ __forceinline__ fold_plan plan_fold(float max, float sum, float other
   const float other_weight = weight_of(other_sum, other_max, top);
   const float whole = __fadd_rn(weight, other_weight);
   return {false, false, weight / whole, other_weight / whole, top, whole};
-}
-
-__device__ __forceinline__ int row_of_warp() {
-  return int(blockIdx.x) * int(blockDim.x / 32) + int(threadIdx.x / 32);
 }
 
 // The state stays in registers while all others fold into it.

@@ -9,10 +9,7 @@
 #pragma once
 
 #include "arguments.cuh"
-
-__device__ __forceinline__ float minus_infinity() {
-  return __uint_as_float(0xff800000u);
-}
+#include "rows.cuh"
 
 struct interval {  // first <= x < end
   int first;

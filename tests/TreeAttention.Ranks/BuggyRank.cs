@@ -72,7 +72,7 @@ internal static class BuggyRank
         QueryBlock queries = QueryLoader.Load(
             device, _shape, tensors.Query, [.. Enumerable.Range(0, _shape.QueryLength)], NonFinitePolicy.Error);
         var plan = new AttentionPlan(algorithm, ReductionKind.Butterfly, QueryPlacement.Replicated);
-        using var step = AttentionStep.Create(group.Context, new AttentionProblem(_shape, new AttentionOptions()), shards, plan, _shape.QueryLength);
+        using AttentionStep step = StepFactory.Create(group.Context, new AttentionProblem(_shape, new AttentionOptions()), shards, plan, _shape.QueryLength);
         for (int run = 0; ; run++)
         {
             if (run == 10)

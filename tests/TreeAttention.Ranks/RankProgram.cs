@@ -1,6 +1,7 @@
 using System;
 using System.Globalization;
 using System.Threading;
+using TreeAttention.Communication.Control;
 using TreeAttention.Communication.Mpi;
 using TreeAttention.Distributed.Ports;
 

@@ -209,7 +209,7 @@ internal sealed class ShardedCall : IDisposable
 
     /// <summary>A step of this call by a plan that fits its layout and placement.</summary>
     public AttentionStep CreateStep(AttentionPlan plan) =>
-        AttentionStep.Create(_group.Context, Problem, Shards, plan, Indices.Length);
+        StepFactory.Create(_group.Context, Problem, Shards, plan, Indices.Length);
 
     /// <inheritdoc/>
     public void Dispose()

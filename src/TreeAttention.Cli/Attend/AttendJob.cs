@@ -12,8 +12,6 @@ namespace TreeAttention.Cli.Attend;
 /// <summary>One rank's part of <c>treeattn attend</c>: read, lay out, attend, gather, verify, write, report.</summary>
 internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
 {
-    private const int VerificationSeed = 20261121;
-
     /// <summary>Does the work; every rank returns the same code.</summary>
     public FaultCode Run()
     {
@@ -67,7 +65,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     private VerificationReport? Verify(AttentionProblem problem, InputTensors inputs, AttentionResult? result) =>
         request.Verify && result is not null
             ? Agreement.Check(
-                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, VerificationSeed,
+                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, Seeds.Default,
                 inputs.Scales)
             : null;
 

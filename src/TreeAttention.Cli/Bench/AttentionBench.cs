@@ -206,6 +206,7 @@ internal static class UsefulWork
 internal sealed class RingModel : IDisposable
 {
     private readonly AttentionGroup _group;
+    private readonly Ring _ring;
     private readonly Region _outgoing;
     private readonly Region _buffer;
     private readonly Region _incoming;
@@ -215,19 +216,19 @@ internal sealed class RingModel : IDisposable
     public RingModel(AttentionGroup group, ShardedCall call)
     {
         _group = group;
+        _ring = new Ring(group.Rank, group.Size);
         _outgoing = call.Shard.Contents;
         _exchanges = new RunRecorder(group);
         IDevice device = group.Context.Device;
         _buffer = device.Allocate(call.Shard.Plan.Type.BytesFor(call.Shards.LargestElements), call.Shard.Plan.Type);
-        _incoming = _buffer.Slice(0, call.Shards.PlanOf((group.Rank + group.Size - 1) % group.Size).Elements);
+        _incoming = _buffer.Slice(0, call.Shards.PlanOf(_ring.Previous).Elements);
     }
 
     /// <summary>Exchanges the shard with the neighbours once.</summary>
     public void Run()
     {
         long start = _exchanges.Begin();
-        _group.Context.Transport.Exchange(
-            _outgoing, (_group.Rank + 1) % _group.Size, _incoming, (_group.Rank + _group.Size - 1) % _group.Size);
+        _group.Context.Transport.Exchange(_outgoing, _ring.Next, _incoming, _ring.Previous);
         long ticks = Stopwatch.GetTimestamp() - start;
         _exchanges.End(ticks, 0, ticks);
     }

@@ -43,7 +43,6 @@ internal interface IBenchInputs : IDisposable
 /// <summary>A benchmark over real tensors from files.</summary>
 internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 {
-    private const int Seed = 20261121;
     private readonly InputTensors _tensors = new(request);
 
     public AttentionShape Shape => _tensors.Shape;
@@ -64,7 +63,7 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 
     public Func<AttentionResult, VerificationReport> PrepareCheck(AttentionProblem problem)
     {
-        var rows = VerificationRows.Compute(problem, _tensors.Query, _tensors.Key, _tensors.Value, StorageType, Seed, Scales);
+        var rows = VerificationRows.Compute(problem, _tensors.Query, _tensors.Key, _tensors.Value, StorageType, Seeds.Default, Scales);
         return result => rows.Check(result.Output, result.Lse);
     }
 
@@ -75,8 +74,6 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType storageType, KeyValueScales? scales, bool valuesInKeys)
     : IBenchInputs
 {
-    private const int Seed = 20261121;
-
     public AttentionShape Shape => shape;
 
     public ElementType StorageType => storageType;
@@ -89,27 +86,27 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
 
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan)
     {
-        using var tensors = new SyntheticTensors(shape, Seed);
+        using var tensors = new SyntheticTensors(shape, Seeds.Default);
         tensors.Fill(plan);
         return KeyValueLoader.Load(device, plan, tensors.Key, ValuesOf(tensors), NonFinitePolicy.Error);
     }
 
     public QueryBlock LoadQueries(IDevice device, int[] indices)
     {
-        using var tensors = new SyntheticTensors(shape, Seed);
+        using var tensors = new SyntheticTensors(shape, Seeds.Default);
         return QueryLoader.Load(device, shape, tensors.Query, indices, NonFinitePolicy.Error);
     }
 
     public Func<AttentionResult, VerificationReport> PrepareCheck(AttentionProblem problem)
     {
         int kvHead = shape.KvHeads / 2;
-        using var head = SyntheticTensors.OneHead(shape, Seed, kvHead);
+        using var head = SyntheticTensors.OneHead(shape, Seeds.Default, kvHead);
         var alone = new AttentionProblem(
             shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale });
-        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seed, scales?.OfHead(kvHead));
+        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seeds.Default, scales?.OfHead(kvHead));
         return result =>
         {
-            AttentionResult part = HeadsOf(result, kvHead * shape.GroupSize, shape.GroupSize);
+            AttentionResult part = result.HeadsOf(kvHead * shape.GroupSize, shape.GroupSize);
             return rows.Check(part.Output, part.Lse);
         };
     }
@@ -120,24 +117,4 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
 
     private TensorView ValuesOf(SyntheticTensors tensors) =>
         valuesInKeys ? tensors.Key.TruncateLastAxis("value", shape.ValueDim) : tensors.Value;
-
-    private AttentionResult HeadsOf(AttentionResult whole, int first, int count)
-    {
-        int tokens = shape.Batch * shape.QueryLength;
-        int part = count * shape.ValueDim;
-        float[] output = new float[(long)tokens * part];
-        for (int token = 0; token < tokens; token++)
-        {
-            Array.Copy(whole.Output, ((long)token * shape.QueryHeads * shape.ValueDim) + (first * shape.ValueDim), output, (long)token * part, part);
-        }
-
-        int lines = count * shape.QueryLength;
-        float[] lse = new float[(long)shape.Batch * lines];
-        for (int batch = 0; batch < shape.Batch; batch++)
-        {
-            Array.Copy(whole.Lse, (((long)batch * shape.QueryHeads) + first) * shape.QueryLength, lse, (long)batch * lines, lines);
-        }
-
-        return new AttentionResult(output, lse);
-    }
 }

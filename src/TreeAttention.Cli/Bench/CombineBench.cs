@@ -29,7 +29,7 @@ internal sealed class CombineBench(BenchRequest request, AttentionGroup group, A
         var entries = new List<Entry> { new(Bare, () => group.Context.Transport.AllReduce(working, ReduceOperation.Sum), null, group) };
         foreach (ReductionKind kind in Chosen())
         {
-            Reduction reduction = group.Together(() => Reduction.Create(kind, group.Context, rows, shape.ValueDim));
+            Reduction reduction = group.Together(() => ReductionFactory.Create(kind, group.Context, rows, shape.ValueDim));
             entries.Add(new Entry(kind.Name(), () => reduction.Reduce(state), reduction, group));
         }
 

@@ -1,4 +1,6 @@
 using System;
+using TreeAttention.Cli.Arguments;
+using TreeAttention.Cli.Output;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
@@ -9,8 +11,6 @@ namespace TreeAttention.Cli.Decode;
 /// <summary>Float64 attention over what the cache holds at a step, for some heads.</summary>
 internal sealed class DecodeReference : IDisposable
 {
-    private const int Seed = 20261121;
-
     private readonly AttentionShape _shape;
     private readonly int _firstHead;
     private readonly ElementType _storage;
@@ -54,9 +54,8 @@ internal sealed class DecodeReference : IDisposable
     /// <summary>Compares the result of a step.</summary>
     /// <param name="problem">The step's sizes and options.</param>
     /// <param name="step">Which step, from 0 on.</param>
-    /// <param name="output">[batch, query_len, all heads, value_dim]</param>
-    /// <param name="lse">[batch, all heads, query_len]</param>
-    public VerificationReport Check(AttentionProblem problem, int step, ReadOnlySpan<float> output, ReadOnlySpan<float> lse)
+    /// <param name="result">All heads.</param>
+    public VerificationReport Check(AttentionProblem problem, int step, AttentionResult result)
     {
         int first = step * _queryLength;
         int keys = _context + first + _queryLength;
@@ -66,23 +65,23 @@ internal sealed class DecodeReference : IDisposable
         TensorView query = _query.PartOfLength(_firstQuery + first, _queryLength);
         using HostMemory? rotated = _rotary is null ? null
             : ReferenceRotary.Rotate(query, _rotary, i => _context + first + (isAligned ? i : 0), out query);
+        AttentionResult heads = result.HeadsOf(_firstHead, _shape.QueryHeads);
         return Agreement.Check(
             alone, query, _key.PartOfLength(0, keys), _value.PartOfLength(0, keys), _storage,
-            HeadsOf(output, problem.Shape.QueryHeads, shape.ValueDim), LinesOf(lse, problem.Shape), Seed + step, _scales);
+            heads.Output, heads.Lse, Seeds.Default + step, _scales);
     }
 
     /// <summary>Compares the results of the context's own queries.</summary>
     /// <param name="problem">The steps' sizes and options.</param>
-    /// <param name="output">[batch, context, heads that are compared, value_dim]</param>
-    /// <param name="lse">[batch, heads that are compared, context]</param>
-    public VerificationReport CheckPrefill(AttentionProblem problem, ReadOnlySpan<float> output, ReadOnlySpan<float> lse)
+    /// <param name="result">The heads that are compared.</param>
+    public VerificationReport CheckPrefill(AttentionProblem problem, AttentionResult result)
     {
         AttentionProblem alone = AloneOf(problem, _shape with { QueryLength = _context, KeyLength = _context });
         TensorView query = _query.PartOfLength(0, _context);
         using HostMemory? rotated = _rotary is null ? null : ReferenceRotary.Rotate(query, _rotary, i => i, out query);
         return Agreement.Check(
             new AttentionProblem(alone.Shape, alone.Options with { Causal = true }), query, _key.PartOfLength(0, _context), _value.PartOfLength(0, _context),
-            _storage, output, lse, Seed, _scales);
+            _storage, result.Output, result.Lse, Seeds.Default, _scales);
     }
 
     /// <inheritdoc/>
@@ -96,35 +95,23 @@ internal sealed class DecodeReference : IDisposable
     {
         Scale = problem.Scale,
         KeyLengths = null,
-        AlibiSlopes = HeadsOf<float>(problem.Options.AlibiSlopes, problem.Shape.QueryHeads, 1),
-        Sinks = HeadsOf<float>(problem.Options.Sinks, problem.Shape.QueryHeads, 1),
+        AlibiSlopes = HeadsOf(problem.Options.AlibiSlopes, problem.Shape.QueryHeads),
+        Sinks = HeadsOf(problem.Options.Sinks, problem.Shape.QueryHeads),
     });
 
-    // Of arrays whose axis before the last is the heads: those that are compared.
-    private T[]? HeadsOf<T>(ReadOnlySpan<T> all, int heads, int dim)
+    // Of arrays whose last axis is the heads: those that are compared.
+    private float[]? HeadsOf(float[]? all, int heads)
     {
-        if (all.Length == 0)
+        if (all is null)
         {
             return null;
         }
 
-        int count = _shape.QueryHeads * dim;
-        var part = new T[all.Length / (heads * dim) * count];
+        int count = _shape.QueryHeads;
+        float[] part = new float[all.Length / heads * count];
         for (int i = 0; i < part.Length / count; i++)
         {
-            all.Slice((i * heads * dim) + (_firstHead * dim), count).CopyTo(part.AsSpan(i * count));
-        }
-
-        return part;
-    }
-
-    private float[] LinesOf(ReadOnlySpan<float> lse, AttentionShape all)
-    {
-        int count = _shape.QueryHeads * _queryLength;
-        float[] part = new float[all.Batch * count];
-        for (int batch = 0; batch < all.Batch; batch++)
-        {
-            lse.Slice(((batch * all.QueryHeads) + _firstHead) * _queryLength, count).CopyTo(part.AsSpan(batch * count));
+            all.AsSpan((i * heads) + _firstHead, count).CopyTo(part.AsSpan(i * count));
         }
 
         return part;

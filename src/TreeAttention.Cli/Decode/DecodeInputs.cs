@@ -10,8 +10,6 @@ namespace TreeAttention.Cli.Decode;
 /// <summary>What <c>treeattn decode</c> reads: the prompt's keys and values, then the tokens and queries of each step; from files, or made.</summary>
 internal sealed class DecodeInputs : IDisposable
 {
-    private const int Seed = 20261121;
-
     private readonly InputTensors? _files;
     private readonly SyntheticTensors? _synthetic;
 
@@ -27,7 +25,7 @@ internal sealed class DecodeInputs : IDisposable
             Shape = new AttentionShape(request.Batch, added, all, request.Heads, request.KvHeads, request.HeadDim, request.ValueDim);
             RequireSizes(request.Rotary);
             Scales = request.Scales.Read(request.StorageType, request.KvHeads);
-            _synthetic = new SyntheticTensors(Shape with { QueryLength = 0 }, Seed);
+            _synthetic = new SyntheticTensors(Shape with { QueryLength = 0 }, Seeds.Default);
             StorageType = request.StorageType;
             FirstQuery = request.Prefill is null ? 0 : Context;
             return;
@@ -119,7 +117,7 @@ internal sealed class DecodeInputs : IDisposable
         }
 
         int kvHead = ComparedKvHead;
-        var head = SyntheticTensors.OneHead(Results, Seed, kvHead);
+        var head = SyntheticTensors.OneHead(Results, Seeds.Default, kvHead);
         return new DecodeReference(
             Shape with { QueryHeads = Shape.GroupSize, KvHeads = 1 }, ComparedHeads.First, rotary, StorageType, Scales?.OfHead(kvHead), Context,
             FirstQuery, queryLength, head.Query, head.Key, head.Value, head);

@@ -27,8 +27,7 @@ internal sealed class DecodeRun
     private readonly float[] _query;
     private readonly float[] _key;
     private readonly float[] _value;
-    private readonly float[] _output;
-    private readonly float[] _lse;
+    private readonly AttentionResult _result; // of one step
     private long _allocated;
 
     public DecodeRun(
@@ -41,8 +40,7 @@ internal sealed class DecodeRun
         _query = new float[rows * shape.QueryHeads * shape.HeadDim];
         _key = new float[rows * shape.KvHeads * shape.HeadDim];
         _value = new float[inputs.ValuesInKeys ? 0 : rows * shape.KvHeads * shape.ValueDim];
-        _output = new float[rows * shape.QueryHeads * shape.ValueDim];
-        _lse = new float[rows * shape.QueryHeads];
+        _result = AttentionResult.Of(shape);
     }
 
     /// <summary>Runs all steps. Every rank calls it.</summary>
@@ -62,7 +60,7 @@ internal sealed class DecodeRun
             Keep(result, step);
             if (IsChecked(step))
             {
-                VerificationReport? report = _group.Together(() => reference?.Check(_step.Problem, step, _output, _lse));
+                VerificationReport? report = _group.Together(() => reference?.Check(_step.Problem, step, _result));
                 verification = Together(verification, report, $"step {step}");
             }
 
@@ -82,7 +80,7 @@ internal sealed class DecodeRun
 
         for (int run = 0; run < _request.Warmup; run++)
         {
-            _step.Attend(0, _query, _output, _lse);
+            _step.Attend(0, _query, _result.Output, _result.Lse);
         }
     }
 
@@ -112,7 +110,7 @@ internal sealed class DecodeRun
         long before = GC.GetAllocatedBytesForCurrentThread();
         for (int layer = 0; layer < _cache.Options.Layers; layer++)
         {
-            _step.Run(layer, _query, _key, _value, _output, _lse);
+            _step.Run(layer, _query, _key, _value, _result.Output, _result.Lse);
             compute += _step.Times.ComputeTicks;
             communication += _step.Times.CommunicationTicks;
         }
@@ -130,18 +128,11 @@ internal sealed class DecodeRun
         }
 
         AttentionShape shape = _step.Problem.Shape;
-        int all = _inputs.Results.QueryLength;
         int first = _inputs.FirstQuery + (step * shape.QueryLength);
-        int floats = shape.QueryHeads * shape.ValueDim;
-        for (int row = 0; row < shape.Batch; row++)
+        for (int i = 0; i < shape.Batch * shape.QueryLength; i++)
         {
-            _output.AsSpan(row * shape.QueryLength * floats, shape.QueryLength * floats).CopyTo(result.Output.AsSpan(((row * all) + first) * floats));
-        }
-
-        for (int line = 0; line < shape.Batch * shape.QueryHeads; line++)
-        {
-            _lse.AsSpan(line * shape.QueryLength, shape.QueryLength)
-                .CopyTo(result.Lse.AsSpan((line * all) + first));
+            (int row, int token) = Math.DivRem(i, shape.QueryLength);
+            result.Put(row, first + token, _result, row, token);
         }
     }
 
@@ -222,13 +213,12 @@ internal sealed class DecodePrefill(
     {
         AttentionShape shape = inputs.Shape;
         (float[] query, float[] key, float[] value) = group.Together(() => Read(step.Tokens, first));
-        (float[] output, float[] lse) = group.Together(() => (
-            new float[(long)step.Tokens.Count * shape.QueryHeads * shape.ValueDim], new float[(long)step.Tokens.Count * shape.QueryHeads]));
+        AttentionResult got = group.Together(() => new AttentionResult(1, step.Tokens.Count, shape.QueryHeads, shape.ValueDim));
         (long compute, long communication) = (0, 0);
         long start = _recorder.Begin();
         for (int layer = 0; layer < cache.Options.Layers; layer++)
         {
-            step.Run(layer, query, key, value, output, lse);
+            step.Run(layer, query, key, value, got.Output, got.Lse);
             compute += step.Times.ComputeTicks;
             communication += step.Times.CommunicationTicks;
         }
@@ -237,7 +227,7 @@ internal sealed class DecodePrefill(
         TrafficCount sent = group.Context.Transport.Traffic.Count; // the recorder began from nothing
         _sent = new TrafficCount(_sent.Bytes + sent.Bytes, _sent.Messages + sent.Messages, _sent.Collectives + sent.Collectives);
         _recorder.End(total, compute, communication);
-        results.Take(step, first, output, lse);
+        results.Take(step, first, got);
     }
 
     private (float[] Query, float[] Key, float[] Value) Read(IReadOnlyList<PromptToken> mine, int first)

@@ -1,7 +1,6 @@
 using System;
 using System.Collections.Generic;
 using TreeAttention.Cli.Output;
-using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Prefill;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Verification;
@@ -36,29 +35,29 @@ internal sealed class PromptResults
     /// <summary>Takes the results of a pass. Every rank calls it.</summary>
     /// <param name="step">What gave them.</param>
     /// <param name="first">Position of the pass's first token.</param>
-    /// <param name="output">[tokens of this rank, all heads, value_dim]</param>
-    /// <param name="lse">[all heads, tokens of this rank]</param>
-    public void Take(PrefillStep step, int first, ReadOnlySpan<float> output, ReadOnlySpan<float> lse)
+    /// <param name="result">All heads of this rank's tokens, as the queries of one row.</param>
+    public void Take(PrefillStep step, int first, AttentionResult result)
     {
         if (_heads.Count == 0 || (!_isSharded && !_group.IsRoot))
         {
             return;
         }
 
-        using HostMemory mine = Pack(step.Tokens.Count, output, lse);
+        AttentionResult mine = result.HeadsOf(_heads.First, _heads.Count);
         if (!_group.IsRoot)
         {
-            _group.Context.Transport.Send(mine.Region, 0);
+            mine.Move(region => _group.Context.Transport.Send(region, 0));
             return;
         }
 
-        Put(step.Tokens, first, mine.Region);
+        Put(step.Tokens, first, mine);
         for (int rank = 1; rank < _group.Size && _isSharded; rank++)
         {
             PromptToken[] tokens = [.. step.TokensOf(rank)];
-            using var theirs = new HostMemory(BytesOf(tokens.Length), ElementType.Float32);
-            _group.Context.Transport.Receive(theirs.Region, rank);
-            Put(tokens, first, theirs.Region);
+            var theirs = new AttentionResult(1, tokens.Length, _heads.Count, _shape.ValueDim);
+            int from = rank;
+            theirs.Move(region => _group.Context.Transport.Receive(region, from));
+            Put(tokens, first, theirs);
         }
     }
 
@@ -68,61 +67,25 @@ internal sealed class PromptResults
         AttentionShape part = _shape with { QueryLength = _context, QueryHeads = _compared.Count };
         if (part == _shape)
         {
-            return reference.CheckPrefill(steps, _kept!.Output, _kept.Lse);
+            return reference.CheckPrefill(steps, _kept!);
         }
 
+        AttentionResult heads = _kept!.HeadsOf(_compared.First - _heads.First, _compared.Count);
         var compared = AttentionResult.Of(part);
         for (int i = 0; i < part.Batch * _context; i++)
         {
             (int row, int position) = Math.DivRem(i, _context);
-            long place = ((long)row * _shape.QueryLength) + position;
-            for (int head = 0; head < part.QueryHeads; head++)
-            {
-                int from = head + _compared.First - _heads.First;
-                Array.Copy(
-                    _kept!.Output, ((place * _shape.QueryHeads) + from) * part.ValueDim,
-                    compared.Output, (((long)i * part.QueryHeads) + head) * part.ValueDim, part.ValueDim);
-                compared.Lse[(((row * part.QueryHeads) + head) * (long)_context) + position] =
-                    _kept.Lse[((((long)row * _shape.QueryHeads) + from) * _shape.QueryLength) + position];
-            }
+            compared.Put(row, position, heads, row, position);
         }
 
-        return reference.CheckPrefill(steps, compared.Output, compared.Lse);
+        return reference.CheckPrefill(steps, compared);
     }
 
-    private long BytesOf(int tokens) => (long)tokens * _heads.Count * (_shape.ValueDim + 1) * sizeof(float);
-
-    // [tokens, heads kept, value_dim] and [heads kept, tokens], in memory that the garbage collector leaves in place.
-    private HostMemory Pack(int tokens, ReadOnlySpan<float> output, ReadOnlySpan<float> lse)
+    private void Put(IReadOnlyList<PromptToken> tokens, int first, AttentionResult heads)
     {
-        var memory = new HostMemory(BytesOf(tokens), ElementType.Float32);
-        int all = tokens == 0 ? 0 : lse.Length / tokens;
-        int dim = _shape.ValueDim;
-        for (int token = 0; token < tokens; token++)
-        {
-            output.Slice(((token * all) + _heads.First) * dim, _heads.Count * dim)
-                .CopyTo(memory.Region.Slice((long)token * _heads.Count * dim, _heads.Count * dim).AsSpan<float>());
-        }
-
-        long lines = (long)tokens * _heads.Count;
-        lse.Slice(_heads.First * tokens, (int)lines).CopyTo(memory.Region.Slice(lines * dim, lines).AsSpan<float>());
-        return memory;
-    }
-
-    private void Put(IReadOnlyList<PromptToken> tokens, int first, Region packed)
-    {
-        (int heads, int dim) = (_heads.Count, _shape.ValueDim);
-        long lines = (long)tokens.Count * heads;
         for (int i = 0; i < tokens.Count; i++)
         {
-            (int row, int position) = (tokens[i].Row, first + tokens[i].Index);
-            long place = ((long)row * _shape.QueryLength) + position;
-            packed.Slice((long)i * heads * dim, heads * dim).AsSpan<float>().CopyTo(new Span<float>(_kept!.Output, (int)(place * heads * dim), heads * dim));
-            for (int head = 0; head < heads; head++)
-            {
-                _kept.Lse[((((long)row * heads) + head) * _shape.QueryLength) + position] =
-                    packed.Slice((lines * dim) + ((long)head * tokens.Count) + i, 1).AsSpan<float>()[0];
-            }
+            _kept!.Put(tokens[i].Row, first + tokens[i].Index, heads, 0, i);
         }
     }
 }

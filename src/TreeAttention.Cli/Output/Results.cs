@@ -1,7 +1,6 @@
 using System;
 using TreeAttention.Cli.Arguments;
 using TreeAttention.Distributed.Layout;
-using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Runtime.Files;
 
@@ -89,17 +88,6 @@ internal sealed class OutputFiles : IDisposable
     }
 }
 
-/// <summary>The finished result over all queries, on rank 0.</summary>
-/// <param name="Output">[batch, query_len, query_heads, value_dim]</param>
-/// <param name="Lse">[batch, query_heads, query_len]</param>
-internal sealed record AttentionResult(float[] Output, float[] Lse)
-{
-    /// <summary>Room for a result of these sizes.</summary>
-    public static AttentionResult Of(AttentionShape shape) => new(
-        new float[(long)shape.Batch * shape.QueryLength * shape.QueryHeads * shape.ValueDim],
-        new float[(long)shape.Batch * shape.QueryHeads * shape.QueryLength]);
-}
-
 /// <summary>Takes states over the edge (sinks, log-sum-exp) and brings the rows of all ranks to rank 0.</summary>
 internal static class ResultGatherer
 {
@@ -111,7 +99,7 @@ internal static class ResultGatherer
             return GatherSharded(group, call, Finish(group, call, state));
         }
 
-        return group.IsRoot ? ResultOf(Finish(group, call, state)) : null;
+        return group.IsRoot ? Finish(group, call, state) : null;
     }
 
     /// <summary>On rank 0 the whole result that another rank has, which with replicated queries every rank has; null elsewhere. Every rank calls it.</summary>
@@ -119,7 +107,7 @@ internal static class ResultGatherer
     {
         if (group.Rank == rank)
         {
-            Move(Finish(group, call, state), region => group.Context.Transport.Send(region, 0));
+            Finish(group, call, state).Move(region => group.Context.Transport.Send(region, 0));
         }
 
         if (!group.IsRoot)
@@ -127,85 +115,41 @@ internal static class ResultGatherer
             return null;
         }
 
-        var theirs = new FinishedRows(call.Problem.Shape, call.Indices.Length);
-        Move(theirs, region => group.Context.Transport.Receive(region, rank));
-        return ResultOf(theirs);
+        var theirs = AttentionResult.Of(call.Problem.Shape, call.Indices.Length);
+        theirs.Move(region => group.Context.Transport.Receive(region, rank));
+        return theirs;
     }
 
-    private static AttentionResult ResultOf(FinishedRows whole) => new(whole.Output, whole.Lse);
-
-    private static FinishedRows Finish(AttentionGroup group, ShardedCall call, PartialAttention state)
+    private static AttentionResult Finish(AttentionGroup group, ShardedCall call, PartialAttention state)
     {
-        IDevice device = group.Context.Device;
-        using var host = new HostMemory(state.Region.Bytes, ElementType.Float32);
-        device.Copy(state.Region, host.Region);
-        device.Synchronize();
-        var finished = new FinishedRows(call.Problem.Shape, call.Indices.Length);
+        using var host = new HostState(state.Rows, state.ValueDim);
+        var finished = AttentionResult.Of(call.Problem.Shape, call.Indices.Length);
         AttentionEdge.Finish(
-            call.Problem, call.Indices, new PartialAttention(host.Region, state.Rows, state.ValueDim), finished.Output, finished.Lse);
+            call.Problem, call.Indices, host.Take(group.Context.Device, state), finished.Output, finished.Lse);
         return finished;
     }
 
-    private static AttentionResult? GatherSharded(AttentionGroup group, ShardedCall call, FinishedRows mine)
+    private static AttentionResult? GatherSharded(AttentionGroup group, ShardedCall call, AttentionResult mine)
     {
         AttentionShape shape = call.Problem.Shape;
         ITransport transport = group.Context.Transport;
         if (!group.IsRoot)
         {
-            Move(mine, region => transport.Send(region, 0));
+            mine.Move(region => transport.Send(region, 0));
             return null;
         }
 
         var whole = AttentionResult.Of(shape);
-        mine.Scatter(shape, call.Indices, whole);
+        whole.Scatter(mine, call.Indices);
         for (int rank = 1; rank < group.Size; rank++)
         {
             int[] indices = QueryLayout.IndicesOf(QueryPlacement.Sharded, call.Request.Layout, shape, rank, group.Size);
-            var theirs = new FinishedRows(shape, indices.Length);
+            var theirs = AttentionResult.Of(shape, indices.Length);
             int from = rank;
-            Move(theirs, region => transport.Receive(region, from));
-            theirs.Scatter(shape, indices, whole);
+            theirs.Move(region => transport.Receive(region, from));
+            whole.Scatter(theirs, indices);
         }
 
         return whole;
-    }
-
-    // Transports move memory that the garbage collector leaves in place.
-    private static void Move(FinishedRows rows, Action<Region> move)
-    {
-        foreach (float[] values in (float[][])[rows.Output, rows.Lse])
-        {
-            using var fixedMemory = new HostMemory((long)values.Length * sizeof(float), ElementType.Float32);
-            Span<float> moved = fixedMemory.Region.AsSpan<float>();
-            values.CopyTo(moved);
-            move(fixedMemory.Region);
-            moved.CopyTo(values);
-        }
-    }
-
-    /// <summary>The finished rows of some queries: output [batch, count, heads, value_dim] and lse [batch, heads, count].</summary>
-    private sealed class FinishedRows(AttentionShape shape, int count)
-    {
-        public float[] Output { get; } = new float[(long)shape.Batch * count * shape.QueryHeads * shape.ValueDim];
-
-        public float[] Lse { get; } = new float[(long)shape.Batch * shape.QueryHeads * count];
-
-        public void Scatter(AttentionShape shape, int[] indices, AttentionResult whole)
-        {
-            int row = shape.QueryHeads * shape.ValueDim;
-            for (int batch = 0; batch < shape.Batch; batch++)
-            {
-                for (int local = 0; local < count; local++)
-                {
-                    Array.Copy(
-                        Output, ((long)(batch * count) + local) * row, whole.Output, (((long)batch * shape.QueryLength) + indices[local]) * row, row);
-                    for (int head = 0; head < shape.QueryHeads; head++)
-                    {
-                        long line = ((long)batch * shape.QueryHeads) + head;
-                        whole.Lse[(line * shape.QueryLength) + indices[local]] = Lse[(line * count) + local];
-                    }
-                }
-            }
-        }
     }
 }

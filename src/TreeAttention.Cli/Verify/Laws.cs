@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Linq;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Steps;
 
 namespace TreeAttention.Cli.Verify;
 
@@ -69,11 +70,10 @@ internal static class TransportLaws
 
     private static bool Exchange(ITransport transport, Region outgoing, Region incoming)
     {
-        int next = (transport.Rank + 1) % transport.Size;
-        int previous = (transport.Rank + transport.Size - 1) % transport.Size;
+        var ring = new Ring(transport.Rank, transport.Size);
         outgoing.AsSpan<float>().Fill(transport.Rank);
-        transport.Exchange(outgoing, next, incoming, previous);
-        return Holds(incoming, previous);
+        transport.Exchange(outgoing, ring.Next, incoming, ring.Previous);
+        return Holds(incoming, ring.Previous);
     }
 
     // A number travels from rank 0 to the last one; each adds one.

@@ -30,7 +30,7 @@ internal sealed class NegativeControls(AttentionGroup group, int seed)
         bool IsWrong(AttentionResult? other) => other is null || rows!.Check(other.Output, other.Lse).Wrong > 0;
         bool Notices(Action<AttentionResult> spoil)
         {
-            AttentionResult? spoiled = result is null ? null : new AttentionResult([.. result.Output], [.. result.Lse]);
+            AttentionResult? spoiled = result?.Copy();
             if (spoiled is not null)
             {
                 spoil(spoiled);

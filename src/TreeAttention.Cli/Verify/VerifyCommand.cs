@@ -15,7 +15,7 @@ internal sealed class VerifyCommand
     private readonly Option<int> _seed = new("--seed")
     {
         Description = "Seed of the numbers, windows, lengths and masks; the same seed gives the same cases on as many ranks.",
-        DefaultValueFactory = _ => 20261121,
+        DefaultValueFactory = _ => Seeds.Default,
         CustomParser = result => ArgumentText.Integer(result, 0, int.MaxValue) ?? 0,
     };
 

@@ -5,7 +5,6 @@ using System.Linq;
 using System.Net.Sockets;
 using System.Text;
 using System.Threading;
-using TreeAttention.Communication.Mpi;
 using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Communication.Control;
@@ -66,7 +65,7 @@ public sealed class TcpControlPlane : IControlPlane
     /// <param name="rank">This rank.</param>
     /// <param name="size">Number of ranks.</param>
     /// <param name="onOneNode">All ranks share a machine: only the loopback address is opened.</param>
-    /// <param name="broadcast">Gives every rank the bytes that rank 0 gives it (<see cref="MpiWorld.Broadcast"/>).</param>
+    /// <param name="broadcast">Gives every rank the bytes that rank 0 gives it.</param>
     /// <param name="limits">How long ranks may wait for each other.</param>
     /// <param name="traffic">Counts the control bytes.</param>
     /// <param name="onFault">Ends the process on a fault: tells the user, aborts the job. Called on any thread.</param>

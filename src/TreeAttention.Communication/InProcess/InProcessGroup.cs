@@ -3,12 +3,13 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Runtime.ExceptionServices;
 using System.Threading;
+using TreeAttention.Communication.Nodes;
 using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Communication.InProcess;
 
 /// <summary>A group of ranks that are threads of this process: each rank's transport and control plane.</summary>
-public sealed class InProcessGroup : IDisposable
+internal sealed class InProcessGroup : IDisposable
 {
     private readonly GroupFault _fault = new();
     private readonly InProcessTransport[] _transports;
@@ -55,10 +56,7 @@ public sealed class InProcessGroup : IDisposable
                 FaultCode.CommandLine, $"--nodes names the node of {nodes.Count} ranks, but there are {ranks}: one for each rank.");
         }
 
-        // Nodes are numbered in order of first appearance, whatever they were called.
-        int[] named = [.. nodes ?? new int[ranks]];
-        int[] seen = [.. named.Distinct()];
-        return new InProcessGroup([.. named.Select(node => Array.IndexOf(seen, node))]);
+        return new InProcessGroup(NodeNumbers.Of(nodes ?? new int[ranks]));
     }
 
     /// <summary>Runs one thread for each rank and returns when all have ended. What the first failing rank threw ends the others and is thrown.</summary>

@@ -1,7 +1,7 @@
 using System;
-using System.Collections.Generic;
 using System.Linq;
 using TreeAttention.Communication.Nodes;
+using TreeAttention.Communication.Transports;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Reductions;
@@ -15,7 +15,7 @@ namespace TreeAttention.Communication.InProcess;
 /// bits on every run. An empty region is no message. Nothing is allocated per operation. When a rank ends the group, or
 /// leaves it while others wait for it, they throw <see cref="FaultCode.PeerLost"/>.
 /// </remarks>
-public sealed class InProcessTransport : ITransport
+internal sealed class InProcessTransport : TransportBase
 {
     private const long SmallestShare = 64; // elements: less work than the cache lines it would share with a neighbour
 
@@ -24,67 +24,81 @@ public sealed class InProcessTransport : ITransport
     private Region _incoming;
     private int _to;
     private int _from;
-    private bool _underWay;
 
     internal InProcessTransport(GroupBoard group, int rank, Traffic traffic)
+        : base(rank, group.Nodes, traffic)
     {
         _group = group;
-        Rank = rank;
-        Traffic = traffic;
     }
 
     /// <inheritdoc/>
-    public string Name => "in-process";
+    public override string Name => "in-process";
 
     /// <inheritdoc/>
-    public int Rank { get; }
+    public override bool CanReduceStates => true;
 
     /// <inheritdoc/>
-    public int Size => _group.Size;
-
-    /// <inheritdoc/>
-    public IReadOnlyList<int> Nodes => _group.Nodes;
-
-    /// <inheritdoc/>
-    public Traffic Traffic { get; }
-
-    /// <inheritdoc/>
-    public bool CanReduceStates => true;
-
-    /// <inheritdoc/>
-    public void Send(Region region, int to) => Exchange(region, to, Region.Empty, to);
-
-    /// <inheritdoc/>
-    public void Receive(Region region, int from) => Exchange(Region.Empty, from, region, from);
-
-    /// <inheritdoc/>
-    public void Exchange(Region outgoing, int to, Region incoming, int from)
+    public override ITransport Split(int color, int key)
     {
-        StartExchange(outgoing, to, incoming, from);
-        Complete();
-    }
-
-    /// <inheritdoc/>
-    public void StartExchange(Region outgoing, int to, Region incoming, int from)
-    {
-        RequireHost(outgoing);
-        RequireHost(incoming);
-        if (_underWay)
+        _group.Splits[Rank] = new GroupBoard.SplitChoice(color, key);
+        _group.Meet(Rank);
+        int[] members = [.. Enumerable.Range(0, Size).Where(rank => _group.Splits[rank].Color == color).OrderBy(rank => _group.Splits[rank].Key)];
+        int founder = members[0];
+        if (Rank == founder)
         {
-            throw new InvalidOperationException("An exchange is under way: complete it before the next one.");
+            _group.Groups[founder] = new GroupBoard(NodeNumbers.Of(members.Select(rank => Nodes[rank])), _group.Members.Fault);
         }
 
-        _underWay = true;
+        _group.Meet(Rank);
+        var split = new InProcessTransport(_group.Groups[founder], Array.IndexOf(members, Rank), Traffic);
+        _group.Meet(Rank);
+        return split;
+    }
+
+    /// <inheritdoc/>
+    public override IPeerMemory? SharePeerMemory(long bytesPerRank)
+    {
+        if (Nodes.Any(node => node != 0))
+        {
+            return null;
+        }
+
+        if (Rank == 0)
+        {
+            _group.Peers[0] = new PeerBoard(Size, bytesPerRank);
+        }
+
+        _group.Meet(Rank);
+        PeerSlots memory = _group.Peers[0].ViewOf(Rank, _group.Members);
+        _group.Meet(Rank);
+        return memory;
+    }
+
+    /// <summary>Leaves the group: a rank that still waits for this one throws.</summary>
+    public override void Dispose() => _group.Members.Leave(Rank);
+
+    /// <inheritdoc/>
+    protected override void RequireReachable(Region region)
+    {
+        if (region.Place == MemoryPlace.Device)
+        {
+            throw new FaultException(
+                FaultCode.Unavailable, "The in-process transport moves host memory, not a device's. Run with --device cpu.");
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void Begin(Region outgoing, int to, Region incoming, int from)
+    {
         (_outgoing, _to, _incoming, _from) = (outgoing, to, incoming, from);
         if (outgoing.Bytes > 0)
         {
-            Traffic.CountMessage(outgoing.Bytes);
             _group.Channel(Rank, to).Post(outgoing, _group.Gates);
         }
     }
 
     /// <inheritdoc/>
-    public void Complete()
+    protected override void End()
     {
         if (_incoming.Bytes > 0)
         {
@@ -96,13 +110,12 @@ public sealed class InProcessTransport : ITransport
             _group.Channel(Rank, _to).AwaitTaken(_group.Gates, _group.Members);
         }
 
-        (_incoming, _outgoing, _underWay) = (Region.Empty, Region.Empty, false);
+        (_incoming, _outgoing) = (Region.Empty, Region.Empty);
     }
 
     /// <inheritdoc/>
-    public void AllReduce(Region region, ReduceOperation operation)
+    protected override void Combine(Region region, ReduceOperation operation)
     {
-        Traffic.CountCollective(region.Bytes);
         ShowEqual(region, "all-reduce");
         long shares = Math.Min(Size, (region.Count + SmallestShare - 1) / SmallestShare);
         if (Rank < shares)
@@ -115,9 +128,8 @@ public sealed class InProcessTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public void AllReduceStates(PartialAttention state)
+    protected override void CombineStates(PartialAttention state)
     {
-        Traffic.CountCollective(state.Region.Bytes);
         ShowEqual(state.Region, "all-reduce of states");
         int first = (int)((long)state.Rows * Rank / Size);
         int end = (int)((long)state.Rows * (Rank + 1) / Size);
@@ -126,11 +138,8 @@ public sealed class InProcessTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public void AllGather(Region mine, Region all)
+    protected override void Gather(Region mine, Region all)
     {
-        Traffic.CountCollective(mine.Bytes);
-        RequireHost(all);
-        RequireLength(all.Bytes, Size * mine.Bytes, "all-gather");
         ShowEqual(mine, "all-gather");
         for (int rank = 0; rank < Size; rank++)
         {
@@ -141,10 +150,8 @@ public sealed class InProcessTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public void AllToAll(Region outgoing, ReadOnlySpan<long> outgoingBytes, Region incoming, ReadOnlySpan<long> incomingBytes)
+    protected override void Scatter(Region outgoing, ReadOnlySpan<long> outgoingBytes, Region incoming, ReadOnlySpan<long> incomingBytes)
     {
-        RequireHost(incoming);
-        Traffic.CountCollective(outgoing.Bytes - outgoingBytes[Rank]);
         outgoingBytes.CopyTo(_group.PartBytes.AsSpan(Rank * Size, Size));
         Show(outgoing);
         for (int rank = 0; rank < Size; rank++)
@@ -171,9 +178,8 @@ public sealed class InProcessTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public void Broadcast(Region region, int root)
+    protected override void Copy(Region region, int root)
     {
-        Traffic.CountCollective(Rank == root ? region.Bytes : 0);
         ShowEqual(region, "broadcast");
         if (Rank != root)
         {
@@ -184,69 +190,13 @@ public sealed class InProcessTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public void Barrier()
-    {
-        Traffic.CountCollective(0);
-        _group.Meet(Rank);
-    }
-
-    /// <inheritdoc/>
-    public ITransport Split(int color, int key)
-    {
-        _group.Splits[Rank] = new GroupBoard.SplitChoice(color, key);
-        _group.Meet(Rank);
-        int[] members = [.. Enumerable.Range(0, Size).Where(rank => _group.Splits[rank].Color == color).OrderBy(rank => _group.Splits[rank].Key)];
-        int founder = members[0];
-        if (Rank == founder)
-        {
-            int[] nodes = [.. members.Select(rank => Nodes[rank])];
-            int[] seen = [.. nodes.Distinct()];
-            _group.Groups[founder] = new GroupBoard([.. nodes.Select(node => Array.IndexOf(seen, node))], _group.Members.Fault);
-        }
-
-        _group.Meet(Rank);
-        var split = new InProcessTransport(_group.Groups[founder], Array.IndexOf(members, Rank), Traffic);
-        _group.Meet(Rank);
-        return split;
-    }
-
-    /// <inheritdoc/>
-    public IPeerMemory? SharePeerMemory(long bytesPerRank)
-    {
-        if (Nodes.Any(node => node != 0))
-        {
-            return null;
-        }
-
-        if (Rank == 0)
-        {
-            _group.Peers[0] = new PeerBoard(Size, bytesPerRank);
-        }
-
-        _group.Meet(Rank);
-        PeerSlots memory = _group.Peers[0].ViewOf(Rank, _group.Members);
-        _group.Meet(Rank);
-        return memory;
-    }
-
-    /// <summary>Leaves the group: a rank that still waits for this one throws.</summary>
-    public void Dispose() => _group.Members.Leave(Rank);
+    protected override void Meet() => _group.Meet(Rank);
 
     private static Region Part(Region region, long firstByte, long bytes) =>
         region with { Address = region.Address + (nint)firstByte, Bytes = bytes };
 
-    private static void RequireHost(Region region)
-    {
-        if (region.Place == MemoryPlace.Device)
-        {
-            throw new FaultException(
-                FaultCode.Unavailable, "The in-process transport moves host memory, not a device's. Run with --device cpu.");
-        }
-    }
-
     private void Show(Region region)
     {
-        RequireHost(region);
         _group.Shown[Rank] = region;
         _group.Meet(Rank);
     }

@@ -58,21 +58,6 @@ internal sealed unsafe class MpiNodes
         return Judge([.. Enumerable.Range(0, world.Size).Select(rank => Report.Read(records.AsSpan(rank * RecordBytes, RecordBytes)))]);
     }
 
-    /// <summary>Numbers the nodes by first appearance: equal keys share a node.</summary>
-    internal static int[] Number<T>(IEnumerable<T> keys)
-        where T : notnull
-    {
-        var seen = new Dictionary<T, int>();
-        var numbers = new List<int>();
-        foreach (T key in keys)
-        {
-            seen.TryAdd(key, seen.Count);
-            numbers.Add(seen[key]);
-        }
-
-        return [.. numbers];
-    }
-
     /// <summary>Decides from what each rank reported.</summary>
     /// <remarks>
     /// A library may say that every rank is alone (MPICH 5.0 does) though host names agree; then host names decide. Two
@@ -81,7 +66,7 @@ internal sealed unsafe class MpiNodes
     internal static MpiNodes Judge(IReadOnlyList<Report> reports)
     {
         bool libraryKnows = reports.Any(report => report.Sharing > 1);
-        int[] nodes = libraryKnows ? Number(reports.Select(report => report.Leader)) : Number(reports.Select(report => report.Host));
+        int[] nodes = libraryKnows ? NodeNumbers.Of(reports.Select(report => report.Leader)) : NodeNumbers.Of(reports.Select(report => report.Host));
         bool oversubscribed = reports.Zip(nodes).GroupBy(pair => pair.Second, pair => pair.First)
             .Any(node => node.Count() > CoresFor([.. node]));
         return new MpiNodes(nodes, [.. reports.Select(report => report.Host)], oversubscribed);

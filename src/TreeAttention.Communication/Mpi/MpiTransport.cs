@@ -1,7 +1,7 @@
 using System;
-using System.Collections.Generic;
 using System.Linq;
-using System.Runtime.CompilerServices;
+using TreeAttention.Communication.Nodes;
+using TreeAttention.Communication.Transports;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Interop.Mpi;
@@ -15,7 +15,7 @@ namespace TreeAttention.Communication.Mpi;
 /// NaN in a maximum ranks may differ. From call to call of the same length the bits repeat on the same ranks.
 /// Not for use by two threads at once.
 /// </remarks>
-public sealed unsafe class MpiTransport : ITransport
+internal sealed unsafe class MpiTransport : TransportBase
 {
     /// <summary>Bytes of the longest piece that is handed to MPI, whose counts are 32-bit.</summary>
     public const int DefaultPieceBytes = 1 << 30;
@@ -24,127 +24,111 @@ public sealed unsafe class MpiTransport : ITransport
     private readonly MpiChannel _channel;
     private readonly bool _ownsCommunicator;
     private readonly MpiRequests _exchange = new();
-    private readonly int[] _nodes;
     private bool _disposed;
 
     internal MpiTransport(MpiWorld world, MpiChannel channel, int[] nodes, Traffic traffic, bool ownsCommunicator)
+        : base(channel.Rank, nodes, traffic)
     {
         _world = world;
         _channel = channel;
-        _nodes = nodes;
-        Traffic = traffic;
         _ownsCommunicator = ownsCommunicator;
     }
 
     /// <inheritdoc/>
-    public string Name => "mpi";
+    public override string Name => "mpi";
 
     /// <inheritdoc/>
-    public int Rank => _channel.Rank;
+    public override bool CanReduceStates => true;
 
     /// <inheritdoc/>
-    public int Size => _channel.Size;
-
-    /// <inheritdoc/>
-    public IReadOnlyList<int> Nodes => _nodes;
-
-    /// <inheritdoc/>
-    public Traffic Traffic { get; }
-
-    /// <inheritdoc/>
-    public bool CanReduceStates => true;
-
-    /// <inheritdoc/>
-    public void Send(Region region, int to)
+    public override void Send(Region region, int to)
     {
-        RequireHost(region);
+        RequireReachable(region);
         _channel.Send(region.Address, region.Bytes, to);
         Traffic.CountMessage(region.Bytes);
     }
 
     /// <inheritdoc/>
-    public void Receive(Region region, int from)
+    public override void Receive(Region region, int from)
     {
-        RequireHost(region);
+        RequireReachable(region);
         _channel.Receive(region.Address, region.Bytes, from);
     }
 
     /// <inheritdoc/>
-    public void Exchange(Region outgoing, int to, Region incoming, int from)
+    public override ITransport Split(int color, int key)
     {
-        StartExchange(outgoing, to, incoming, from);
-        Complete();
+        ArgumentOutOfRangeException.ThrowIfNegative(color);
+        nint communicator = 0;
+        _channel.Check(MpiNative.CommSplit(_channel.Communicator, color, key, &communicator), "split");
+        var part = new MpiChannel(_channel.Library, communicator, _channel.IsPolite, _channel.PieceBytes, _channel.WhileWaiting);
+        int[] nodes = new int[part.Size];
+        int node = Nodes[Rank];
+        fixed (int* all = nodes)
+        {
+            part.AllGather((nint)(&node), sizeof(int), (nint)all);
+        }
+
+        return new MpiTransport(_world, part, NodeNumbers.Of(nodes), Traffic, ownsCommunicator: true);
     }
 
     /// <inheritdoc/>
-    public void StartExchange(Region outgoing, int to, Region incoming, int from)
+    public override IPeerMemory? SharePeerMemory(long bytesPerRank)
     {
-        RequireHost(outgoing);
-        RequireHost(incoming);
-        if (_exchange.Count != 0)
+        ArgumentOutOfRangeException.ThrowIfNegative(bytesPerRank);
+        return Nodes.All(node => node == 0) ? MpiPeerMemory.Share(_channel, bytesPerRank) : null;
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>Frees the communicator of a <see cref="Split"/>, which every rank of it does; the world's own is the world's.</remarks>
+    public override void Dispose()
+    {
+        if (!_disposed && _ownsCommunicator && _world.MayCall)
         {
-            throw new InvalidOperationException("An exchange is under way: complete it before the next one.");
+            nint communicator = _channel.Communicator;
+            _channel.Check(MpiNative.CommFree(&communicator), "freeing a communicator");
         }
 
+        _disposed = true;
+    }
+
+    /// <inheritdoc/>
+    protected override void RequireReachable(Region region)
+    {
+        if (region.Place == MemoryPlace.Device)
+        {
+            throw new FaultException(
+                FaultCode.Unavailable,
+                "The MPI transport moves host memory, but the region lies on a device. Copy it to the host first, or use --transport nccl.");
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void Begin(Region outgoing, int to, Region incoming, int from)
+    {
         _exchange.Receive(_channel, incoming.Address, incoming.Bytes, from, MpiTags.Message);
         _exchange.Send(_channel, outgoing.Address, outgoing.Bytes, to, MpiTags.Message);
-        if (outgoing.Bytes > 0)
-        {
-            Traffic.CountMessage(outgoing.Bytes);
-        }
     }
 
     /// <inheritdoc/>
-    public void Complete() => _exchange.WaitAll(_channel, "exchange");
+    protected override void End() => _exchange.WaitAll(_channel, "exchange");
 
     /// <inheritdoc/>
-    public void AllReduce(Region region, ReduceOperation operation)
+    protected override void Combine(Region region, ReduceOperation operation)
     {
-        RequireHost(region);
-        if (region.Type != ElementType.Float32)
-        {
-            throw new ArgumentException($"An all-reduce combines f32 elements, not {region.Type.ShortName()}.", nameof(region));
-        }
-
         MpiConstants mpi = _channel.Library.Constants;
         _channel.AllReduceFloats(region.Address, region.Count, operation == ReduceOperation.Sum ? mpi.Sum : mpi.Max);
-        Traffic.CountCollective(region.Bytes);
     }
 
     /// <inheritdoc/>
-    public void AllReduceStates(PartialAttention state)
-    {
-        RequireHost(state.Region);
-        _world.States.AllReduce(_channel, state);
-        Traffic.CountCollective(state.Region.Bytes);
-    }
+    protected override void CombineStates(PartialAttention state) => _world.States.AllReduce(_channel, state);
 
     /// <inheritdoc/>
-    public void AllGather(Region mine, Region all)
-    {
-        RequireHost(mine);
-        RequireHost(all);
-        if (all.Bytes != mine.Bytes * Size)
-        {
-            throw new ArgumentException($"{Size} parts of {mine.Bytes:N0} bytes do not make {all.Bytes:N0} bytes.", nameof(all));
-        }
-
-        _channel.AllGather(mine.Address, mine.Bytes, all.Address);
-        Traffic.CountCollective(mine.Bytes);
-    }
+    protected override void Gather(Region mine, Region all) => _channel.AllGather(mine.Address, mine.Bytes, all.Address);
 
     /// <inheritdoc/>
-    public void AllToAll(Region outgoing, ReadOnlySpan<long> outgoingBytes, Region incoming, ReadOnlySpan<long> incomingBytes)
+    protected override void Scatter(Region outgoing, ReadOnlySpan<long> outgoingBytes, Region incoming, ReadOnlySpan<long> incomingBytes)
     {
-        RequireHost(outgoing);
-        RequireHost(incoming);
-        RequireParts(outgoing, outgoingBytes, nameof(outgoingBytes));
-        RequireParts(incoming, incomingBytes, nameof(incomingBytes));
-        if (outgoingBytes[Rank] != incomingBytes[Rank])
-        {
-            throw new ArgumentException("A rank sends itself as many bytes as it receives from itself.", nameof(incomingBytes));
-        }
-
         // The exchange under way, if any, keeps its own requests: this is a new list whose room is kept too.
         MpiRequests requests = _world.PartRequests;
         nint at = incoming.Address;
@@ -175,89 +159,11 @@ public sealed unsafe class MpiTransport : ITransport
         }
 
         requests.WaitAll(_channel, "all-to-all");
-        Traffic.CountCollective(Sum(outgoingBytes) - outgoingBytes[Rank]);
     }
 
     /// <inheritdoc/>
-    public void Broadcast(Region region, int root)
-    {
-        RequireHost(region);
-        _channel.Broadcast(region.Address, region.Bytes, root);
-        Traffic.CountCollective(Rank == root ? region.Bytes : 0);
-    }
+    protected override void Copy(Region region, int root) => _channel.Broadcast(region.Address, region.Bytes, root);
 
     /// <inheritdoc/>
-    public void Barrier()
-    {
-        _channel.Barrier();
-        Traffic.CountCollective(0);
-    }
-
-    /// <inheritdoc/>
-    public ITransport Split(int color, int key)
-    {
-        ArgumentOutOfRangeException.ThrowIfNegative(color);
-        nint communicator = 0;
-        _channel.Check(MpiNative.CommSplit(_channel.Communicator, color, key, &communicator), "split");
-        var part = new MpiChannel(_channel.Library, communicator, _channel.IsPolite, _channel.PieceBytes, _channel.WhileWaiting);
-        int[] nodes = new int[part.Size];
-        int node = _nodes[Rank];
-        fixed (int* all = nodes)
-        {
-            part.AllGather((nint)(&node), sizeof(int), (nint)all);
-        }
-
-        return new MpiTransport(_world, part, MpiNodes.Number(nodes), Traffic, ownsCommunicator: true);
-    }
-
-    /// <inheritdoc/>
-    public IPeerMemory? SharePeerMemory(long bytesPerRank)
-    {
-        ArgumentOutOfRangeException.ThrowIfNegative(bytesPerRank);
-        return _nodes.All(node => node == 0) ? MpiPeerMemory.Share(_channel, bytesPerRank) : null;
-    }
-
-    /// <inheritdoc/>
-    /// <remarks>Frees the communicator of a <see cref="Split"/>, which every rank of it does; the world's own is the world's.</remarks>
-    public void Dispose()
-    {
-        if (!_disposed && _ownsCommunicator && _world.MayCall)
-        {
-            nint communicator = _channel.Communicator;
-            _channel.Check(MpiNative.CommFree(&communicator), "freeing a communicator");
-        }
-
-        _disposed = true;
-    }
-
-    private static long Sum(ReadOnlySpan<long> bytes)
-    {
-        long sum = 0;
-        foreach (long part in bytes)
-        {
-            sum += part;
-        }
-
-        return sum;
-    }
-
-    private void RequireParts(Region region, ReadOnlySpan<long> bytes, string name)
-    {
-        if (bytes.Length != Size || Sum(bytes) != region.Bytes)
-        {
-            throw new ArgumentException(
-                $"{bytes.Length} parts of {Sum(bytes):N0} bytes together do not fit {Size} ranks and a region of {region.Bytes:N0} bytes.", name);
-        }
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void RequireHost(Region region)
-    {
-        if (region.Place == MemoryPlace.Device)
-        {
-            throw new FaultException(
-                FaultCode.Unavailable,
-                "The MPI transport moves host memory, but the region lies on a device. Copy it to the host first, or use --transport nccl.");
-        }
-    }
+    protected override void Meet() => _channel.Barrier();
 }

@@ -2,6 +2,8 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
+using TreeAttention.Communication.Control;
+using TreeAttention.Communication.Nodes;
 using TreeAttention.Interop.Mpi;
 using TreeAttention.Interop.Posix;
 
@@ -14,7 +16,7 @@ namespace TreeAttention.Communication.Mpi;
 /// Over a caller's communicator nothing of the job is begun or ended: its duplicate alone is used, from the calling thread alone.
 /// Waits there end when the group does, and a group that failed is left by <see cref="Abandon"/>.
 /// </remarks>
-public sealed unsafe class MpiWorld : IDisposable
+internal sealed unsafe class MpiWorld : IDisposable
 {
     private static readonly TimeSpan _teardownLimit = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan _abortLimit = TimeSpan.FromSeconds(5);
@@ -163,7 +165,7 @@ public sealed unsafe class MpiWorld : IDisposable
     public MpiTransport CreateTransport(IReadOnlyList<int>? nodes = null, int pieceBytes = MpiTransport.DefaultPieceBytes)
     {
         var channel = new MpiChannel(_library, _communicator, IsGuest || IsOversubscribed, pieceBytes, _bootstrap.WhileWaiting);
-        return new MpiTransport(this, channel, MpiNodes.Number([.. nodes ?? Nodes]), new Traffic(), ownsCommunicator: false);
+        return new MpiTransport(this, channel, NodeNumbers.Of([.. nodes ?? Nodes]), new Traffic(), ownsCommunicator: false);
     }
 
     /// <summary>Gives every rank the bytes of rank 0: how the control plane's address travels. Collective.</summary>

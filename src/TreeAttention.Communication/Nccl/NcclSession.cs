@@ -174,7 +174,7 @@ internal sealed unsafe class NcclSession(IStreamDevice device, bool mayCapture, 
 /// <param name="Control">How the ranks agree on the communicator.</param>
 /// <param name="Nodes">Node of each rank, for reductions that look at the topology.</param>
 /// <param name="Traffic">Counts what the rank sends.</param>
-public sealed record NcclSetUp(IStreamDevice Device, IControlPlane Control, IReadOnlyList<int> Nodes, Traffic Traffic)
+internal sealed record NcclSetUp(IStreamDevice Device, IControlPlane Control, IReadOnlyList<int> Nodes, Traffic Traffic)
 {
     /// <summary>NCCL_HOSTID: what this process calls its machine towards NCCL; null for the machine's own name.</summary>
     public string? HostId { get; init; }
@@ -259,7 +259,7 @@ internal sealed unsafe class NcclSideStream : IDisposable
 /// The caller's own communicator is used until <see cref="Connect"/> returns and then no more; it is never finalized, destroyed or
 /// aborted. It must not be in progress. Its ranks call the same methods in the same order.
 /// </remarks>
-public sealed unsafe class NcclHost : IDisposable
+internal sealed unsafe class NcclHost : IDisposable
 {
     private readonly IStreamDevice _device;
     private readonly NcclCommunicator _communicator;

@@ -2,8 +2,8 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Text;
-using TreeAttention.Communication.Mpi;
-using TreeAttention.Communication.Staging;
+using TreeAttention.Communication.Nodes;
+using TreeAttention.Communication.Transports;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Interop.Nccl;
@@ -12,16 +12,15 @@ namespace TreeAttention.Communication.Nccl;
 
 /// <summary>Ranks that are GPUs, connected by NCCL: operations are enqueued on the device's stream, an exchange that was started on a second one.</summary>
 /// <remarks>
-/// Nothing waits for the device but operations on host regions, which go through device memory, and <see cref="Barrier"/>. An
+/// Nothing waits for the device but operations on host regions, which go through device memory, and <see cref="ITransport.Barrier"/>. An
 /// all-reduce gives every rank the same bits (each element is combined along one chain or tree and then copied). Whoever
 /// waits for the device learns of errors of the library, after which every operation throws. The normal end is
 /// <see cref="Leave"/>; disposing alone ends at once, as a fault does.
 /// </remarks>
-public sealed unsafe class NcclTransport : ITransport
+internal sealed unsafe class NcclTransport : TransportBase
 {
     private readonly NcclSession _session;
     private readonly NcclCommunicator _communicator;
-    private readonly int[] _nodes;
     private readonly Func<long, IPeerMemory?> _sharePeerMemory;
     private readonly bool _ownsSession;
     private readonly StagingMemory _outgoing;
@@ -30,15 +29,13 @@ public sealed unsafe class NcclTransport : ITransport
     private readonly StagingMemory _arriving;
     private Region _arrived;
     private Region _target;
-    private bool _underWay;
 
     private NcclTransport(
         NcclSession session, NcclCommunicator communicator, IEnumerable<int> nodes, Traffic traffic, Func<long, IPeerMemory?> sharePeerMemory,
         bool ownsSession)
+        : base(communicator.Rank, NodeNumbers.Of(nodes), traffic)
     {
         (_session, _communicator, _sharePeerMemory, _ownsSession) = (session, communicator, sharePeerMemory, ownsSession);
-        _nodes = MpiNodes.Number(nodes);
-        Traffic = traffic;
         IStreamDevice device = session.Device;
         _outgoing = StagingMemory.On(device);
         _incoming = StagingMemory.On(device);
@@ -47,28 +44,16 @@ public sealed unsafe class NcclTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public string Name => "nccl";
+    public override string Name => "nccl";
 
     /// <inheritdoc/>
-    public int Rank => _communicator.Rank;
+    public override bool CanReduceStates => false;
 
     /// <inheritdoc/>
-    public int Size => _communicator.Size;
+    public override bool IsStreamOrdered => true;
 
     /// <inheritdoc/>
-    public IReadOnlyList<int> Nodes => _nodes;
-
-    /// <inheritdoc/>
-    public Traffic Traffic { get; }
-
-    /// <inheritdoc/>
-    public bool CanReduceStates => false;
-
-    /// <inheritdoc/>
-    public bool IsStreamOrdered => true;
-
-    /// <inheritdoc/>
-    public bool IsCapturable => _session.MayCapture;
+    public override bool IsCapturable => _session.MayCapture;
 
     private IStreamDevice Device => _session.Device;
 
@@ -125,13 +110,8 @@ public sealed unsafe class NcclTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public void Send(Region region, int to) => Exchange(region, to, Region.Empty, to);
-
-    /// <inheritdoc/>
-    public void Receive(Region region, int from) => Exchange(Region.Empty, from, region, from);
-
-    /// <inheritdoc/>
-    public void Exchange(Region outgoing, int to, Region incoming, int from)
+    /// <remarks>On the device's own stream, beside an exchange that is under way.</remarks>
+    public override void Exchange(Region outgoing, int to, Region incoming, int from)
     {
         CountMessage(outgoing);
         Region sent = Load(outgoing, _outgoing);
@@ -141,117 +121,8 @@ public sealed unsafe class NcclTransport : ITransport
     }
 
     /// <inheritdoc/>
-    public void StartExchange(Region outgoing, int to, Region incoming, int from)
-    {
-        if (_underWay)
-        {
-            throw new InvalidOperationException("An exchange is under way: complete it before the next one.");
-        }
-
-        _underWay = true;
-        CountMessage(outgoing);
-        Region sent = Load(outgoing, _leaving);
-        (_arrived, _target) = (Room(incoming, _arriving), incoming);
-        _communicator.Exchange(sent, to, _arrived, from, _session.Side.Fork());
-    }
-
-    /// <inheritdoc/>
-    /// <remarks>The host waits only where the incoming region is its own.</remarks>
-    public void Complete()
-    {
-        if (_underWay)
-        {
-            _underWay = false;
-            _session.ThrowIfEnded();
-            _session.Side.Join();
-            Unload(_arrived, _target);
-        }
-    }
-
-    /// <inheritdoc/>
-    public void AllReduce(Region region, ReduceOperation operation)
-    {
-        if (region.Type != ElementType.Float32)
-        {
-            throw new ArgumentException($"An all-reduce combines f32 elements, not {region.Type.ShortName()}.", nameof(region));
-        }
-
-        Traffic.CountCollective(region.Bytes);
-        Region combined = Load(region, _outgoing);
-        ncclRedOp_t reduction = operation == ReduceOperation.Sum ? ncclRedOp_t.ncclSum : ncclRedOp_t.ncclMax;
-        _communicator.AllReduce(combined.Address, combined.Count, reduction, Device.EnterStream());
-        Unload(combined, region);
-    }
-
-    /// <inheritdoc/>
-    public void AllReduceStates(PartialAttention state) =>
-        throw new NotSupportedException("NCCL has no all-reduce with an operator of the caller's own.");
-
-    /// <inheritdoc/>
-    public void AllGather(Region mine, Region all)
-    {
-        if (all.Bytes != mine.Bytes * Size)
-        {
-            throw new ArgumentException($"{Size} parts of {mine.Bytes:N0} bytes do not make {all.Bytes:N0} bytes.", nameof(all));
-        }
-
-        Traffic.CountCollective(mine.Bytes);
-        Gather(mine, all);
-    }
-
-    /// <inheritdoc/>
-    public void AllToAll(Region outgoing, ReadOnlySpan<long> outgoingBytes, Region incoming, ReadOnlySpan<long> incomingBytes)
-    {
-        RequireParts(outgoing, outgoingBytes, nameof(outgoingBytes));
-        RequireParts(incoming, incomingBytes, nameof(incomingBytes));
-        if (outgoingBytes[Rank] != incomingBytes[Rank])
-        {
-            throw new ArgumentException("A rank sends itself as many bytes as it receives from itself.", nameof(incomingBytes));
-        }
-
-        Traffic.CountCollective(outgoing.Bytes - outgoingBytes[Rank]);
-        Region sent = Load(outgoing, _outgoing);
-        Region received = Room(incoming, _incoming);
-        nint stream = Device.EnterStream();
-        nint from = sent.Address;
-        nint into = received.Address;
-        _communicator.OpenGroup();
-        for (int rank = 0; rank < Size; rank++)
-        {
-            _communicator.Send(from, outgoingBytes[rank], rank, stream);
-            _communicator.Receive(into, incomingBytes[rank], rank, stream);
-            from += (nint)outgoingBytes[rank];
-            into += (nint)incomingBytes[rank];
-        }
-
-        _communicator.CloseGroup("all-to-all", outgoing.Bytes);
-        Unload(received, incoming);
-    }
-
-    /// <inheritdoc/>
-    public void Broadcast(Region region, int root)
-    {
-        Traffic.CountCollective(Rank == root ? region.Bytes : 0);
-        Region copied = Rank == root ? Load(region, _outgoing) : Room(region, _outgoing);
-        _communicator.Broadcast(copied.Address, copied.Bytes, root, Device.EnterStream());
-        if (Rank != root)
-        {
-            Unload(copied, region);
-        }
-    }
-
-    /// <inheritdoc/>
-    public void Barrier()
-    {
-        Traffic.CountCollective(0);
-        Region one = _outgoing.Take(new Region(0, sizeof(float), ElementType.Float32, MemoryPlace.Device));
-        _communicator.AllReduce(one.Address, 1, ncclRedOp_t.ncclMax, Device.EnterStream());
-        Device.Synchronize();
-    }
-
-    /// <inheritdoc/>
     /// <remarks>The communicator of the part lives as long as this transport: leaving it alone would have to wait for its other ranks.</remarks>
-    public ITransport Split(int color, int key)
+    public override ITransport Split(int color, int key)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(color);
         using var mine = new HostMemory(2 * sizeof(int), ElementType.Int32);
@@ -261,17 +132,17 @@ public sealed unsafe class NcclTransport : ITransport
         int[] choices = all.Region.AsSpan<int>().ToArray();
         int[] members = [.. Enumerable.Range(0, Size).Where(rank => choices[2 * rank] == color).OrderBy(rank => choices[(2 * rank) + 1])];
         NcclCommunicator part = _session.Split(_communicator, color, key, Array.IndexOf(members, Rank), members.Length);
-        return new NcclTransport(_session, part, members.Select(rank => _nodes[rank]), Traffic, _ => null, ownsSession: false);
+        return new NcclTransport(_session, part, members.Select(rank => Nodes[rank]), Traffic, _ => null, ownsSession: false);
     }
 
     /// <inheritdoc/>
-    public IPeerMemory? SharePeerMemory(long bytesPerRank) => _sharePeerMemory(bytesPerRank);
+    public override IPeerMemory? SharePeerMemory(long bytesPerRank) => _sharePeerMemory(bytesPerRank);
 
     /// <summary>Leaves in order, with every rank, when all work is done.</summary>
     public void Leave() => _session.Leave();
 
     /// <inheritdoc/>
-    public void Dispose()
+    public override void Dispose()
     {
         if (_ownsSession)
         {
@@ -291,6 +162,91 @@ public sealed unsafe class NcclTransport : ITransport
         return new NcclTransport(session, communicator, setUp.Nodes, setUp.Traffic, setUp.SharePeerMemory, ownsSession: true);
     }
 
+    /// <inheritdoc/>
+    protected override void RequireReachable(Region region)
+    {
+        // What lies in host memory goes through the device's.
+    }
+
+    /// <inheritdoc/>
+    protected override void Begin(Region outgoing, int to, Region incoming, int from)
+    {
+        Region sent = Load(outgoing, _leaving);
+        (_arrived, _target) = (Room(incoming, _arriving), incoming);
+        _communicator.Exchange(sent, to, _arrived, from, _session.Side.Fork());
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>The host waits only where the incoming region is its own.</remarks>
+    protected override void End()
+    {
+        _session.ThrowIfEnded();
+        _session.Side.Join();
+        Unload(_arrived, _target);
+    }
+
+    /// <inheritdoc/>
+    protected override void Combine(Region region, ReduceOperation operation)
+    {
+        Region combined = Load(region, _outgoing);
+        ncclRedOp_t reduction = operation == ReduceOperation.Sum ? ncclRedOp_t.ncclSum : ncclRedOp_t.ncclMax;
+        _communicator.AllReduce(combined.Address, combined.Count, reduction, Device.EnterStream());
+        Unload(combined, region);
+    }
+
+    /// <inheritdoc/>
+    protected override void CombineStates(PartialAttention state) =>
+        throw new NotSupportedException("NCCL has no all-reduce with an operator of the caller's own.");
+
+    /// <inheritdoc/>
+    protected override void Gather(Region mine, Region all)
+    {
+        Region sent = Load(mine, _outgoing);
+        Region received = Room(all, _incoming);
+        _communicator.AllGather(sent.Address, received.Address, sent.Bytes, Device.EnterStream());
+        Unload(received, all);
+    }
+
+    /// <inheritdoc/>
+    protected override void Scatter(Region outgoing, ReadOnlySpan<long> outgoingBytes, Region incoming, ReadOnlySpan<long> incomingBytes)
+    {
+        Region sent = Load(outgoing, _outgoing);
+        Region received = Room(incoming, _incoming);
+        nint stream = Device.EnterStream();
+        nint from = sent.Address;
+        nint into = received.Address;
+        _communicator.OpenGroup();
+        for (int rank = 0; rank < Size; rank++)
+        {
+            _communicator.Send(from, outgoingBytes[rank], rank, stream);
+            _communicator.Receive(into, incomingBytes[rank], rank, stream);
+            from += (nint)outgoingBytes[rank];
+            into += (nint)incomingBytes[rank];
+        }
+
+        _communicator.CloseGroup("all-to-all", outgoing.Bytes);
+        Unload(received, incoming);
+    }
+
+    /// <inheritdoc/>
+    protected override void Copy(Region region, int root)
+    {
+        Region copied = Rank == root ? Load(region, _outgoing) : Room(region, _outgoing);
+        _communicator.Broadcast(copied.Address, copied.Bytes, root, Device.EnterStream());
+        if (Rank != root)
+        {
+            Unload(copied, region);
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void Meet()
+    {
+        Region one = _outgoing.Take(new Region(0, sizeof(float), ElementType.Float32, MemoryPlace.Device));
+        _communicator.AllReduce(one.Address, 1, ncclRedOp_t.ncclMax, Device.EnterStream());
+        Device.Synchronize();
+    }
+
     private static ncclUniqueId AgreeOnId(IControlPlane control)
     {
         ncclUniqueId id;
@@ -301,22 +257,6 @@ public sealed unsafe class NcclTransport : ITransport
             ? id
             : throw new FaultException(
                 FaultCode.CommunicationFault, $"NCCL gave no id for the communicator: {NcclLibrary.Describe(result, 0)}. NCCL_DEBUG=INFO tells more.");
-    }
-
-    private void Gather(Region mine, Region all)
-    {
-        Region sent = Load(mine, _outgoing);
-        Region received = Room(all, _incoming);
-        _communicator.AllGather(sent.Address, received.Address, sent.Bytes, Device.EnterStream());
-        Unload(received, all);
-    }
-
-    private void CountMessage(Region outgoing)
-    {
-        if (outgoing.Bytes > 0)
-        {
-            Traffic.CountMessage(outgoing.Bytes);
-        }
     }
 
     // Device memory with the region's bytes.
@@ -344,21 +284,6 @@ public sealed unsafe class NcclTransport : ITransport
             {
                 Device.Synchronize();
             }
-        }
-    }
-
-    private void RequireParts(Region region, ReadOnlySpan<long> bytes, string name)
-    {
-        long sum = 0;
-        foreach (long part in bytes)
-        {
-            sum += part;
-        }
-
-        if (bytes.Length != Size || sum != region.Bytes)
-        {
-            throw new ArgumentException(
-                $"{bytes.Length} parts of {sum:N0} bytes together do not fit {Size} ranks and a region of {region.Bytes:N0} bytes.", name);
         }
     }
 }

@@ -11,7 +11,7 @@ namespace TreeAttention.Devices.Cpu;
 
 /// <summary>What this machine can do at most with so many threads: read memory, and multiply and add in fp32.</summary>
 /// <remarks>Machines are shared: only ratios taken in the same round mean anything.</remarks>
-public sealed class MachineCeilings : IMachineCeilings
+internal sealed class MachineCeilings : IMachineCeilings
 {
     private readonly WorkerPool _pool;
     private readonly ReadWork _read;
@@ -170,17 +170,4 @@ internal sealed unsafe class ReadWork<TWidth, TVector>(Region memory) : ReadWork
 
         return TWidth.Sum(TWidth.Add(TWidth.Add(a, b), TWidth.Add(c, d)));
     }
-}
-
-/// <summary>What a device can do at most. One call measures once, so that a benchmark can interleave rounds of its own with rounds of these.</summary>
-public interface IMachineCeilings : IDisposable
-{
-    /// <summary>Reads a large memory once or more: bytes per second ÷ 10^9.</summary>
-    double MeasureRead();
-
-    /// <summary>Copies inside the device's memory, bytes read and bytes written both counted: bytes per second ÷ 10^9; null where the device has no copy of its own.</summary>
-    double? MeasureCopy();
-
-    /// <summary>Multiplies and adds in registers: floating-point operations per second ÷ 10^9, two for each multiply-add.</summary>
-    double MeasureMultiplyAdd();
 }

@@ -1,7 +1,6 @@
 using System;
 using System.Collections.Generic;
 using System.IO;
-using TreeAttention.Devices.Cpu;
 using TreeAttention.Devices.Cuda.Attention;
 using TreeAttention.Devices.Cuda.Driver;
 using TreeAttention.Devices.Cuda.Kernels;
@@ -316,7 +315,7 @@ public sealed class CudaDevice : IStreamDevice
     /// <summary>Measures what this GPU can do at most, with its own stream and memory; disposed before the device.</summary>
     /// <param name="type">Storage type whose multiplications are measured.</param>
     /// <param name="bytes">Memory that is read.</param>
-    public IMachineCeilings CreateCeilings(ElementType type, long bytes)
+    internal IMachineCeilings CreateCeilings(ElementType type, long bytes)
     {
         _context.Enter();
         return new GpuCeilings(

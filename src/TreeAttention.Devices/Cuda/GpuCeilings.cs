@@ -1,6 +1,5 @@
 using System;
 using System.Diagnostics;
-using TreeAttention.Devices.Cpu;
 using TreeAttention.Devices.Cuda.Driver;
 using TreeAttention.Devices.Cuda.Kernels;
 using TreeAttention.Distributed.Numerics;

@@ -33,8 +33,7 @@ public sealed class DecodeStep : IDisposable
     private readonly int[] _positions;
     private readonly int[] _depths; // [batch, query_len], or none
     private readonly bool _isAligned;
-    private readonly HostMemory? _result;
-    private readonly PartialAttention? _onHost;
+    private readonly HostState? _result;
     private StreamedStep? _streamed; // made when first needed: its page-locked memory has room for whole steps
 
     /// <summary>Makes a step. Every rank calls it with the same options.</summary>
@@ -60,8 +59,8 @@ public sealed class DecodeStep : IDisposable
         int[] depths = options.Attention.QueryDepths ?? [];
         _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
         _isAligned = options.Attention.AreQueriesAligned;
-        var shards = new ShardMap(_view, cache.Ranks, cache.Bound.Limits);
-        _step = AttentionStep.Create(context, Problem, shards, options.Plan, options.QueryLength);
+        var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Bound.Limits, _view.Pack);
+        _step = StepFactory.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
         cache.PrepareAppend(_positions.Length);
         _caller = new DeviceStepTensors(_device);
@@ -71,8 +70,7 @@ public sealed class DecodeStep : IDisposable
         if (_device.Place == MemoryPlace.Device)
         {
             int rows = _queries.RowsFor(shape);
-            _result = new HostMemory(PartialAttention.FloatsFor(rows, sizes.ValueDim) * sizeof(float), ElementType.Float32);
-            _onHost = new PartialAttention(_result.Region, rows, sizes.ValueDim);
+            _result = new HostState(rows, sizes.ValueDim);
         }
     }
 
@@ -215,7 +213,7 @@ public sealed class DecodeStep : IDisposable
         query.CopyTo(_given.Take(query.Length));
         _device.ArrangeQueries(Problem.Shape, _given.Send(query.Length), AnglesBehind(tokens), _queries);
         PartialAttention state = _step.Run(_queries, _shards[layer]);
-        AttentionEdge.Finish(Problem, _queries.Indices, OnHost(state), output, lse);
+        AttentionEdge.Finish(Problem, _queries.Indices, _result?.Take(_device, state) ?? state, output, lse);
     }
 
     private RotaryAngles? AnglesBehind(int tokens)
@@ -235,18 +233,6 @@ public sealed class DecodeStep : IDisposable
 
         _angles.Take(_positions);
         return _angles;
-    }
-
-    private PartialAttention OnHost(PartialAttention state)
-    {
-        if (_onHost is null)
-        {
-            return state;
-        }
-
-        _device.Copy(state.Region, _onHost.Region);
-        _device.Synchronize();
-        return _onHost;
     }
 
     private void RequireQueries(long count)

@@ -86,7 +86,7 @@ internal sealed class ShardedPrefill : PrefillStep
         ShardMap map = NewMap();
         map.ShareLimits(Context.Control, _shard.Fill(keys, values, _angles));
         AttentionAlgorithm algorithm = Options.Method == PrefillMethod.Ring ? AttentionAlgorithm.Ring : AttentionAlgorithm.Gather;
-        using var step = AttentionStep.Create(
+        using AttentionStep step = StepFactory.Create(
             Context, problem, map, new AttentionPlan(algorithm, ReductionKind.Auto, QueryPlacement.Sharded), Tokens.Count);
         PartialAttention state = step.Run(_queries, new KeyValueShard(_shard.Plan, _shard.Contents, map.LimitsOf(Context.Transport.Rank)));
         Times = step.Times;
@@ -96,16 +96,8 @@ internal sealed class ShardedPrefill : PrefillStep
 
     private void Finish(AttentionProblem problem, PartialAttention state, Span<float> output, Span<float> lse)
     {
-        if (Context.Device.Place != MemoryPlace.Device)
-        {
-            AttentionEdge.Finish(problem, _queries.Indices, state, output, lse);
-            return;
-        }
-
-        using var host = new HostMemory(state.Region.Bytes, ElementType.Float32);
-        Context.Device.Copy(state.Region, host.Region);
-        Context.Device.Synchronize();
-        AttentionEdge.Finish(problem, _queries.Indices, new PartialAttention(host.Region, state.Rows, state.ValueDim), output, lse);
+        using HostState? host = Context.Device.Place == MemoryPlace.Device ? new HostState(state.Rows, state.ValueDim) : null;
+        AttentionEdge.Finish(problem, _queries.Indices, host?.Take(Context.Device, state) ?? state, output, lse);
     }
 
     private ShardMap NewMap() => new(

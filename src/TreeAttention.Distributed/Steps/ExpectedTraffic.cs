@@ -149,7 +149,7 @@ public static class ExpectedTraffic
         long messages = 0;
         for (int rank = 0; rank < ranks; rank++)
         {
-            long[] sent = [.. Enumerable.Range(0, ranks - 1).Select(hop => hopBytes((rank - hop + ranks) % ranks)), homeBytes((rank + 1) % ranks)];
+            long[] sent = [.. Enumerable.Range(0, ranks - 1).Select(hop => hopBytes(new Ring(rank, ranks).Behind(hop))), homeBytes(new Ring(rank, ranks).Next)];
             bytes = Math.Max(bytes, sent.Sum());
             messages = Math.Max(messages, sent.Count(length => length > 0));
         }

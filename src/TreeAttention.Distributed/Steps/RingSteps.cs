@@ -45,7 +45,7 @@ internal sealed class RingStep : AttentionStep
         _visitors = new KeyValueShard[ranks - 1];
         for (int hop = 0; hop < _visitors.Length; hop++)
         {
-            _visitors[hop] = _travelling.ShardIn(_rooms[hop % 2], OriginAfter(hop));
+            _visitors[hop] = _travelling.ShardIn(_rooms[hop % 2], Ring.Behind(hop + 1));
         }
     }
 
@@ -58,8 +58,6 @@ internal sealed class RingStep : AttentionStep
     private protected override PartialAttention RunStep(QueryBlock queries, KeyValueShard shard)
     {
         int ranks = Transport.Size;
-        int next = (Transport.Rank + 1) % ranks;
-        int previous = (Transport.Rank + ranks - 1) % ranks;
         KeyValueShard current = shard;
         for (int hop = 0; hop < ranks; hop++)
         {
@@ -68,7 +66,7 @@ internal sealed class RingStep : AttentionStep
             {
                 BeginCommunication(Hop);
                 Prepare(hop, shard);
-                Transport.StartExchange(_outgoing, next, _incoming, previous);
+                Transport.StartExchange(_outgoing, Ring.Next, _incoming, Ring.Previous);
                 EndCommunication();
             }
 
@@ -76,7 +74,7 @@ internal sealed class RingStep : AttentionStep
             if (travels)
             {
                 BeginCommunication(Hop);
-                Finish(hop, shard, next, previous);
+                Finish(hop, shard);
                 EndCommunication();
                 current = _visitors[hop];
             }
@@ -111,7 +109,7 @@ internal sealed class RingStep : AttentionStep
         }
     }
 
-    private void Finish(int hop, KeyValueShard own, int next, int previous)
+    private void Finish(int hop, KeyValueShard own)
     {
         if (_overlap)
         {
@@ -120,7 +118,7 @@ internal sealed class RingStep : AttentionStep
         else
         {
             Prepare(hop, own);
-            Transport.Exchange(_outgoing, next, _incoming, previous);
+            Transport.Exchange(_outgoing, Ring.Next, _incoming, Ring.Previous);
         }
     }
 
@@ -128,11 +126,8 @@ internal sealed class RingStep : AttentionStep
     private void Prepare(int hop, KeyValueShard own)
     {
         _outgoing = hop == 0 ? _travelling.Pack(Device, own, _rooms[^1]) : _incoming;
-        _incoming = _travelling.MessageIn(_rooms[hop % 2], OriginAfter(hop));
+        _incoming = _travelling.MessageIn(_rooms[hop % 2], Ring.Behind(hop + 1));
     }
-
-    // Whose shard comes with a hop.
-    private int OriginAfter(int hop) => (Transport.Rank - hop - 1 + Transport.Size) % Transport.Size;
 
     private void AttendTo(KeyValueShard shard, QueryBlock queries, bool first)
     {
@@ -179,9 +174,9 @@ internal sealed class RingPartialStep : AttentionStep
         BeginCommunication("ring hop");
         for (int hop = 0; hop + 1 < ranks; hop++)
         {
-            Region outgoing = _states[(rank - hop + ranks) % ranks].Region;
-            Region incoming = _states[(rank - hop - 1 + ranks) % ranks].Region;
-            Transport.Exchange(outgoing, (rank + 1) % ranks, incoming, (rank + ranks - 1) % ranks);
+            Region outgoing = _states[Ring.Behind(hop)].Region;
+            Region incoming = _states[Ring.Behind(hop + 1)].Region;
+            Transport.Exchange(outgoing, Ring.Next, incoming, Ring.Previous);
         }
 
         EndCommunication();
@@ -250,7 +245,7 @@ internal sealed class RingQueryStep : AttentionStep
             {
                 BeginCommunication("ring hop");
                 Region outgoing = hop + 1 == ranks ? visitor.State.Region : visitor.Message;
-                Transport.Exchange(outgoing, (Transport.Rank + 1) % ranks, _visitors[hop + 1].Message, (Transport.Rank + ranks - 1) % ranks);
+                Transport.Exchange(outgoing, Ring.Next, _visitors[hop + 1].Message, Ring.Previous);
                 EndCommunication();
             }
         }

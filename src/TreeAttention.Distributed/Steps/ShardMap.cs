@@ -2,7 +2,6 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
@@ -17,7 +16,7 @@ public sealed class ShardMap
 
     private readonly ShardPlan[] _plans;
     private readonly PageLimits[][] _limits;
-    private readonly CacheView? _view;
+    private readonly Func<TravellingShards>? _travel;
 
     /// <summary>Plans the shards of all ranks.</summary>
     /// <param name="shape">Sizes of the call.</param>
@@ -44,18 +43,19 @@ public sealed class ShardMap
     }
 
     /// <summary>The map of a growing cache, which knows of the other ranks how large their values are, and no more.</summary>
-    /// <param name="view">The rows of the call; its plan is this rank's and grows in place.</param>
+    /// <param name="plan">This rank's pages; they grow in place.</param>
     /// <param name="ranks">Ranks that share the keys.</param>
     /// <param name="largest">[1] limits of all ranks together; they grow in place.</param>
-    internal ShardMap(CacheView view, int ranks, PageLimits[] largest)
+    /// <param name="travel">Makes the shards as they travel.</param>
+    internal ShardMap(ShardPlan plan, int ranks, PageLimits[] largest, Func<TravellingShards> travel)
     {
-        (Shape, Layout, Ranks, _view) = (view.Plan.Shape, ShardLayout.Lanes, ranks, view);
-        _plans = [.. Enumerable.Repeat(view.Plan, ranks)];
+        (Shape, Layout, Ranks, _travel) = (plan.Shape, ShardLayout.Lanes, ranks, travel);
+        _plans = [.. Enumerable.Repeat(plan, ranks)];
         _limits = [.. Enumerable.Repeat(largest, ranks)];
     }
 
     /// <summary>The shards are those of a cache: keys and limits change from step to step.</summary>
-    internal bool IsGrowing => _view is not null;
+    internal bool IsGrowing => _travel is not null;
 
     /// <summary>Sizes of the call.</summary>
     public AttentionShape Shape { get; }
@@ -102,7 +102,7 @@ public sealed class ShardMap
     }
 
     /// <summary>The shards as they travel.</summary>
-    internal TravellingShards Travel() => _view is null ? new LoadedShards(this) : _view.Pack();
+    internal TravellingShards Travel() => _travel is null ? new LoadedShards(this) : _travel();
 
     /// <summary>One plan over the contents of all ranks, one after the other: pages in the order of their positions, and their limits as known now.</summary>
     internal (ShardPlan Plan, PageLimits[] Limits) Join()

@@ -19,7 +19,7 @@ internal sealed class TreeStep : AttentionStep
         : base(context, problem, shards, queryCount)
     {
         _state = AllocateState(queryCount);
-        _reduction = Distributed.Reductions.Reduction.Create(
+        _reduction = ReductionFactory.Create(
             plan.Reduction, context, _state.Rows, _state.ValueDim, NumeratorUnit.For(shards), plan.Nodes);
     }
 

@@ -2,7 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
-using TreeAttention.Communication.Mpi;
+using TreeAttention.Communication.Control;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Runtime.Groups;
 

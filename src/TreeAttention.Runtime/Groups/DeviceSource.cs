@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Text;
+using TreeAttention.Communication.Mpi;
 using TreeAttention.Communication.Nccl;
 using TreeAttention.Communication.Staging;
 using TreeAttention.Devices.Cpu;
@@ -79,8 +80,8 @@ internal sealed class DeviceSource
         _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, _gpu ?? (rankOfNode % _platform.DeviceCount));
 
     /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
-    internal static StagedTransport? StagingFor(ITransport transport, IDevice device) =>
-        device is IStagingDevice staging ? new StagedTransport(transport, staging, warn: Warn) : null;
+    internal static DeviceTransport? StagingFor(ITransport transport, IDevice device) =>
+        device is IStagingDevice staging ? new DeviceTransport(transport, staging, warn: Warn) : null;
 
     private static void Warn(string message) => Console.Error.WriteLine($"treeattn: {message}");
 
@@ -90,7 +91,7 @@ internal sealed class DeviceSource
     /// <param name="isCudaAware">What the MPI says of itself.</param>
     /// <param name="choice">What TREEATTN_MPI_CUDA says instead.</param>
     /// <exception cref="FaultException">The choice is none (2).</exception>
-    internal static ITransport? BridgeFor(ITransport transport, IDevice device, bool isCudaAware, string? choice) => (choice, device) switch
+    internal static DeviceTransport? BridgeFor(ITransport transport, IDevice device, bool isCudaAware, string? choice) => (choice, device) switch
     {
         (not (null or "direct" or "staged"), _) => throw new FaultException(
             FaultCode.CommandLine,
@@ -98,8 +99,8 @@ internal sealed class DeviceSource
             + "says of itself.")
         { IsAgreed = true },
         (_, not IStagingDevice) => null,
-        ("direct", IStagingDevice staging) => new DirectTransport(transport, staging),
-        (null, IStagingDevice staging) when isCudaAware => new DirectTransport(transport, staging),
+        ("direct", IStagingDevice staging) => new DeviceTransport(transport, staging, MpiTransport.DefaultPieceBytes),
+        (null, IStagingDevice staging) when isCudaAware => new DeviceTransport(transport, staging, MpiTransport.DefaultPieceBytes),
         _ => StagingFor(transport, device),
     };
 

@@ -1,7 +1,7 @@
 using System;
 using System.Threading;
+using TreeAttention.Communication.Control;
 using TreeAttention.Communication.InProcess;
-using TreeAttention.Communication.Mpi;
 using TreeAttention.Communication.Nccl;
 using TreeAttention.Communication.Staging;
 using TreeAttention.Distributed.Ports;
@@ -88,7 +88,7 @@ public static class GroupLauncher
                     IsAloneInProcess = ranks == 1,
                     LookForFault = group.ThrowIfEnded,
                 });
-            using StagedTransport? staged = gpus is null ? DeviceSource.StagingFor(group.Transports[rank], device) : null;
+            using DeviceTransport? staged = gpus is null ? DeviceSource.StagingFor(group.Transports[rank], device) : null;
             var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)group.Transports[rank], device, control);
             using var member = new AttentionGroup(context, threads, description);
             results[rank] = work(member);

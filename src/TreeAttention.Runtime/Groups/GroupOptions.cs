@@ -1,7 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.IO;
-using TreeAttention.Communication.Mpi;
+using TreeAttention.Communication.Control;
 
 namespace TreeAttention;
 

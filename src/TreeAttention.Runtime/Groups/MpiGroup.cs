@@ -100,7 +100,7 @@ internal sealed class MpiParts : IDisposable
 {
     private readonly OwnedParts _owned = new();
     private readonly NcclTransport? _gpus;
-    private readonly ITransport? _bridge;
+    private readonly DeviceTransport? _bridge;
 
     /// <summary>Makes the parts. Every rank calls it.</summary>
     /// <exception cref="FaultException">A rank has no device, or NCCL is missing or failed.</exception>
@@ -117,9 +117,9 @@ internal sealed class MpiParts : IDisposable
             _gpus = nccl is null ? null : _owned.Add(
                 () => NcclSource.Connect(environment, NcclSource.Beside(transport, device, control) with { IsAloneInProcess = !world.IsGuest }));
             _bridge = _gpus is null ? DeviceSource.BridgeFor(transport, device, world.IsCudaAware, environment.MpiCuda) : null;
-            Context = new RankContext(_gpus ?? _bridge ?? transport, device, control);
+            Context = new RankContext(_gpus ?? (ITransport?)_bridge ?? transport, device, control);
             Description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"
-                + (nccl is not null ? $", {nccl}" : _bridge is DirectTransport ? ", device memory handed to MPI" : "");
+                + (nccl is not null ? $", {nccl}" : _bridge is DeviceTransport { IsDirect: true } ? ", device memory handed to MPI" : "");
         }
         catch
         {

@@ -2,7 +2,6 @@ using System;
 using System.Linq;
 using System.Text;
 using TreeAttention.Communication.Control;
-using TreeAttention.Communication.Mpi;
 using TreeAttention.Communication.Nccl;
 using TreeAttention.Communication.Nodes;
 using TreeAttention.Distributed.Numerics;
@@ -81,12 +80,8 @@ internal static class RendezvousGroup
     internal static long MachineNumber() => (long)(ulong)Fingerprint.Of(Encoding.UTF8.GetBytes(Environment.MachineName));
 
     /// <summary>The node of each rank: ranks whose machine has the same name share it.</summary>
-    internal static int[] NodesOf(IControlPlane control)
-    {
-        string[] machines = [.. control.AllGather(Encoding.UTF8.GetBytes(Environment.MachineName)).Select(Encoding.UTF8.GetString)];
-        string[] seen = [.. machines.Distinct()];
-        return [.. machines.Select(machine => Array.IndexOf(seen, machine))];
-    }
+    internal static int[] NodesOf(IControlPlane control) =>
+        NodeNumbers.Of(control.AllGather(Encoding.UTF8.GetBytes(Environment.MachineName)).Select(Encoding.UTF8.GetString));
 
     private static void End(int rank, FaultCode code, string reason)
     {

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Devices;
 using TreeAttention.Devices.Cpu;
 using TreeAttention.Devices.Cuda;
 

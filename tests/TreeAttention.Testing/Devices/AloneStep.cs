@@ -13,16 +13,16 @@ namespace TreeAttention.Testing.Devices;
 internal sealed class AloneStep : IDisposable
 {
     private readonly InProcessGroup _group;
-    private readonly StagedTransport _transport;
+    private readonly DeviceTransport _transport;
     private readonly AttentionStep _step;
 
     private AloneStep(CudaDevice device, CpuCase inputs, PageLimits[] limits, AttentionPlan plan)
     {
         _group = InProcessGroup.Create(1);
-        _transport = new StagedTransport(_group.Transports[0], device);
+        _transport = new DeviceTransport(_group.Transports[0], device);
         var shards = new ShardMap(inputs.Shape, inputs.Layout, 1, inputs.Type, inputs.ValuesInKeys);
         shards.ShareLimits(_group.Controls[0], limits);
-        _step = AttentionStep.Create(new RankContext(_transport, device, _group.Controls[0]), inputs.Problem, shards, plan, inputs.Shape.QueryLength);
+        _step = StepFactory.Create(new RankContext(_transport, device, _group.Controls[0]), inputs.Problem, shards, plan, inputs.Shape.QueryLength);
     }
 
     internal StepTimes Times => _step.Times;

@@ -15,7 +15,7 @@ internal sealed class StateAndReduction : IDisposable
         _device = context.Device;
         Region region = _device.Allocate(PartialAttention.FloatsFor(rows, valueDim) * sizeof(float), ElementType.Float32);
         State = new PartialAttention(region, rows, valueDim);
-        Reduction = Reduction.Create(kind, context, rows, valueDim);
+        Reduction = ReductionFactory.Create(kind, context, rows, valueDim);
     }
 
     public PartialAttention State { get; }

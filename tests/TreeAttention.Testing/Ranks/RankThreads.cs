@@ -47,7 +47,7 @@ internal static class RankThreads
             shards.ShareLimits(context.Control, shard.Limits);
         }
 
-        using var step = AttentionStep.Create(context, attention.Problem, shards, plan, indices.Length);
+        using AttentionStep step = StepFactory.Create(context, attention.Problem, shards, plan, indices.Length);
         return (step.Run(queries, shard).Region.AsSpan<float>().ToArray(), indices);
     }
 }

@@ -22,7 +22,7 @@ internal sealed class StepOfRank : IDisposable
         Call = new DeviceCall(inputs, device, transport.Rank);
         var shards = new ShardMap(inputs.Shape, inputs.Layout, transport.Size, inputs.Type, inputs.ValuesInKeys);
         shards.ShareLimits(control, Call.Shard.Limits);
-        _step = AttentionStep.Create(new RankContext(transport, device, control), inputs.Problem, shards, plan, inputs.Shape.QueryLength);
+        _step = StepFactory.Create(new RankContext(transport, device, control), inputs.Problem, shards, plan, inputs.Shape.QueryLength);
     }
 
     /// <summary>The rank's queries and keys.</summary>

@@ -72,7 +72,7 @@ public sealed unsafe class NcclDeviceTests : DeviceTransportConformance
     [Fact]
     public void Automatic_choice_keeps_to_what_the_host_need_not_wait_for() => NcclRanks.Run(2, (transport, device, control) =>
     {
-        using var reduction = Reduction.Create(ReductionKind.Auto, new RankContext(transport, device, control), 4, 8);
+        using Reduction reduction = ReductionFactory.Create(ReductionKind.Auto, new RankContext(transport, device, control), 4, 8);
 
         Assert.Equal(ReductionKind.AllGather, reduction.Kind);
     });

@@ -37,11 +37,11 @@ public abstract class DeviceTransportConformance
             var context = new RankContext(transport, device, control);
             if (kind == ReductionKind.Fused && !transport.CanReduceStates)
             {
-                Assert.Equal(FaultCode.Unavailable, Assert.Throws<FaultException>(() => Reduction.Create(kind, context, Rows, ValueDim)).Code);
+                Assert.Equal(FaultCode.Unavailable, Assert.Throws<FaultException>(() => ReductionFactory.Create(kind, context, Rows, ValueDim)).Code);
                 return;
             }
 
-            using var reduction = Reduction.Create(kind, context, Rows, ValueDim);
+            using Reduction reduction = ReductionFactory.Create(kind, context, Rows, ValueDim);
             PartialAttention mine = hosts.States[transport.Rank];
             var state = new PartialAttention(device.Allocate(mine.Region.Bytes, ElementType.Float32), Rows, ValueDim);
             for (int round = 0; round < 3; round++)

@@ -35,7 +35,7 @@ public sealed class DirectTransportTests : DeviceTransportConformance
         group.Run(rank =>
         {
             using var device = new CudaDevice(platform, rank);
-            using var transport = new DirectTransport(group.Transports[rank], device);
+            using var transport = new DeviceTransport(group.Transports[rank], device, directBytes: 1 << 30);
             body(transport, device, group.Controls[rank]);
         });
     }

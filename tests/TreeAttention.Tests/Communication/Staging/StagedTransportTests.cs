@@ -21,7 +21,7 @@ public sealed class StagedTransportTests : DeviceTransportConformance
         group.Run(rank =>
         {
             using var device = new CudaDevice(platform, rank % 2); // two GPUs, one of them shared where there are three ranks
-            using var transport = new StagedTransport(group.Transports[rank], device);
+            using var transport = new DeviceTransport(group.Transports[rank], device);
             body(transport, device, group.Controls[rank]);
         });
     }

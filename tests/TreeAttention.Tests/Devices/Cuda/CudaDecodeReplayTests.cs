@@ -230,7 +230,7 @@ public sealed class CudaDecodeReplayTests
     {
         using var group = InProcessGroup.Create(1);
         using var device = new CudaDevice(EmulatedCuda.Platform, 0, scratchBytes);
-        using var transport = new StagedTransport(group.Transports[0], device);
+        using var transport = new DeviceTransport(group.Transports[0], device);
         body(device, new RankContext(transport, device, group.Controls[0]));
     }
 

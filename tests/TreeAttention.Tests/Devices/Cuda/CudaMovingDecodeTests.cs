@@ -21,7 +21,7 @@ public sealed class CudaMovingDecodeTests
         group.Run(rank =>
         {
             using CudaDevice device = EmulatedCuda.CreateDevice();
-            using var transport = new StagedTransport(group.Transports[rank], device);
+            using var transport = new DeviceTransport(group.Transports[rank], device);
             Assert.True(GrowingStory.Play(new RankContext(transport, device, group.Controls[rank]), algorithm) > 0);
         });
     }

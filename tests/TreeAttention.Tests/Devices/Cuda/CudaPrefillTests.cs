@@ -35,7 +35,7 @@ public sealed class CudaPrefillTests
         group.Run(rank =>
         {
             using CudaDevice device = EmulatedCuda.CreateDevice(rank);
-            using var staged = new StagedTransport(group.Transports[rank], device);
+            using var staged = new DeviceTransport(group.Transports[rank], device);
             Prefill(new RankContext(staged, device, group.Controls[rank]), method, results);
         });
 

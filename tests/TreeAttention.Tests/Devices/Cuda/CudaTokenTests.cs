@@ -168,7 +168,7 @@ public sealed class CudaTokenTests
         group.Run(rank =>
         {
             using CudaDevice device = EmulatedCuda.CreateDevice();
-            using var transport = new StagedTransport(group.Transports[rank], device);
+            using var transport = new DeviceTransport(group.Transports[rank], device);
             body(new RankContext(transport, device, group.Controls[rank]));
         });
     }

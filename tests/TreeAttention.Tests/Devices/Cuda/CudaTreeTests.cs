@@ -94,7 +94,7 @@ public sealed class CudaTreeTests
         group.Run(rank =>
         {
             using CudaDevice device = EmulatedCuda.CreateDevice();
-            using var transport = new StagedTransport(group.Transports[rank], device);
+            using var transport = new DeviceTransport(group.Transports[rank], device);
             var context = new RankContext(transport, device, group.Controls[rank]);
             using var cache = new ShardedKvCache(context, new CacheOptions
             {

@@ -35,10 +35,10 @@ public sealed class PeerWindowTests
         group.Run(rank =>
         {
             using var device = new CudaDevice(platform, rank % 3); // three GPUs, one of them shared by ranks 0 and 3
-            using var transport = new StagedTransport(group.Transports[rank], device);
+            using var transport = new DeviceTransport(group.Transports[rank], device);
             var context = new RankContext(transport, device, group.Controls[rank]);
-            using var gather = Reduction.Create(ReductionKind.AllGather, context, Rows, ValueDim);
-            using var oneShot = Reduction.Create(ReductionKind.OneShot, context, Rows, ValueDim);
+            using Reduction gather = ReductionFactory.Create(ReductionKind.AllGather, context, Rows, ValueDim);
+            using Reduction oneShot = ReductionFactory.Create(ReductionKind.OneShot, context, Rows, ValueDim);
             PartialAttention mine = hosts.States[rank];
             var state = new PartialAttention(device.Allocate(mine.Region.Bytes, ElementType.Float32), Rows, ValueDim);
             for (int round = 0; round < 5; round++)
@@ -63,7 +63,7 @@ public sealed class PeerWindowTests
         group.Run(rank =>
         {
             using var device = new CudaDevice(platform, rank);
-            using var transport = new StagedTransport(group.Transports[rank], device);
+            using var transport = new DeviceTransport(group.Transports[rank], device);
             using IPeerMemory? peers = transport.SharePeerMemory(100);
 
             Assert.Equal(MemoryPlace.Device, peers!.Mine.Place);

@@ -48,7 +48,7 @@ public sealed class CacheCapacityTests
         group.Run(rank =>
         {
             using CudaDevice device = EmulatedCuda.CreateDevice(rank / 2);
-            using var transport = new StagedTransport(group.Transports[rank], device);
+            using var transport = new DeviceTransport(group.Transports[rank], device);
             using var cache = new ShardedKvCache(
                 new RankContext(transport, device, group.Controls[rank]), _endless with { MemoryFraction = 0.002 });
             bytes[rank] = cache.Bytes;

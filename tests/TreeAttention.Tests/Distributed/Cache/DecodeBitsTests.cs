@@ -148,7 +148,7 @@ public sealed class DecodeBitsTests
             var shards = new ShardMap(shape, ShardLayout.Lanes, 1, ElementType.BFloat16, false);
             KeyValueShard shard = KeyValueLoader.Load(context.Device, shards.PlanOf(0), key.View, value.View, NonFinitePolicy.Error);
             QueryBlock queries = QueryLoader.Load(context.Device, shape, query.View, [0, 1], NonFinitePolicy.Error);
-            using var step = AttentionStep.Create(
+            using AttentionStep step = StepFactory.Create(
                 context, problem, shards, new AttentionPlan(AttentionAlgorithm.Tree, ReductionKind.Lanes, QueryPlacement.Replicated), 2);
             float[] output = new float[2 * 6 * 16];
             float[] lse = new float[12];

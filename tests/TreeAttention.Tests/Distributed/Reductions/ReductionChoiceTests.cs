@@ -33,7 +33,7 @@ public sealed class ReductionChoiceTests
             // Only rank 0 believes in one node.
             int[] nodes = context.Transport.Rank == 0 ? [0, 0, 0] : [0, 1, 2];
 
-            using var reduction = Reduction.Create(ReductionKind.Auto, context, 4, 4, nodes: nodes);
+            using Reduction reduction = ReductionFactory.Create(ReductionKind.Auto, context, 4, 4, nodes: nodes);
 
             Assert.Equal(ReductionKind.OneShot, reduction.Kind);
         });
@@ -46,7 +46,7 @@ public sealed class ReductionChoiceTests
             2,
             context =>
             {
-                using var reduction = Reduction.Create(ReductionKind.Auto, context, 4, 4, nodes: [0, 0]);
+                using Reduction reduction = ReductionFactory.Create(ReductionKind.Auto, context, 4, 4, nodes: [0, 0]);
 
                 Assert.Equal(ReductionKind.Butterfly, reduction.Kind);
             },
@@ -57,7 +57,7 @@ public sealed class ReductionChoiceTests
     public void One_shot_over_several_nodes_names_the_way_out()
     {
         FaultException fault = Assert.Throws<FaultException>(() => RankThreads.Run(
-            2, context => Reduction.Create(ReductionKind.OneShot, context, 4, 4).Dispose(), nodes: [0, 1]));
+            2, context => ReductionFactory.Create(ReductionKind.OneShot, context, 4, 4).Dispose(), nodes: [0, 1]));
 
         Assert.Equal(FaultCode.Unavailable, fault.Code);
         Assert.Contains("--reduction butterfly", fault.Message, StringComparison.Ordinal);

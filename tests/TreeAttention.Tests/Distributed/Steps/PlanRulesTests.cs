@@ -43,7 +43,7 @@ public sealed class PlanRulesTests
         ShapeMismatchException error = Assert.Throws<ShapeMismatchException>(() => RankThreads.Run(2, context =>
         {
             var plan = new AttentionPlan(AttentionAlgorithm.Ring, ReductionKind.Auto, QueryPlacement.Sharded);
-            AttentionStep.Create(context, _attention.Problem, _attention.ShardsFor(ShardLayout.Contiguous, 2), plan, 3).Dispose();
+            StepFactory.Create(context, _attention.Problem, _attention.ShardsFor(ShardLayout.Contiguous, 2), plan, 3).Dispose();
         }));
 
         Assert.Contains("has 3 queries", error.Message, StringComparison.Ordinal);

@@ -28,7 +28,7 @@ public sealed class StepFaultTests
             int[] indices = QueryLayout.IndicesOf(placement, layout, attention.Shape, rank, 3);
             QueryBlock queries = attention.QueriesOn(context.Device, indices);
             KeyValueShard shard = attention.ShardOn(context.Device, shards, rank);
-            using var step = AttentionStep.Create(context, attention.Problem, shards, plan, indices.Length);
+            using AttentionStep step = StepFactory.Create(context, attention.Problem, shards, plan, indices.Length);
             step.Run(queries, shard);
 
             // A fault ends the others wherever they are; after the barrier that is not in their first run.

@@ -212,7 +212,7 @@ public sealed class StepTests
         QueryBlock queries = attention.QueriesOn(context.Device, indices);
         KeyValueShard shard = attention.ShardOn(context.Device, shards, context.Transport.Rank);
         beforeCreate?.Invoke();
-        using var step = AttentionStep.Create(context, attention.Problem, shards, plan, indices.Length);
+        using AttentionStep step = StepFactory.Create(context, attention.Problem, shards, plan, indices.Length);
         body(step, queries, shard);
     }
 }

@@ -2,7 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 
-namespace TreeAttention.Communication.Mpi;
+namespace TreeAttention.Communication.Control;
 
 /// <summary>What the launcher of an MPI job tells the process about itself, before any MPI library is loaded.</summary>
 /// <remarks>It serves to choose the library and to notice a wrong one. The ranks themselves are numbered by the library.</remarks>
