@@ -1,8 +1,6 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed.Layout;
-using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Verification;
 
@@ -16,24 +14,16 @@ public static class Agreement
     public const int SampledRows = 64;
 
     /// <summary>Compares a whole result: all rows when small, seeded rows else.</summary>
-    /// <param name="problem">Sizes, masks and biases.</param>
-    /// <param name="query">[batch, query_len, query_heads, head_dim]</param>
-    /// <param name="key">[batch, key_len, kv_heads, head_dim]</param>
-    /// <param name="value">[batch, key_len, kv_heads, value_dim]</param>
-    /// <param name="storage">What keys and values were stored as.</param>
+    /// <param name="call">Sizes, options, tensors, and what keys and values were stored as.</param>
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
     /// <param name="lse">[batch, query_heads, query_len]</param>
     /// <param name="seed">Of the sampled rows.</param>
-    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
-    public static VerificationReport Check(
-        AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage,
-        ReadOnlySpan<float> output, ReadOnlySpan<float> lse, int seed, KeyValueScales? scales = null) =>
-        VerificationRows.Compute(problem, query, key, value, storage, seed, scales).Check(output, lse);
+    public static VerificationReport Check(ReferenceCall call, ReadOnlySpan<float> output, ReadOnlySpan<float> lse, int seed) =>
+        VerificationRows.Compute(call, seed).Check(output, lse);
 
     /// <summary>The rows that are compared: all when that is little work, else 64 seeded ones with first and last queries among them.</summary>
-    public static IReadOnlyList<AttentionRow> SampleRows(AttentionProblem problem, int seed)
+    public static IReadOnlyList<AttentionRow> SampleRows(AttentionShape shape, int seed)
     {
-        AttentionShape shape = problem.Shape;
         long rows = (long)shape.Batch * shape.QueryHeads * shape.QueryLength;
         if (rows <= SampledRows || (double)rows * (shape.KeyLength + 1024) * (shape.HeadDim + shape.ValueDim) <= WorkOfAllRows)
         {

@@ -1,9 +1,7 @@
 using System;
 using System.Numerics.Tensors;
 using TreeAttention.Distributed.Layout;
-using TreeAttention.Distributed.Loading;
 using TreeAttention.Distributed.Numerics;
-using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Verification;
 
@@ -16,34 +14,30 @@ namespace TreeAttention.Verification;
 public static class NaiveAttention
 {
     /// <summary>Output and log-sum-exp of one query and head; parameters as in <see cref="ReferenceAttention"/>.</summary>
-    /// <param name="problem">Sizes, masks and biases.</param>
-    /// <param name="query">[batch, query_len, query_heads, head_dim]</param>
-    /// <param name="key">[batch, key_len, kv_heads, head_dim]</param>
-    /// <param name="value">[batch, key_len, kv_heads, value_dim]</param>
-    /// <param name="storage">The type that everything is rounded to.</param>
+    /// <param name="call">Sizes, options, tensors, and the type that everything is rounded to.</param>
     /// <param name="row">Which row.</param>
     /// <param name="output">[value_dim]</param>
     /// <param name="lse">Natural logarithm, in single precision.</param>
-    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
     /// <param name="rounding">What is rounded at all.</param>
     public static void Row(
-        AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, AttentionRow row,
-        Span<float> output, out float lse, KeyValueScales? scales = null, NaiveRounding rounding = NaiveRounding.Everything)
+        ReferenceCall call, AttentionRow row, Span<float> output, out float lse, NaiveRounding rounding = NaiveRounding.Everything)
     {
+        (ElementType storage, KeyValueScales? scales) = (call.Storage, call.Scales);
         ElementType narrow = StorageType.Of(storage).Arithmetic;
         ElementType arithmetic = rounding == NaiveRounding.Everything ? narrow : ElementType.Float32;
         ElementType queries = rounding == NaiveRounding.Storage ? ElementType.Float32 : narrow;
-        int kvHead = row.Head / problem.Shape.GroupSize;
+        int kvHead = call.KvHeadOf(row.Head);
         output.Clear();
         lse = float.NegativeInfinity;
-        if (row.Query >= problem.Mask.QueryLength(row.Batch))
+        var rules = new ReferenceRules(call.Shape, call.Options, row.Batch, row.Query);
+        if (!rules.IsPresent)
         {
             return;
         }
 
         float[] scores = Scores(
-            problem, new StoredRows(query, queries, 1f), new StoredRows(key, storage, scales?.Key[kvHead] ?? 1f), arithmetic, row);
-        float sink = problem.Options.Sinks?[row.Head] ?? float.NegativeInfinity;
+            call, rules, new StoredRows(call.Query, queries, 1f), new StoredRows(call.Key, storage, scales?.Key[kvHead] ?? 1f), arithmetic, row);
+        float sink = call.Options.Sinks?[row.Head] ?? float.NegativeInfinity;
         float top = scores.Length == 0 ? sink : MathF.Max(sink, TensorPrimitives.Max<float>(scores));
         if (float.IsNegativeInfinity(top))
         {
@@ -59,7 +53,7 @@ public static class NaiveAttention
 
         TensorPrimitives.Divide(scores, whole, scores);
         Round(scores, arithmetic);
-        var values = new StoredRows(value, storage, scales?.Value[kvHead] ?? 1f);
+        var values = new StoredRows(call.Value, storage, scales?.Value[kvHead] ?? 1f);
         for (int j = 0; j < scores.Length; j++)
         {
             if (scores[j] != 0)
@@ -72,22 +66,22 @@ public static class NaiveAttention
         lse = top + MathF.Log(whole);
     }
 
-    private static float[] Scores(AttentionProblem problem, StoredRows queries, StoredRows keys, ElementType arithmetic, AttentionRow row)
+    private static float[] Scores(
+        ReferenceCall call, ReferenceRules rules, StoredRows queries, StoredRows keys, ElementType arithmetic, AttentionRow row)
     {
-        KeyInterval visible = problem.Mask.Visible(row.Batch, row.Query);
-        float[] scores = new float[visible.End];
+        float[] scores = new float[call.Shape.KeyLength];
         Array.Fill(scores, float.NegativeInfinity);
         float[] queryRow = queries.Read(row.Batch, row.Query, row.Head).ToArray();
-        float softcap = problem.Options.Softcap;
+        float softcap = call.Options.Softcap;
         Span<float> score = stackalloc float[1];
-        for (int j = visible.First; j < visible.End; j++)
+        for (int j = 0; j < scores.Length; j++)
         {
-            if (!problem.Mask.KeepsInside(row.Batch, row.Query, j))
+            if (!rules.Sees(j))
             {
                 continue;
             }
 
-            score[0] = (float)problem.Scale * TensorPrimitives.Dot(queryRow, keys.Read(row.Batch, j, row.Head / problem.Shape.GroupSize));
+            score[0] = (float)call.Scale * TensorPrimitives.Dot(queryRow, keys.Read(row.Batch, j, call.KvHeadOf(row.Head)));
             Round(score, arithmetic);
             if (softcap > 0)
             {
@@ -95,7 +89,7 @@ public static class NaiveAttention
                 Round(score, arithmetic);
             }
 
-            score[0] += (float)problem.Mask.Bias(row.Batch, row.Head, row.Query, j);
+            score[0] += (float)rules.Bias(row.Head, j);
             Round(score, arithmetic);
             scores[j] = score[0];
         }
@@ -115,15 +109,14 @@ public static class NaiveAttention
 
     private sealed class StoredRows(TensorView view, ElementType storage, float scale)
     {
-        private readonly TensorRows _rows = new(view);
+        private readonly TensorNumbers _rows = new(view);
         private readonly RowStorage _storage = new(view.Type, storage, (int)view.Shape[3]);
         private readonly byte[] _stored = new byte[storage.BytesFor(view.Shape[3])];
-
         private readonly float[] _numbers = new float[view.Shape[3]];
 
         public ReadOnlySpan<float> Read(int batch, int position, int head)
         {
-            TensorPrimitives.Multiply(_storage.Store(_rows.Bytes(batch, position, head), _stored, scale), scale, _numbers);
+            TensorPrimitives.Multiply(_storage.Store(_rows.Stored(batch, position, head), _stored, scale), scale, _numbers);
             return _numbers;
         }
     }

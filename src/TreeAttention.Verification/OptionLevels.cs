@@ -8,21 +8,42 @@ namespace TreeAttention.Verification;
 public static class OptionLevels
 {
     private const int Scale = 0, Causal = 1, Window = 2, Softcap = 3, Alibi = 4, Sinks = 5, KeyLengths = 6, QueryLengths = 7, DepthFirst = 8,
-        TailMask = 9, TailBias = 10;
+        TailMask = 9, TailBias = 10, LeftPadding = 11, Packed = 12, TokenTree = 13;
+
+    // Two options that say the same thing in two ways: bounds of packed sequences are their lengths, and a token tree is an order
+    // of the queries and a mask over their own keys.
+    private static readonly (int First, int Second)[] _apart =
+    [
+        (Packed, KeyLengths), (Packed, QueryLengths), (Packed, LeftPadding), (Packed, TokenTree), (TokenTree, DepthFirst),
+        (TokenTree, TailMask),
+    ];
 
     /// <summary>Names of the options, in the order of the levels.</summary>
     public static IReadOnlyList<string> Names { get; } =
-        ["scale", "causal", "window", "softcap", "alibi", "sinks", "key-lengths", "query-lengths", "depth-first", "tail-mask", "tail-bias"];
+    [
+        "scale", "causal", "window", "softcap", "alibi", "sinks", "key-lengths", "query-lengths", "depth-first", "tail-mask", "tail-bias",
+        "left-padding", "packed", "token-tree",
+    ];
 
     /// <summary>
     /// Levels of each option. Scale: positive, negative, 0; window: left, right, both; ALiBi slopes: of heads, of batch and
-    /// heads; sinks: ordinary, huge; tail mask: short, longer than the keys; tail bias: for all batch rows, for each.
+    /// heads; sinks: ordinary, huge; tail mask: short, longer than the keys; tail bias: for all batch rows, for each; left padding:
+    /// of some keys, of all keys of some rows; packed sequences: of any lengths, some without queries or keys; token trees: one for
+    /// all batch rows, one for each.
     /// </summary>
-    public static IReadOnlyList<int> Counts { get; } = [4, 2, 4, 2, 3, 3, 2, 2, 2, 3, 3];
+    public static IReadOnlyList<int> Counts { get; } = [4, 2, 4, 2, 3, 3, 2, 2, 2, 3, 3, 3, 3, 3];
+
+    /// <summary>Whether options of these levels can be used in one call; levels that are <see cref="CoveringArray.Open"/> can be 0.</summary>
+    /// <param name="level">A level for each of <see cref="Names"/>.</param>
+    public static bool GoTogether(IReadOnlyList<int> level) => Array.TrueForAll(_apart, pair => level[pair.First] <= 0 || level[pair.Second] <= 0);
+
+    /// <summary>Options of these levels are for one batch row: packed sequences lie in one.</summary>
+    /// <param name="level">A level for each of <see cref="Names"/>.</param>
+    public static bool NeedOneBatchRow(IReadOnlyList<int> level) => level[Packed] > 0;
 
     /// <summary>Random options of these levels for a shape.</summary>
     /// <param name="shape">Sizes of the call.</param>
-    /// <param name="level">A level for each of <see cref="Names"/>.</param>
+    /// <param name="level">A level for each of <see cref="Names"/>; they go together.</param>
     /// <param name="seed">The same seed draws the same options.</param>
     public static AttentionOptions Draw(AttentionShape shape, IReadOnlyList<int> level, int seed)
     {
@@ -30,16 +51,17 @@ public static class OptionLevels
         int queries = shape.Batch * shape.QueryLength;
         int tail = level[TailMask] == 2 ? shape.KeyLength + 3 : random.Next(1, 6);
         int biasTail = random.Next(1, 9);
+        int sequences = SequencesOf(shape, level[Packed], seed);
         T[] Draw<T>(int count, Func<T> draw) => [.. Enumerable.Range(0, count).Select(_ => draw())];
         float Number() => (float)((random.NextDouble() * 4) - 2);
-        return new AttentionOptions
+        var options = new AttentionOptions
         {
             Scale = level[Scale] switch { 1 => 0.3f, 2 => -0.7f, 3 => 0f, _ => null },
             Causal = level[Causal] == 1,
             WindowLeft = level[Window] is 1 or 3 ? random.Next(shape.KeyLength + 2) : -1,
             WindowRight = level[Window] is 2 or 3 ? random.Next(shape.KeyLength + 2) : -1,
             Softcap = level[Softcap] == 1 ? 1.5f : 0,
-            AlibiSlopes = level[Alibi] > 0 ? Draw(shape.QueryHeads * (level[Alibi] == 2 ? shape.Batch : 1), Number) : null,
+            AlibiSlopes = level[Alibi] > 0 ? Draw(shape.QueryHeads * (level[Alibi] == 2 ? sequences : 1), Number) : null,
             Sinks = level[Sinks] > 0 ? Draw(shape.QueryHeads, () => level[Sinks] == 2 ? 50 * Number() : Number()) : null,
             KeyLengths = level[KeyLengths] == 1
                 ? Draw(shape.Batch, () => random.Next(3) == 0 ? 0 : random.Next(shape.KeyLength + 1))
@@ -56,72 +78,76 @@ public static class OptionLevels
                 : null,
             TailBiasLength = level[TailBias] > 0 ? biasTail : 0,
         };
+        options = WithLeftPadding(options, shape, random, level[LeftPadding]);
+        options = WithPacking(options, shape, random, level[Packed], sequences);
+        return WithTree(options, shape, random, level[TokenTree]);
     }
-}
 
-/// <summary>Few rows of levels in which every two levels of every two factors meet: how all options are tried together without trying all combinations.</summary>
-public static class CoveringArray
-{
-    /// <summary>A level that is not chosen yet in a row that is being made.</summary>
-    public const int Open = -1;
+    // Batch rows, or packed sequences: at least three where some are empty.
+    private static int SequencesOf(AttentionShape shape, int level, int seed) => level == 0 ? shape.Batch : 1 + level + (seed % 3);
 
-    /// <summary>A pairwise covering array, built greedily: always the same for the same levels.</summary>
-    /// <param name="levels">How many levels each factor has.</param>
-    public static IReadOnlyList<int[]> Pairs(params int[] levels) => Pairs(levels, _ => true);
-
-    /// <summary>The same where some levels do not go together.</summary>
-    /// <param name="levels">How many levels each factor has.</param>
-    /// <param name="allowed">
-    /// Whether a row, some of whose levels may still be <see cref="Open"/>, can be completed. Two levels that no allowed row
-    /// has together do not meet; all others do.
-    /// </param>
-    public static IReadOnlyList<int[]> Pairs(int[] levels, Func<int[], bool> allowed)
+    private static AttentionOptions WithLeftPadding(AttentionOptions options, AttentionShape shape, Random random, int level)
     {
-        var open = new SortedSet<(int, int, int, int)>(
-            from first in Enumerable.Range(0, levels.Length)
-            from second in Enumerable.Range(first + 1, levels.Length - first - 1)
-            from a in Enumerable.Range(0, levels[first])
-            from b in Enumerable.Range(0, levels[second])
-            where allowed(With(With(Blank(levels), first, a), second, b))
-            select (first, second, a, b));
-        var rows = new List<int[]>();
-        while (open.Count > 0)
-        {
-            (int first, int second, int a, int b) = open.Min;
-            int[] row = With(With(Blank(levels), first, a), second, b);
-            for (int factor = 0; factor < levels.Length; factor++)
-            {
-                if (row[factor] == Open)
-                {
-                    // Equal gains are broken in turn: a row that is almost free has other levels than the last one.
-                    int turn = rows.Count + factor;
-                    row[factor] = Enumerable.Range(0, levels[factor]).Select(i => (i + turn) % levels[factor])
-                        .Where(level => allowed(With(row, factor, level))).MaxBy(level => Gain(open, row, factor, level));
-                }
-            }
+        int Draw() => level == 2 && random.Next(2) == 0 ? shape.KeyLength : random.Next((shape.KeyLength / 2) + 1);
+        return level == 0 ? options : options with { KeyStarts = [.. Enumerable.Range(0, shape.Batch).Select(_ => Draw())] };
+    }
 
-            open.ExceptWith(PairsOf(row));
-            rows.Add(row);
+    private static AttentionOptions WithPacking(AttentionOptions options, AttentionShape shape, Random random, int level, int sequences) =>
+        level == 0 ? options : options with
+        {
+            PackedQueries = Bounds(random, sequences, shape.QueryLength, level == 2 ? 1 : 0),
+            PackedKeys = Bounds(random, sequences, shape.KeyLength, level == 2 ? 2 : 0),
+        };
+
+    // Bounds of as many sequences; where there is one of that number, counted from 1, it is empty.
+    private static int[] Bounds(Random random, int sequences, int length, int empty)
+    {
+        int[] bounds = [0, .. Enumerable.Range(1, sequences - 1).Select(_ => random.Next(length + 1)).Order(), length];
+        if (empty > 0)
+        {
+            bounds[empty] = bounds[empty - 1];
+            bounds[^1] = length;
         }
 
-        return rows;
+        return bounds;
     }
 
-    private static int[] Blank(int[] levels) => [.. Enumerable.Repeat(Open, levels.Length)];
-
-    private static int[] With(int[] row, int factor, int level)
+    // Depths, and a mask under which each node sees itself and its ancestors. The first nodes of a tree are a tree of their own,
+    // so a row of fewer queries has that part of it.
+    private static AttentionOptions WithTree(AttentionOptions options, AttentionShape shape, Random random, int level)
     {
-        int[] changed = [.. row];
-        changed[factor] = level;
-        return changed;
+        if (level == 0)
+        {
+            return options;
+        }
+
+        int trees = level == 1 ? 1 : shape.Batch;
+        int width = shape.QueryLength;
+        int[] parents = [.. Enumerable.Range(0, trees * width).Select(i => random.Next(2) == 0 ? (i % width) - 1 : random.Next(-1, i % width))];
+        int[] depths = new int[parents.Length];
+        bool[] mask = new bool[shape.Batch * width * width];
+        for (int i = 0; i < parents.Length; i++)
+        {
+            int node = i % width;
+            parents[i] = node > 0 && parents[i] < 0 ? 0 : parents[i]; // one root
+            depths[i] = node == 0 ? 0 : depths[i - node + parents[i]] + 1;
+        }
+
+        for (int row = 0; row < shape.Batch; row++)
+        {
+            int nodes = options.QueryLengths is { } lengths ? lengths[row] : width;
+            ReadOnlySpan<int> tree = parents.AsSpan(trees == 1 ? 0 : row * width, width);
+            for (int node = 0; node < nodes; node++)
+            {
+                Span<bool> sees = mask.AsSpan(((row * width) + node) * width, width);
+                sees[..(width - nodes)].Fill(true); // keys before the tree
+                for (int seen = node; seen >= 0; seen = tree[seen])
+                {
+                    sees[width - nodes + seen] = true;
+                }
+            }
+        }
+
+        return options with { QueryDepths = depths, TailMask = mask, TailMaskLength = width };
     }
-
-    private static IEnumerable<(int, int, int, int)> PairsOf(int[] row) =>
-        from first in Enumerable.Range(0, row.Length)
-        from second in Enumerable.Range(first + 1, row.Length - first - 1)
-        select (first, second, row[first], row[second]);
-
-    private static int Gain(SortedSet<(int, int, int, int)> open, int[] row, int factor, int level) =>
-        Enumerable.Range(0, row.Length).Count(other => other != factor && row[other] != Open && open.Contains(
-            other < factor ? (other, factor, row[other], level) : (factor, other, level, row[other])));
 }

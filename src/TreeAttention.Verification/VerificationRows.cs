@@ -1,9 +1,7 @@
 using System;
 using System.Linq;
 using System.Numerics.Tensors;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
-using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Verification;
 
@@ -47,20 +45,11 @@ public sealed class VerificationRows
     }
 
     /// <summary>Computes all rows when that is little work, seeded rows else.</summary>
-    /// <param name="problem">Sizes, masks and biases.</param>
-    /// <param name="query">[batch, query_len, query_heads, head_dim]</param>
-    /// <param name="key">[batch, key_len, kv_heads, head_dim]</param>
-    /// <param name="value">[batch, key_len, kv_heads, value_dim]</param>
-    /// <param name="storage">What keys and values were stored as.</param>
+    /// <param name="call">Sizes, options, tensors, and what keys and values were stored as.</param>
     /// <param name="seed">Of the sampled rows.</param>
-    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
-    public static VerificationRows Compute(
-        AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage, int seed,
-        KeyValueScales? scales = null) =>
-        new(
-            problem.Shape,
-            [.. Agreement.SampleRows(problem, seed).Select(row => Measure(problem, query, key, value, storage, scales, row))],
-            storage, key.Type != storage || value.Type != storage);
+    public static VerificationRows Compute(ReferenceCall call, int seed) => new(
+        call.Shape, [.. Agreement.SampleRows(call.Shape, seed).Select(row => Measure(call, row))], call.Storage,
+        call.Key.Type != call.Storage || call.Value.Type != call.Storage);
 
     /// <summary>Compares a whole result.</summary>
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
@@ -94,21 +83,19 @@ public sealed class VerificationRows
         return worst with { Wrong = wrong };
     }
 
-    private static RowMeasure Measure(
-        AttentionProblem problem, TensorView query, TensorView key, TensorView value, ElementType storage,
-        KeyValueScales? scales, AttentionRow row)
+    private static RowMeasure Measure(ReferenceCall call, AttentionRow row)
     {
-        double[] expected = new double[problem.Shape.ValueDim];
-        double[] magnitude = new double[problem.Shape.ValueDim];
-        ReferenceAttention.Row(problem, query, key, value, row, expected, magnitude, out double expectedLse);
+        double[] expected = new double[call.Shape.ValueDim];
+        double[] magnitude = new double[call.Shape.ValueDim];
+        ReferenceAttention.Row(call, row, expected, magnitude, out double expectedLse);
         double naiveError = 0;
         double naiveLseError = 0;
-        if (storage != ElementType.Float32)
+        if (call.Storage != ElementType.Float32)
         {
             float[] naive = new float[expected.Length];
             foreach (NaiveRounding rounding in _roundings)
             {
-                NaiveAttention.Row(problem, query, key, value, storage, row, naive, out float naiveLse, scales, rounding);
+                NaiveAttention.Row(call, row, naive, out float naiveLse, rounding);
                 naiveError = Math.Max(naiveError, Deviation.Of(naive, expected).Error);
                 naiveLseError = Math.Max(naiveLseError, Deviation.OfLogSumExp(naiveLse, expectedLse).Error / Unit(expectedLse));
             }

@@ -1,9 +1,12 @@
-"""Writes golden.json: what the NumPy reference gives for some forty small calls that between them use every option.
+"""Writes golden.json: what the NumPy reference gives for some fifty small calls that between them use every option.
 
     python3 make_golden.py PATH/attention_reference.py > golden.json
 
 Queries, keys and values are not stored: both sides make them from `numbers` (GoldenCase.cs has its twin). All are multiples
 of 1/1024, so they and every option are exact in float32; results are float64, base64 of little-endian bytes.
+
+Packed sequences, left padding and token trees are no options of the NumPy reference: a packed sequence is a call of its own, a
+padded row one over the keys behind the padding, and a node of a tree the last query of the causal call over context and path.
 """
 
 import base64
@@ -87,7 +90,69 @@ CASES = [
     ("everything", dict(query_len=4, key_len=13, query_heads=4, kv_heads=1), dict(
         scale=0.5, causal=True, window=[9, 3], softcap=2.0, alibi=SLOPES, sinks=SINKS, key_lengths=[13, 8],
         query_lengths=[4, 3], tail_mask=6, tail_bias=[2, 3])),
+    ("left padding", {}, dict(leftpad=[2, 5])),
+    ("left padding, causal window, alibi", dict(query_len=5), dict(leftpad=[3, 0], causal=True, window=[4, -1], alibi=SLOPES)),
+    ("left padding, ragged keys, one all padding, sinks", {}, dict(leftpad=[6, 2], key_lengths=[6, 8], sinks=SINKS)),
+    ("left padding, tail mask over it", {}, dict(leftpad=[7, 1], tail_mask=4)),
+    ("packed", dict(batch=1, query_len=6, key_len=11), dict(cu_q=[0, 2, 5, 6], cu_k=[0, 4, 8, 11])),
+    ("packed, causal, alibi by sequence", dict(batch=1, query_len=6, key_len=11), dict(
+        cu_q=[0, 3, 6], cu_k=[0, 4, 11], causal=True, alibi=SLOPES + SLOPES[::-1])),
+    ("packed, window, one without keys, one without queries", dict(batch=1, query_len=5, key_len=9), dict(
+        cu_q=[0, 1, 4, 4, 5], cu_k=[0, 0, 5, 8, 9], window=[2, 0], sinks=SINKS)),
+    ("packed, more queries than keys, tails", dict(batch=1, query_len=7, key_len=8), dict(
+        cu_q=[0, 4, 7], cu_k=[0, 2, 8], causal=True, tail_mask=3, tail_bias=[1, 2])),
+    ("token tree", dict(query_len=6, key_len=10), dict(parents=[-1, 0, 0, 1, 1, 2])),
+    ("token tree, causal, alibi by depth", dict(query_len=6, key_len=10), dict(
+        parents=[-1, 0, 1, 0, 3, 3], causal=True, alibi=SLOPES)),
+    ("token tree, window by depth, sinks", dict(query_len=7, key_len=12), dict(
+        parents=[-1, 0, 0, 1, 2, 3, 4], window=[2, 1], sinks=SINKS, softcap=1.5)),
+    ("token tree without context", dict(batch=1, query_len=5, key_len=5), dict(parents=[-1, 0, 0, 1, 3], causal=True, alibi=SLOPES)),
 ]
+
+
+def packed(reference, q, k, v, cu_q, cu_k, alibi_slopes=None, **options):
+    """Each packed sequence alone, put together along the packed axis."""
+    outs, lses = [], []
+    for s in range(len(cu_q) - 1):
+        queries, keys = slice(cu_q[s], cu_q[s + 1]), slice(cu_k[s], cu_k[s + 1])
+        own = {name: value[:, queries] if name in ("tail_mask", "tail_bias") else value for name, value in options.items()}
+        if alibi_slopes is not None:
+            own["alibi_slopes"] = alibi_slopes if alibi_slopes.ndim == 1 else alibi_slopes[s]
+        out, lse = reference.attention(q[:, queries], k[:, keys], v[:, keys], **own)
+        outs.append(out)
+        lses.append(lse)
+    return np.concatenate(outs, axis=1), np.concatenate(lses, axis=2)
+
+
+def padded(reference, q, k, v, leftpad, kv_lengths=None, tail_mask=None, **options):
+    """Each batch row over the keys behind its padding."""
+    rows = []
+    for b, first in enumerate(leftpad):
+        keys = slice(first, k.shape[1] if kv_lengths is None else max(first, kv_lengths[b]))
+        own = options if tail_mask is None else dict(options, tail_mask=tail_mask[b:b + 1])
+        rows.append(reference.attention(q[b:b + 1], k[b:b + 1, keys], v[b:b + 1, keys], **own))
+    return np.concatenate([out for out, _ in rows]), np.concatenate([lse for _, lse in rows])
+
+
+def tree(reference, q, k, v, parents, **options):
+    """Each node as the last query of the causal call over the context and its path."""
+    outs, lses = [], []
+    context = k.shape[1] - len(parents)
+    for node in range(len(parents)):
+        path = [node]
+        while parents[path[0]] >= 0:
+            path.insert(0, parents[path[0]])
+        keys = list(range(context)) + [context + seen for seen in path]
+        out, lse = reference.attention(q[:, node:node + 1], k[:, keys], v[:, keys], **options)
+        outs.append(out)
+        lses.append(lse)
+    return np.concatenate(outs, axis=1), np.concatenate(lses, axis=2)
+
+
+def attend(reference, q, k, v, options):
+    ways = dict(cu_q=packed, leftpad=padded, parents=tree)
+    way = next((ways[option] for option in options if option in ways), None)
+    return reference.attention(q, k, v, **options) if way is None else way(reference, q, k, v, **options)
 
 
 def run(reference, index, name, shape, options):
@@ -109,7 +174,7 @@ def run(reference, index, name, shape, options):
         if old in given:
             given[old] = np.array(given[old])
             written[old] = given[old].ravel().tolist()
-    out, lse = reference.attention(q, k, v, **{rename.get(key, key): value for key, value in given.items()})
+    out, lse = attend(reference, q, k, v, {rename.get(key, key): value for key, value in given.items()})
     return dict(name=name, index=index, **sizes, **written, output=encode(out), lse=encode(lse))
 
 

@@ -65,8 +65,9 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     private VerificationReport? Verify(AttentionProblem problem, InputTensors inputs, AttentionResult? result) =>
         request.Verify && result is not null
             ? Agreement.Check(
-                problem, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, result.Output, result.Lse, Seeds.Default,
-                inputs.Scales)
+                new ReferenceCall(
+                    problem.Shape, problem.Options, inputs.Query, inputs.Key, inputs.Value, inputs.StorageType, inputs.Scales),
+                result.Output, result.Lse, Seeds.Default)
             : null;
 
     private List<KeyValuePair<string, string>> Settings(InputTensors inputs, AttentionOptions options) =>

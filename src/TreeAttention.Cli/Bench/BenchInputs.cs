@@ -63,7 +63,8 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 
     public Func<AttentionResult, VerificationReport> PrepareCheck(AttentionProblem problem)
     {
-        var rows = VerificationRows.Compute(problem, _tensors.Query, _tensors.Key, _tensors.Value, StorageType, Seeds.Default, Scales);
+        var rows = VerificationRows.Compute(
+            new ReferenceCall(Shape, problem.Options, _tensors.Query, _tensors.Key, _tensors.Value, StorageType, Scales), Seeds.Default);
         return result => rows.Check(result.Output, result.Lse);
     }
 
@@ -101,9 +102,10 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
     {
         int kvHead = shape.KvHeads / 2;
         using var head = SyntheticTensors.OneHead(shape, Seeds.Default, kvHead);
-        var alone = new AttentionProblem(
-            shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale });
-        var rows = VerificationRows.Compute(alone, head.Query, head.Key, ValuesOf(head), storageType, Seeds.Default, scales?.OfHead(kvHead));
+        var alone = new ReferenceCall(
+            shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale },
+            head.Query, head.Key, ValuesOf(head), storageType, scales?.OfHead(kvHead));
+        var rows = VerificationRows.Compute(alone, Seeds.Default);
         return result =>
         {
             AttentionResult part = result.HeadsOf(kvHead * shape.GroupSize, shape.GroupSize);

@@ -66,9 +66,9 @@ internal sealed class DecodeReference : IDisposable
         using HostMemory? rotated = _rotary is null ? null
             : ReferenceRotary.Rotate(query, _rotary, i => _context + first + (isAligned ? i : 0), out query);
         AttentionResult heads = result.HeadsOf(_firstHead, _shape.QueryHeads);
-        return Agreement.Check(
-            alone, query, _key.PartOfLength(0, keys), _value.PartOfLength(0, keys), _storage,
-            heads.Output, heads.Lse, Seeds.Default + step, _scales);
+        var call = new ReferenceCall(
+            shape, alone.Options, query, _key.PartOfLength(0, keys), _value.PartOfLength(0, keys), _storage, _scales);
+        return Agreement.Check(call, heads.Output, heads.Lse, Seeds.Default + step);
     }
 
     /// <summary>Compares the results of the context's own queries.</summary>
@@ -79,9 +79,10 @@ internal sealed class DecodeReference : IDisposable
         AttentionProblem alone = AloneOf(problem, _shape with { QueryLength = _context, KeyLength = _context });
         TensorView query = _query.PartOfLength(0, _context);
         using HostMemory? rotated = _rotary is null ? null : ReferenceRotary.Rotate(query, _rotary, i => i, out query);
-        return Agreement.Check(
-            new AttentionProblem(alone.Shape, alone.Options with { Causal = true }), query, _key.PartOfLength(0, _context), _value.PartOfLength(0, _context),
-            _storage, result.Output, result.Lse, Seeds.Default, _scales);
+        var call = new ReferenceCall(
+            alone.Shape, alone.Options with { Causal = true }, query, _key.PartOfLength(0, _context), _value.PartOfLength(0, _context),
+            _storage, _scales);
+        return Agreement.Check(call, result.Output, result.Lse, Seeds.Default);
     }
 
     /// <inheritdoc/>

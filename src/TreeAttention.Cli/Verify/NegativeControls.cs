@@ -18,13 +18,15 @@ internal sealed class NegativeControls(AttentionGroup group, int seed)
     // As many queries as keys: the first rows see few keys, where a wrong one weighs much. Each rank has a key.
     private static readonly AttentionOptions _options = new() { Causal = true, Sinks = [0.5f, -1, 1, 0] };
 
+    private static readonly float[] _slopes = [0.5f, 1, -0.5f, 2];
+
     private readonly AttentionShape _shape = ShapeFor(group.Size);
 
     /// <summary>Each wrong result and whether it was noticed on rank 0; the first is right, and noticed means that it was accepted.</summary>
     /// <param name="type">Storage type of keys and values, by which the comparison's bounds differ.</param>
     public IReadOnlyList<(string Name, bool Holds)> Try(ElementType type)
     {
-        using var right = new CaseRun(group, CaseOf(_options, type));
+        using var right = new CaseRun(group, CaseOf(_shape, _options, type));
         VerificationRows? rows = right.Expected();
         AttentionResult? result = ResultOf(right);
         bool IsWrong(AttentionResult? other) => other is null || rows!.Check(other.Output, other.Lse).Wrong > 0;
@@ -46,6 +48,10 @@ internal sealed class NegativeControls(AttentionGroup group, int seed)
             ("notices a causal off-by-one", IsWrong(Compute(_options with { Causal = false, WindowRight = 1 }, type))),
             ("notices a forgotten scale", IsWrong(Compute(_options with { Scale = 1 }, type))),
             ("notices a sink counted twice", IsWrong(Compute(_options with { Sinks = [.. _options.Sinks!.Select(sink => sink + MathF.Log(2))] }, type))),
+            ("notices forgotten left padding", IsNoticed(_shape, _options with { KeyStarts = [4, 11] }, _options, type)),
+            ("notices packed sequences in one", IsNoticed(_shape with { Batch = 1 }, Packed(), _options, type)),
+            ("notices tree nodes in a row", IsNoticed(_shape, Tree(), Tree() with { QueryDepths = null }, type)),
+            ("notices a tree that sees siblings", IsNoticed(_shape, Tree(), Tree() with { TailMask = null }, type)),
             ("notices zeros", Notices(spoiled => Array.Clear(spoiled.Output))),
             ("notices swapped heads", Notices(SwapHeads)),
             ("notices a base-2 lse", Notices(spoiled => Change(spoiled.Lse, lse => lse / MathF.Log(2)))),
@@ -107,18 +113,61 @@ internal sealed class NegativeControls(AttentionGroup group, int seed)
         return _options with { TailMask = mask, TailMaskLength = _shape.KeyLength };
     }
 
-    private AttentionResult? Compute(AttentionOptions options, ElementType type)
+    // The first sequence is short, so that the second sees keys of both where bounds are forgotten.
+    private AttentionOptions Packed()
     {
-        using var run = new CaseRun(group, CaseOf(options, type));
+        int[] bounds = [0, 9, _shape.KeyLength];
+        return _options with { PackedQueries = bounds, PackedKeys = bounds };
+    }
+
+    // Each node has two children: nodes 2n + 1 and 2n + 2 continue node n. All keys are nodes.
+    private AttentionOptions Tree()
+    {
+        int nodes = _shape.QueryLength;
+        bool[] sees = new bool[nodes * nodes];
+        int[] depths = new int[nodes];
+        for (int node = 0; node < nodes; node++)
+        {
+            for (int seen = node; seen >= 0; seen = seen == 0 ? -1 : (seen - 1) / 2)
+            {
+                sees[(node * nodes) + seen] = true;
+                depths[node] += seen == 0 ? 0 : 1;
+            }
+        }
+
+        return new AttentionOptions
+        {
+            Causal = true,
+            AlibiSlopes = _slopes,
+            QueryDepths = depths,
+            TailMask = [.. Enumerable.Repeat(sees, _shape.Batch).SelectMany(row => row)],
+            TailMaskLength = nodes,
+        };
+    }
+
+    // The result of other options than a call has.
+    private bool IsNoticed(AttentionShape shape, AttentionOptions right, AttentionOptions wrong, ElementType type)
+    {
+        using var run = new CaseRun(group, CaseOf(shape, right, type));
+        VerificationRows? rows = run.Expected();
+        AttentionResult? result = Compute(shape, wrong, type);
+        return result is null || rows!.Check(result.Output, result.Lse).Wrong > 0;
+    }
+
+    private AttentionResult? Compute(AttentionOptions options, ElementType type) => Compute(_shape, options, type);
+
+    private AttentionResult? Compute(AttentionShape shape, AttentionOptions options, ElementType type)
+    {
+        using var run = new CaseRun(group, CaseOf(shape, options, type));
         return ResultOf(run);
     }
 
     private static AttentionResult? ResultOf(CaseRun run) => run.Results(run.Run()) is [AttentionResult result, ..] ? result : null;
 
-    private VerifyCase CaseOf(AttentionOptions options, ElementType type)
+    private VerifyCase CaseOf(AttentionShape shape, AttentionOptions options, ElementType type)
     {
         var plan = new AttentionPlan(AttentionAlgorithm.Tree, ReductionKind.Butterfly, QueryPlacement.Replicated);
         return new VerifyCase(
-            seed, new AttentionProblem(_shape, options), type, ValuesInKeys: false, new VerifyPlan("control", plan), ShardLayout.Contiguous);
+            seed, new AttentionProblem(shape, options), type, ValuesInKeys: false, new VerifyPlan("control", plan), ShardLayout.Contiguous);
     }
 }

@@ -20,7 +20,8 @@ namespace TreeAttention.Cli.Verify;
 /// <remarks>
 /// Every plan meets every layout, and both meet every level of every size and option, as do these each other, so far as they
 /// go together: the reproducible plan has its own layout, explicit shard lengths with sharded queries ask for as many queries
-/// as keys, and there are as many queries as keys on short contexts only.
+/// as keys, there are as many queries as keys on short contexts only, packed sequences lie in one batch row, and two options
+/// that say the same thing (<see cref="OptionLevels.GoTogether"/>) are not used at once.
 /// </remarks>
 internal sealed class VerifyCases
 {
@@ -29,6 +30,7 @@ internal sealed class VerifyCases
 
     private const int LanesLayout = 4, LengthsLayout = 5;
     private const int AsManyAsKeys = 0;
+    private const int OneBatchRow = 0;
     private const int MostKeysOfSquares = 33;
 
     private static readonly ElementType[] _types = [.. Distributed.Numerics.StorageType.Stored.Select(type => type.Type)];
@@ -89,7 +91,10 @@ internal sealed class VerifyCases
         VerifyPlan? plan = row[PlanFactor] == CoveringArray.Open ? null : _plans[row[PlanFactor]];
         bool shortContext = row[KeyFactor] == CoveringArray.Open || _keyLengths[row[KeyFactor]] <= MostKeysOfSquares;
         bool sharesLengths = plan is { IsSharded: true } && layout == LengthsLayout;
-        return (plan is not { IsReproducible: true } || layout is CoveringArray.Open or LanesLayout)
+        var options = new ArraySegment<int>(row, FirstOption, row.Length - FirstOption);
+        return OptionLevels.GoTogether(options)
+            && (!OptionLevels.NeedOneBatchRow(options) || row[BatchFactor] is CoveringArray.Open or OneBatchRow)
+            && (plan is not { IsReproducible: true } || layout is CoveringArray.Open or LanesLayout)
             && (!sharesLengths || queries is CoveringArray.Open or AsManyAsKeys)
             && (shortContext || !(sharesLengths || queries == AsManyAsKeys));
     }
@@ -264,7 +269,9 @@ internal sealed class CaseRun : IDisposable
     /// <summary>Float64's rows of this case on rank 0; null elsewhere.</summary>
     public VerificationRows? Expected() => _group.Together(() => _group.IsRoot
         ? VerificationRows.Compute(
-            _case.Problem, _tensors.Query, _tensors.Key, _case.ValuesOf(_tensors), _case.StorageType, _case.Seed, _case.Scales)
+            new ReferenceCall(
+                _case.Problem.Shape, _case.Problem.Options, _tensors.Query, _tensors.Key, _case.ValuesOf(_tensors), _case.StorageType, _case.Scales),
+            _case.Seed)
         : null);
 
     /// <inheritdoc/>

@@ -79,9 +79,14 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
             request.Seed, new AttentionProblem(shape, options), type, ValuesInKeys: false, VerifyPlan.Reproducible, ShardLayout.Lanes);
     }
 
-    private void CheckCase(VerifyCase verifyCase, string variant)
+    /// <summary>Runs one case on every rank and holds it against float64, and against itself where its plan promises bits.</summary>
+    /// <param name="verifyCase">The case, the same on every rank.</param>
+    /// <param name="variant">What its line counts it under.</param>
+    /// <returns>Whether all of it held, the same on every rank.</returns>
+    internal bool CheckCase(VerifyCase verifyCase, string variant)
     {
         using var run = new CaseRun(group, verifyCase);
+        bool holds = true;
         long[] bits = run.Run();
         if (verifyCase.Plan.PromisesBits)
         {
@@ -91,12 +96,12 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
                 same &= run.Run().SequenceEqual(bits);
             }
 
-            Settle("same bits on every rank and run", same, verifyCase.ToString(), verifyCase.Plan.Name);
+            holds &= Settle("same bits on every rank and run", same, verifyCase.ToString(), verifyCase.Plan.Name);
         }
 
         if (verifyCase.Plan.IsReproducible)
         {
-            Settle("same bits as one rank alone", run.DigestAlone() == bits[0], verifyCase.ToString(), verifyCase.StorageType.ShortName());
+            holds &= Settle("same bits as one rank alone", run.DigestAlone() == bits[0], verifyCase.ToString(), verifyCase.StorageType.ShortName());
             _reproducibleBits ??= bits[0];
         }
 
@@ -104,12 +109,16 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
         VerificationReport[] reports = [.. run.Results(bits).Select(result => expected!.Check(result.Output, result.Lse))];
         VerificationReport? worst = reports.MaxBy(report => report.Wrong);
         string found = $"error {worst?.ErrorMax:E2} over {worst?.ErrorBound:E2}, {worst?.WorstRow}; {verifyCase}";
-        Settle(verifyCase.Plan.Name, worst is null or { Wrong: 0 }, found, variant);
+        return Settle(verifyCase.Plan.Name, worst is null or { Wrong: 0 }, found, variant) && holds;
     }
 
     // Rank 0 judges; every rank counts what any rank found, so that all end with the same code.
-    private void Settle(string subject, bool passed, string whatFailed, string? variant = null) =>
-        _tally.Count(subject, group.Gather(passed ? 1 : 0).All(rank => rank[0] == 1), whatFailed, variant);
+    private bool Settle(string subject, bool passed, string whatFailed, string? variant = null)
+    {
+        bool all = group.Gather(passed ? 1 : 0).All(rank => rank[0] == 1);
+        _tally.Count(subject, all, whatFailed, variant);
+        return all;
+    }
 
     private void Print(int count, int wholeArray)
     {

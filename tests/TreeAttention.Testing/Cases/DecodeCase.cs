@@ -2,7 +2,6 @@ using System;
 using System.Collections.Concurrent;
 using System.Linq;
 using TreeAttention.Distributed.Layout;
-using TreeAttention.Distributed.Semantics;
 using TreeAttention.Testing.Tensors;
 using TreeAttention.Verification;
 
@@ -126,7 +125,7 @@ internal sealed class DecodeCase
         using HostTensor query = RotatedQuery();
         using HostTensor key = Rotary is null ? Stack(KeyOf, HeadDim) : RotatedKey();
         using HostTensor value = Stack(ValueOf, ValueDim);
-        return Agreement.Check(new AttentionProblem(Shape, options), query.View, key.View, value.View, Type, output, lse, 7, Scales);
+        return Agreement.Check(new ReferenceCall(Shape, options, query.View, key.View, value.View, Type, Scales), output, lse, 7);
     }
 
     public override string ToString() => Name;

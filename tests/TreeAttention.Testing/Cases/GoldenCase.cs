@@ -32,6 +32,7 @@ internal sealed class GoldenCase(JsonElement json) : IDisposable
             int tail = json.TryGetProperty("tail_mask", out JsonElement mask) ? mask.GetInt32() : 0;
             int[] bias = Ints("tail_bias") ?? [0, 0];
             int[] window = Ints("window") ?? [-1, -1];
+            int[]? parents = Ints("parents");
             return new AttentionOptions
             {
                 Scale = json.TryGetProperty("scale", out JsonElement scale) ? scale.GetSingle() : null,
@@ -45,8 +46,13 @@ internal sealed class GoldenCase(JsonElement json) : IDisposable
                 QueryLengths = Ints("query_lengths"),
                 DfsStart = Ints("dfs_start"),
                 DfsEnd = Ints("dfs_end"),
-                TailMask = tail > 0 ? [.. Numbers(1000 + Int("index"), queries * tail).Select(number => number > -1)] : null,
-                TailMaskLength = tail,
+                KeyStarts = Ints("leftpad"),
+                PackedQueries = Ints("cu_q"),
+                PackedKeys = Ints("cu_k"),
+                QueryDepths = parents is null ? null : [.. parents.Select((_, node) => PathTo(parents, node).Count() - 1)],
+                TailMask = tail > 0 ? [.. Numbers(1000 + Int("index"), queries * tail).Select(number => number > -1)]
+                    : parents is null ? null : TreeMask(parents),
+                TailMaskLength = parents?.Length ?? tail,
                 TailBias = bias[0] > 0 ? [.. Numbers(2000 + Int("index"), bias[0] * Shape.QueryLength * bias[1]).Select(Bias)] : null,
                 TailBiasLength = bias[1],
             };
@@ -75,6 +81,18 @@ internal sealed class GoldenCase(JsonElement json) : IDisposable
     public void Dispose() => _tensors.ForEach(tensor => tensor.Dispose());
 
     private static float Bias(double number) => number < -1.5 ? float.NegativeInfinity : (float)number;
+
+    // [batch, nodes, nodes]: a node sees itself and its ancestors.
+    private bool[] TreeMask(int[] parents) =>
+    [
+        .. from batch in Enumerable.Range(0, Shape.Batch)
+           from node in Enumerable.Range(0, parents.Length)
+           from seen in Enumerable.Range(0, parents.Length)
+           select PathTo(parents, node).Contains(seen),
+    ];
+
+    private static IEnumerable<int> PathTo(int[] parents, int node) =>
+        node < 0 ? [] : PathTo(parents, parents[node]).Append(node);
 
     // The twin of `numbers` in make_golden.py.
     private static double[] Numbers(int seed, int count)

@@ -117,12 +117,12 @@ internal sealed record PrefillCase(string Name)
         TensorView value = apart?.View ?? key.View.TruncateLastAxis("value", ValueDim);
         if (Rotary is null)
         {
-            return Agreement.Check(problem, query.View, key.View, value, Type, output, lse, Seed, Scales);
+            return Agreement.Check(new ReferenceCall(problem.Shape, problem.Options, query.View, key.View, value, Type, Scales), output, lse, Seed);
         }
 
         using HostMemory turnedQuery = ReferenceRotary.Rotate(query.View, Rotary, index => Padding[row] + index, out TensorView queries);
         using HostMemory turnedKey = ReferenceRotary.Rotate(key.View, Rotary, index => Padding[row] + index, out TensorView keys);
-        return Agreement.Check(problem, queries, keys, value, Type, output, lse, Seed, Scales);
+        return Agreement.Check(new ReferenceCall(problem.Shape, problem.Options, queries, keys, value, Type, Scales), output, lse, Seed);
 
         HostTensor Tensor(string name, int heads, int dim, float[] numbers) =>
             new(name, ElementType.Float32, [1, length, heads, dim], [.. numbers.Select(number => (double)number)]);

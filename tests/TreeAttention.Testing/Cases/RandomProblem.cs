@@ -36,8 +36,8 @@ public sealed class RandomProblem : IDisposable
 
     private RandomProblem(ProblemRecipe recipe)
     {
-        Recipe = recipe;
-        AttentionShape shape = recipe.Shape;
+        AttentionShape shape = OptionLevels.NeedOneBatchRow(recipe.Options) ? recipe.Shape with { Batch = 1 } : recipe.Shape;
+        Recipe = recipe with { Shape = shape };
         Problem = new AttentionProblem(shape, OptionLevels.Draw(shape, recipe.Options, recipe.Seed));
         _query = HostTensor.Normal(
             "query", recipe.Type, [shape.Batch, shape.QueryLength, shape.QueryHeads, shape.HeadDim], recipe.Seed + 1, recipe.Magnitude);
@@ -56,6 +56,9 @@ public sealed class RandomProblem : IDisposable
     public TensorView Key => _key.View;
 
     public TensorView Value => _value.View;
+
+    /// <summary>What the references take.</summary>
+    public ReferenceCall Call => new(Problem.Shape, Problem.Options, Query, Key, Value);
 
     /// <summary>A problem with awkward sizes, small enough to be checked in full.</summary>
     /// <param name="seed">The same seed gives the same problem.</param>
@@ -79,7 +82,8 @@ public sealed class RandomProblem : IDisposable
         var shape = new AttentionShape(
             random.Next(1, 4), random.Next(1, 9), keys, kvHeads * groups[random.Next(groups.Length)], kvHeads, dim,
             random.Next(2) == 0 ? dim : _dims[random.Next(_dims.Length - 1)]);
-        return new ProblemRecipe(seed, shape, [.. OptionLevels.Counts.Select(levels => random.Next(2) == 0 ? 0 : random.Next(levels))]);
+        int[] options = [.. OptionLevels.Counts.Select(levels => random.Next(2) == 0 ? 0 : random.Next(levels))];
+        return new ProblemRecipe(seed, shape, WithoutConflicts(options));
     }
 
     /// <summary>Runs a property on a recipe; when it fails, finds a smaller recipe that still fails and names it.</summary>
@@ -112,6 +116,19 @@ public sealed class RandomProblem : IDisposable
         _query.Dispose();
         _key.Dispose();
         _value.Dispose();
+    }
+
+    // An option that does not go with those before it is left out.
+    private static int[] WithoutConflicts(int[] options)
+    {
+        int[] settled = new int[options.Length];
+        for (int i = 0; i < options.Length; i++)
+        {
+            settled[i] = options[i];
+            settled[i] = OptionLevels.GoTogether(settled) ? options[i] : 0;
+        }
+
+        return settled;
     }
 
     // Whatever a property throws is its failure.

@@ -103,7 +103,8 @@ internal sealed class CliFiles : IDisposable
         {
             (int batch, int head, int i) =
                 (row / (shape.QueryHeads * shape.QueryLength), row / shape.QueryLength % shape.QueryHeads, row % shape.QueryLength);
-            ReferenceAttention.Row(problem, query, key, value, batch, head, i, expected, out double expectedLse);
+            ReferenceAttention.Row(
+                new ReferenceCall(problem.Shape, problem.Options, query, key, value), batch, head, i, expected, out double expectedLse);
             int outputRow = headMajor ? row : (((batch * shape.QueryLength) + i) * shape.QueryHeads) + head;
             Span<float> actual = output.AsSpan(outputRow * shape.ValueDim, shape.ValueDim);
             double largest = Math.Max(1e-3, expected.Max(Math.Abs));

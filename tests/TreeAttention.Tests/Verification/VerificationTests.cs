@@ -152,8 +152,10 @@ public sealed class VerificationTests
         using var large = new HostTensor("key", ElementType.Float32, [1, 1, 1, 1], [1e5]);
         float saturated = float.MaxValue * Math.Sign(scale);
 
-        VerificationReport right = Agreement.Check(problem, large.View, large.View, large.View, ElementType.Float32, [1e5f], [saturated], 1);
-        VerificationReport smaller = Agreement.Check(problem, large.View, large.View, large.View, ElementType.Float32, [1e5f], [saturated / 2], 1);
+        VerificationReport right = Agreement.Check(
+            new ReferenceCall(problem.Shape, problem.Options, large.View, large.View, large.View), [1e5f], [saturated], 1);
+        VerificationReport smaller = Agreement.Check(
+            new ReferenceCall(problem.Shape, problem.Options, large.View, large.View, large.View), [1e5f], [saturated / 2], 1);
 
         Assert.Equal(0, right.Wrong);
         Assert.Equal(1, smaller.Wrong);
@@ -167,9 +169,13 @@ public sealed class VerificationTests
         using var one = new HostTensor("key", ElementType.Float32, [1, 1, 1, 1], [1]);
         using var tiny = new HostTensor("value", ElementType.Float32, [1, 1, 1, 1], [1e-42]);
 
-        VerificationReport near = Agreement.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [1e-42f + (3 * float.Epsilon)], [1], 1);
-        VerificationReport gone = Agreement.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [0], [1], 1);
-        VerificationReport far = Agreement.Check(problem, one.View, one.View, tiny.View, ElementType.Float32, [1.2e-42f], [1], 1);
+        VerificationReport near = Agreement.Check(
+            new ReferenceCall(problem.Shape, problem.Options, one.View, one.View, tiny.View, ElementType.Float32),
+            [1e-42f + (3 * float.Epsilon)], [1], 1);
+        VerificationReport gone = Agreement.Check(
+            new ReferenceCall(problem.Shape, problem.Options, one.View, one.View, tiny.View), [0], [1], 1);
+        VerificationReport far = Agreement.Check(
+            new ReferenceCall(problem.Shape, problem.Options, one.View, one.View, tiny.View), [1.2e-42f], [1], 1);
 
         Assert.Equal(0, near.Wrong);
         Assert.Equal(1, gone.Wrong);
@@ -201,7 +207,7 @@ public sealed class VerificationTests
             (float[] output, float[] lse) = Reference(problem.Problem, problem.Query, key.View, value.View);
 
             VerificationReport report = Agreement.Check(
-                problem.Problem, problem.Query, problem.Key, problem.Value, storage, output, lse, 1);
+                problem.Call with { Storage = storage }, output, lse, 1);
 
             Assert.True(report.Wrong == 0, $"{problem.Recipe}: {report}");
         }
@@ -222,8 +228,7 @@ public sealed class VerificationTests
             {
                 (float[] output, float[] lse) = Reference(problem.Problem, used, key.View, value.View);
 
-                VerificationReport report = Agreement.Check(
-                    problem.Problem, problem.Query, problem.Key, problem.Value, storage, output, lse, 1);
+                VerificationReport report = Agreement.Check(problem.Call with { Storage = storage }, output, lse, 1);
 
                 Assert.True(report.Wrong == 0, $"{used.Type} query, {problem.Recipe}: {report}");
             }
@@ -261,8 +266,12 @@ public sealed class VerificationTests
         (float[] output, float[] lse) = Reference(problem.Problem, problem.Query, keys, values);
         (float[] rough, float[] roughLse) = Reference(problem.Problem, problem.Query, problem.Key, problem.Value);
 
-        VerificationReport right = Agreement.Check(problem.Problem, problem.Query, keys, values, ElementType.Float8E4M3, output, lse, 1, scales);
-        VerificationReport wrong = Agreement.Check(problem.Problem, problem.Query, keys, values, ElementType.Float8E4M3, rough, roughLse, 1, scales);
+        VerificationReport right = Agreement.Check(
+            problem.Call with { Key = keys, Value = values, Storage = ElementType.Float8E4M3, Scales = scales },
+            output, lse, 1);
+        VerificationReport wrong = Agreement.Check(
+            problem.Call with { Key = keys, Value = values, Storage = ElementType.Float8E4M3, Scales = scales },
+            rough, roughLse, 1);
 
         Assert.Equal(0, right.Wrong);
         Assert.Equal(wrong.Rows, wrong.Wrong); // what is not rounded is not what was stored
@@ -273,11 +282,11 @@ public sealed class VerificationTests
     {
         var problem = new AttentionProblem(new AttentionShape(2, 4096, 8192, 8, 2, 64, 64), new AttentionOptions());
 
-        IReadOnlyList<AttentionRow> rows = Agreement.SampleRows(problem, 7);
+        IReadOnlyList<AttentionRow> rows = Agreement.SampleRows(problem.Shape, 7);
 
         Assert.Equal(Agreement.SampledRows, rows.Distinct().Count());
-        Assert.Equal(rows, Agreement.SampleRows(problem, 7));
-        Assert.NotEqual(rows, Agreement.SampleRows(problem, 8));
+        Assert.Equal(rows, Agreement.SampleRows(problem.Shape, 7));
+        Assert.NotEqual(rows, Agreement.SampleRows(problem.Shape, 8));
         Assert.InRange(rows.Count(row => row.Query == 0), 2, 20);
         Assert.InRange(rows.Count(row => row.Query == 4095), 2, 20);
         Assert.True(rows.Select(row => row.Batch).Distinct().Count() == 2 && rows.Select(row => row.Head).Distinct().Count() > 5);
@@ -301,7 +310,7 @@ public sealed class VerificationTests
         (float[] output, float[] lse) = Reference(problem.Problem, problem.Query, problem.Key, value ?? problem.Value);
         spoilOutput(output);
         spoilLse(lse);
-        return Agreement.Check(problem.Problem, problem.Query, problem.Key, value ?? problem.Value, type, output, lse, 1);
+        return Agreement.Check(problem.Call with { Value = value ?? problem.Value, Storage = type }, output, lse, 1);
     }
 
     // The result of a call with other options, held against the call as it is.
@@ -309,7 +318,8 @@ public sealed class VerificationTests
     {
         (float[] output, float[] lse) = Reference(
             new AttentionProblem(problem.Problem.Shape, options), problem.Query, problem.Key, problem.Value);
-        return Agreement.Check(problem.Problem, problem.Query, problem.Key, problem.Value, type, output, lse, 1);
+        return Agreement.Check(
+            problem.Call with { Storage = type }, output, lse, 1);
     }
 
     private static (float[] Output, float[] LogSumExp) Reference(
@@ -324,7 +334,8 @@ public sealed class VerificationTests
             int index = i % shape.QueryLength;
             int head = i / shape.QueryLength % shape.QueryHeads;
             int batch = i / shape.QueryLength / shape.QueryHeads;
-            ReferenceAttention.Row(problem, query, key, value, batch, head, index, row, out double logSumExp);
+            ReferenceAttention.Row(
+                new ReferenceCall(problem.Shape, problem.Options, query, key, value), batch, head, index, row, out double logSumExp);
             lse[i] = (float)logSumExp;
             int place = (((batch * shape.QueryLength) + index) * shape.QueryHeads) + head;
             row.Select(x => (float)x).ToArray().CopyTo(output, place * shape.ValueDim);
@@ -345,8 +356,7 @@ public sealed class VerificationTests
         return values;
     }
 
-    private static VerificationReport Check(RandomProblem problem, KeyValueScales? scales, float[] output, float[] lse) => Agreement.Check(
-        problem.Problem, problem.Query, problem.Key, problem.Value, ElementType.Float8E4M3, output, lse, 1, scales);
+    private static VerificationReport Check(RandomProblem problem, KeyValueScales? scales, float[] output, float[] lse) => Agreement.Check(problem.Call with { Storage = ElementType.Float8E4M3, Scales = scales }, output, lse, 1);
 
     private static HostTensor Quantised(string name, TensorView view, float[] scales)
     {

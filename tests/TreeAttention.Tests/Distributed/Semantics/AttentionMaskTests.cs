@@ -9,22 +9,26 @@ namespace TreeAttention.Tests.Distributed.Semantics;
 
 public sealed class AttentionMaskTests
 {
-    public static TheoryData<int> Rows => [.. Enumerable.Range(0, CoveringArray.Pairs([.. OptionLevels.Counts]).Count)];
+    private static readonly IReadOnlyList<int[]> _rows = CoveringArray.Pairs([.. OptionLevels.Counts], OptionLevels.GoTogether);
+
+    public static TheoryData<int> Rows => [.. Enumerable.Range(0, _rows.Count)];
 
     [Theory, MemberData(nameof(Rows))]
-    public void The_interval_and_the_rules_inside_it_are_the_rule_of_each_option(int row)
+    public void The_interval_the_rules_inside_it_and_the_bias_are_the_sentence_of_each_option(int row)
     {
-        int[] options = CoveringArray.Pairs([.. OptionLevels.Counts])[row];
         for (int seed = 0; seed < 20; seed++)
         {
-            ProblemRecipe recipe = RandomProblem.RecipeOf((1000 * row) + seed, 30) with { Options = options };
+            ProblemRecipe recipe = RandomProblem.RecipeOf((1000 * row) + seed, 30) with { Options = _rows[row] };
             RandomProblem.Holds(recipe, problem =>
             {
-                foreach ((int batch, int i, int j) in Places(problem.Problem.Shape))
+                (AttentionShape shape, AttentionMask mask) = (problem.Problem.Shape, problem.Problem.Mask);
+                foreach ((int batch, int i, int j) in Places(shape))
                 {
-                    bool expected = Keeps(problem.Problem, batch, i, j);
+                    var rules = new ReferenceRules(shape, problem.Problem.Options, batch, i);
+                    bool sees = rules.Sees(j);
 
-                    Assert.True(expected == problem.Problem.Mask.Keeps(batch, i, j), $"batch {batch}, query {i}, key {j}");
+                    Assert.True(sees == mask.Keeps(batch, i, j), $"batch {batch}, query {i}, key {j}");
+                    Assert.True(!sees || rules.Bias(shape.QueryHeads - 1, j) == mask.Bias(batch, shape.QueryHeads - 1, i, j), $"batch {batch}, query {i}, key {j}");
                 }
             });
         }
@@ -82,31 +86,6 @@ public sealed class AttentionMaskTests
                     Enumerable.Range(page, 100).Where(j => mask.Keeps(0, i, j)), j => Assert.True(kept.First <= j && j < kept.End, $"{i} {j}"));
             }
         }
-    }
-
-    // Each option's own sentence, with no interval and no shared arithmetic.
-    private static bool Keeps(AttentionProblem problem, int batch, int i, int j)
-    {
-        AttentionOptions options = problem.Options;
-        int keys = options.KeyLengths?[batch] ?? problem.Shape.KeyLength;
-        int queries = options.QueryLengths?[batch] ?? problem.Shape.QueryLength;
-        int position = i + keys - queries;
-        bool keeps = i < queries && j < keys;
-        keeps &= !options.Causal || j <= position;
-        keeps &= options.WindowLeft < 0 || j >= position - options.WindowLeft;
-        keeps &= options.WindowRight < 0 || j <= position + options.WindowRight;
-        if (options is { DfsStart: { } start, DfsEnd: { } end })
-        {
-            keeps &= j <= position && start[(batch * problem.Shape.QueryLength) + i] <= end[(batch * problem.Shape.KeyLength) + j];
-        }
-
-        int column = options.TailMaskLength - (keys - j);
-        if (options.TailMask is { } mask && column >= 0 && j < keys)
-        {
-            keeps &= mask[(((batch * problem.Shape.QueryLength) + i) * options.TailMaskLength) + column];
-        }
-
-        return keeps;
     }
 
     private static IEnumerable<(int Batch, int I, int J)> Places(AttentionShape shape) =>

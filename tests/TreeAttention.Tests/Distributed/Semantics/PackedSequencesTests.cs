@@ -44,11 +44,14 @@ public sealed class PackedSequencesTests
                     double[] alone = new double[packed.Length];
                     AttentionProblem one = call.Alone(sequence);
 
+                    var alonePart = new ReferenceCall(
+                        one.Shape, one.Options, PackedCall.Part(call.Query, call.QueryBounds, sequence),
+                        PackedCall.Part(call.Key, call.KeyBounds, sequence), PackedCall.Part(call.Value, call.KeyBounds, sequence));
+
                     ReferenceAttention.Row(
-                        call.Whole, call.Query.View, call.Key.View, call.Value.View, 0, head, call.QueryBounds[sequence] + i, packed, out double lse);
-                    ReferenceAttention.Row(
-                        one, PackedCall.Part(call.Query, call.QueryBounds, sequence), PackedCall.Part(call.Key, call.KeyBounds, sequence),
-                        PackedCall.Part(call.Value, call.KeyBounds, sequence), 0, head, i, alone, out double loneLse);
+                        new ReferenceCall(call.Whole.Shape, call.Whole.Options, call.Query.View, call.Key.View, call.Value.View),
+                        0, head, call.QueryBounds[sequence] + i, packed, out double lse);
+                    ReferenceAttention.Row(alonePart, 0, head, i, alone, out double loneLse);
 
                     Assert.True(packed.SequenceEqual(alone) && lse.Equals(loneLse), $"seed {seed}, sequence {sequence}, query {i}, head {head}");
                 }

@@ -124,7 +124,8 @@ public sealed class AttentionGroupTests
 
             using var key = new HostTensor("key", ElementType.Float32, [1, 600, 2, 16], [.. decode.Keys(0, 0, 600).ToArray().Select(x => (double)x)]);
             using var value = new HostTensor("value", ElementType.Float32, [1, 600, 2, 16], [.. decode.Values(0, 0, 600).ToArray().Select(x => (double)x)]);
-            VerificationReport prefill = Agreement.Check(prompt, query.View, key.View, value.View, ElementType.Float32, output, lse, 7);
+            VerificationReport prefill = Agreement.Check(
+                new ReferenceCall(prompt.Shape, prompt.Options, query.View, key.View, value.View, ElementType.Float32), output, lse, 7);
             Assert.True(prefill.Wrong == 0, prefill.WorstRow);
             VerificationReport report = decode.Check(last, lastLse);
             Assert.True(report.Wrong == 0, report.WorstRow);
