@@ -14,6 +14,9 @@ struct float16 {
 struct float8_e4m3 {
   unsigned char bits;
 };
+struct int8 {
+  unsigned char bits;
+};
 
 inline float to_float(float x) {
   return x;
@@ -34,6 +37,9 @@ inline float to_float(float8_e4m3 x) {
                                           : std::ldexp(float(8 + fraction), int(exponent) - 10);
   return x.bits & 0x80u ? -magnitude : magnitude;
 }
+inline float to_float(int8 x) {
+  return x.bits == 0x80u ? __uint_as_float(0x7fffffffu) : float(std::int8_t(x.bits));
+}
 
 inline unsigned pack(bfloat16, float low, float high) {
   auto round = [](float x) -> unsigned {  // to nearest even
@@ -46,12 +52,12 @@ inline unsigned pack(float16, float low, float high) {
   return unsigned(__builtin_bit_cast(std::uint16_t, _Float16(low))) |
          unsigned(__builtin_bit_cast(std::uint16_t, _Float16(high))) << 16;
 }
-template <int low, int high>
-unsigned widen(float8_e4m3, unsigned four) {
+template <int low, int high, class element>
+unsigned widen(element, unsigned four) {
   static const auto halves = [] {
     std::array<unsigned, 256> all;
     for (unsigned bits = 0; bits < 256; ++bits)
-      all[bits] = pack(float16(), to_float(float8_e4m3{std::uint8_t(bits)}), 0) & 0xffffu;
+      all[bits] = pack(float16(), to_float(element{std::uint8_t(bits)}), 0) & 0xffffu;
     return all;
   }();
   return halves[four >> 8 * low & 0xffu] | halves[four >> 8 * high & 0xffu] << 16;

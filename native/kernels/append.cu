@@ -34,7 +34,8 @@ __device__ __forceinline__ float quotient_of(float x, float scale) {
   return __uint_as_float(bits | 1u);
 }
 
-// Rounds to nearest even. Only f8e4m3 has scales, and no infinity: what it cannot hold is NaN.
+// Rounds to nearest even. Types of 8 bits have scales, and no infinity: what they cannot hold is
+// NaN.
 __device__ __forceinline__ float narrowed(float, float x, float) {
   return x;
 }
@@ -59,6 +60,12 @@ __device__ __forceinline__ float8_e4m3 narrowed(float8_e4m3, float x, float scal
   }
   const unsigned rounded = (magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20;
   return {(unsigned char)(sign | (rounded - ((127u - 7u) << 3)))};
+}
+
+__device__ __forceinline__ int8 narrowed(int8, float x, float scale) {
+  const float quotient = quotient_of(x, scale);
+  const int steps = int(rintf(quotient));
+  return {(unsigned char)(fabsf(quotient) < 127.5f ? steps : -128)};
 }
 
 // For numbers that are not negative, and NaN.

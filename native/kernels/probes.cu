@@ -56,6 +56,21 @@ __global__ void probe_widen(const __grid_constant__ probe_arguments a) {
   }
 }
 
+// [1024] the same of int8: every pattern of 8 bits but -128. 128 threads.
+__global__ void probe_widen_int8(const __grid_constant__ probe_arguments a) {
+  for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) {
+    unsigned four = 0;
+    for (unsigned byte = 0; byte < 4; ++byte) {
+      const unsigned bits = (i + 64 * byte) & 0xffu;
+      four |= (bits == 0x80u ? bits + 1 : bits) << 8 * byte;
+    }
+    a.out[4 * i] = widen<0, 1>(int8(), four);
+    a.out[4 * i + 1] = widen<2, 3>(int8(), four);
+    a.out[4 * i + 2] = widen<0, 2>(int8(), four);
+    a.out[4 * i + 3] = widen<1, 3>(int8(), four);
+  }
+}
+
 // [256] pairs of floats rounded to nearest, ties to even. 128 threads.
 template <class element>
 __global__ void probe_pack(const __grid_constant__ probe_arguments a) {

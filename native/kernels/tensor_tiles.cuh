@@ -7,13 +7,13 @@
 
 constexpr float log2_e = 1.4426950408889634f;
 
-// What tensor cores multiply keys and values of a storage type as.
-template <class element>
+// What tensor cores multiply keys and values of a storage type as: those of 8 bits as f16.
+template <class element, int size = sizeof(element)>
 struct arithmetic_of {
   using type = element;
 };
-template <>
-struct arithmetic_of<float8_e4m3> {
+template <class element>
+struct arithmetic_of<element, 1> {
   using type = float16;
 };
 
@@ -32,30 +32,30 @@ __device__ __forceinline__ int tile_offset(int row, int chunk) {
 // The right operands of a warp's multiply_add from what load_matrix gave it. A row of keys holds
 // as many steps of 16 columns as fit in 64 bytes.
 template <class element>
-__device__ __forceinline__ void key_operand(element, const unsigned (&r)[4], int step,
+__device__ __forceinline__ void key_operand(element type, const unsigned (&r)[4], int step,
                                             unsigned (&b)[2]) {
-  b[0] = r[2 * step];
-  b[1] = r[2 * step + 1];
-}
-__device__ __forceinline__ void key_operand(float8_e4m3, const unsigned (&r)[4], int step,
-                                            unsigned (&b)[2]) {
-  b[0] = widen<0, 1>(float8_e4m3(), r[step]);
-  b[1] = widen<2, 3>(float8_e4m3(), r[step]);
+  if constexpr (sizeof(element) == 1) {
+    b[0] = widen<0, 1>(type, r[step]);
+    b[1] = widen<2, 3>(type, r[step]);
+  } else {
+    b[0] = r[2 * step];
+    b[1] = r[2 * step + 1];
+  }
 }
 
 // The same for values: 16 columns of 16 keys are two operands, of 8-bit elements even and odd
 // columns, for as many steps of 16 keys as fit in a load.
 template <class element>
-__device__ __forceinline__ void value_operands(element, const unsigned (&r)[4], int,
+__device__ __forceinline__ void value_operands(element type, const unsigned (&r)[4], int step,
                                                unsigned (&b)[2][2]) {
-  b[0][0] = r[0], b[0][1] = r[1];
-  b[1][0] = r[2], b[1][1] = r[3];
-}
-__device__ __forceinline__ void value_operands(float8_e4m3, const unsigned (&r)[4], int step,
-                                               unsigned (&b)[2][2]) {
-  for (int i = 0; i < 2; ++i) {
-    b[0][i] = widen<0, 2>(float8_e4m3(), r[2 * step + i]);
-    b[1][i] = widen<1, 3>(float8_e4m3(), r[2 * step + i]);
+  if constexpr (sizeof(element) == 1) {
+    for (int i = 0; i < 2; ++i) {
+      b[0][i] = widen<0, 2>(type, r[2 * step + i]);
+      b[1][i] = widen<1, 3>(type, r[2 * step + i]);
+    }
+  } else {
+    b[0][0] = r[0], b[0][1] = r[1];
+    b[1][0] = r[2], b[1][1] = r[3];
   }
 }
 

@@ -19,5 +19,6 @@ const emulation::kernel& append_kernel(storage type) {
   return type == storage::f32   ? code<float>()
          : type == storage::f16 ? code<float16>()
          : type == storage::f8  ? code<float8_e4m3>()
+         : type == storage::i8  ? code<int8>()
                                 : code<bfloat16>();
 }

@@ -81,10 +81,18 @@ std::uint8_t nearest_e4m3(float x, float scale) {
   return sign | std::uint8_t(best);
 }
 
+// The nearest of -127 to 127, ties to even; -128 for what rounds beyond the last.
+std::uint8_t nearest_int8(float x, float scale) {
+  const double exact = double(x) / scale;
+  return std::abs(exact) < 127.5 ? std::uint8_t(int(std::nearbyint(exact))) : 0x80;
+}
+
 std::vector<unsigned char> stored_bytes(storage type, float x, float scale) {
   std::vector<unsigned char> bytes;
   if (type == storage::f8) {
     bytes.push_back(nearest_e4m3(x, scale));
+  } else if (type == storage::i8) {
+    bytes.push_back(nearest_int8(x, scale));
   } else {
     append_element(bytes, type, x, 1);
   }
@@ -93,6 +101,7 @@ std::vector<unsigned char> stored_bytes(storage type, float x, float scale) {
 
 double number_of(storage type, const std::vector<unsigned char>& bytes, float scale) {
   if (type == storage::f8) return double(to_float(float8_e4m3{bytes[0]})) * scale;
+  if (type == storage::i8) return double(to_float(int8{bytes[0]})) * scale;
   std::uint16_t half;
   float whole;
   std::memcpy(type == storage::f32 ? static_cast<void*>(&whole) : &half, bytes.data(),
@@ -127,12 +136,13 @@ class append_run {
         limits(std::size_t(c.slots) * c.kv_heads) {
     for (int head = 0; head < c.kv_heads; ++head)
       limits[std::size_t(c.slots - 1) * c.kv_heads + head] = {earlier_limit, earlier_limit};
-    for (int i = 0; i < 2 * c.kv_heads && c.type == storage::f8; ++i)
+    for (int i = 0; i < 2 * c.kv_heads && has_scales(c.type); ++i)
       scales.push_back(0.013f * float(1 + (c.values_in_keys ? i % c.kv_heads : i)));
-    // Next to ties of f8e4m3, on either side, where a quotient rounded to float first would be one.
+    // Next to ties, on either side, where a quotient rounded to float first would be one.
     for (std::size_t row = 0; row < values.size() / c.value_dim && !scales.empty(); ++row) {
       const float scale = scale_of(true, int(row) % c.kv_heads);
-      values[row * c.value_dim] = scale * float(17 + 2 * int(row % 8));
+      values[row * c.value_dim] =
+          scale * (c.type == storage::f8 ? float(17 + 2 * int(row % 8)) : 16.5f + float(row % 8));
     }
     const int value_page = c.kv_heads * c.capacity * c.value_dim;
     const int key_page = c.kv_heads * c.capacity * c.head_dim;
@@ -261,7 +271,8 @@ void check_queries(int head_dim, int pairs, bool is_interleaved, std::uint64_t s
 int main(int argc, char** argv) {
   const int seeds = argc > 1 ? std::atoi(argv[1]) : 2;
   for (int seed = 0; seed < seeds; ++seed) {
-    for (const storage type : {storage::f32, storage::f16, storage::bf16, storage::f8}) {
+    for (const storage type :
+         {storage::f32, storage::f16, storage::bf16, storage::f8, storage::i8}) {
       for (const bool is_interleaved : {false, true}) {
         append_run({type, 40, 33, 9, is_interleaved, false}, seed).check(seed);
         append_run({type, 128, 100, 64, is_interleaved, false}, seed).check(seed);

@@ -93,7 +93,7 @@ int main(int argc, char** argv) {
   };
   for (auto& instance : kernel_instances()) {
     // Bytes are those of 16-bit elements.
-    if (instance.is_prefill && instance.type != storage::f8)
+    if (instance.is_prefill && !has_scales(instance.type))
       note("reads", instance, check_reads(instance));
   }
   check_all(is_grid ? grid() : attend_cases, 0);

@@ -130,9 +130,10 @@ void case_data::make_places() {
 
 // Scales of few digits, so that no number of the reference is rounded; heads do not share one.
 void case_data::make_scales() {
-  for (int i = 0; c.type == storage::f8 && i < 2 * c.kv_heads; ++i)
-    scales.push_back(c.values_in_keys && i >= c.kv_heads ? scales[i - c.kv_heads]
-                                                         : float(3 + 2 * (i % 3)) / 16);
+  for (int i = 0; has_scales(c.type) && i < 2 * c.kv_heads; ++i)
+    scales.push_back(c.values_in_keys && i >= c.kv_heads
+                         ? scales[i - c.kv_heads]
+                         : float(3 + 2 * (i % 3)) / (c.type == storage::i8 ? 128 : 16));
 }
 
 void case_data::make_shard() {

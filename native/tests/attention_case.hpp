@@ -10,13 +10,18 @@
 #include "arguments.cuh"
 #include "emulation.hpp"
 
-enum class storage { f32, f16, bf16, f8 };
+enum class storage { f32, f16, bf16, f8, i8 };
 
-inline unsigned size_of(storage type) {
-  return type == storage::f32 ? 4 : type == storage::f8 ? 1 : 2;
+// Elements of 8 bits, which are multiplied by scales.
+inline bool has_scales(storage type) {
+  return type == storage::f8 || type == storage::i8;
 }
 
-// The number that is stored for x, which f8 stores divided by its scale.
+inline unsigned size_of(storage type) {
+  return type == storage::f32 ? 4 : has_scales(type) ? 1 : 2;
+}
+
+// The number that is stored for x, which types of 8 bits store divided by its scale.
 float rounded(storage type, float x, float scale = 1);
 
 // Appends the bytes of a stored number.

@@ -10,7 +10,7 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // How far an element may be off, of the largest value: weights are rounded to the storage type, or
-// to f16 beside f8.
+// to f16 beside 8 bits.
 double tolerance_of(const kernel_instance& instance) {
   if (!instance.is_tensor) return 1e-5;
   return instance.type == storage::bf16 ? 1.0 / 128 : 1.0 / 1024;
@@ -90,7 +90,7 @@ case_data::expected_row case_data::expect(int b, int head, int query, bool is_ro
   float largest = 0;
   for (float x : q)
     largest = std::max(largest, std::abs(x));
-  const storage arithmetic = c.type == storage::f8 ? storage::f16 : c.type;
+  const storage arithmetic = has_scales(c.type) ? storage::f16 : c.type;
   for (float& x : q) {
     int exponent = 0;
     std::frexp(largest, &exponent);

@@ -140,6 +140,8 @@ defect(narrow_queries_keep_their_order tensor_tiles.cuh plain "tensor<float8_e4m
   "are_keys_narrow ? i / 16 * 16" "are_keys_narrow && i < 0 ? i / 16 * 16")
 defect(narrow_values_swap_even_and_odd attend_tensor.cu plain "tensor<float8_e4m3.*${wrong}"
   "place * 2 + n % 2" "place * 2 + 1 - n % 2")
+defect(int8_keys_are_widened_as_floats tensor_tiles.cuh plain "tensor<int8.*${wrong}"
+  "b[1] = widen<2, 3>(type, r[step])" "b[1] = widen<2, 3>(float8_e4m3(), r[step])")
 defect(key_scales_are_those_of_values visibility.cuh plain "tensor<float8_e4m3.*${wrong}"
   "__ldg(a.scales + kv_head)" "__ldg(a.scales + a.kv_heads + kv_head)")
 
@@ -193,6 +195,12 @@ defect(append_measures_before_rounding append.cu plain "${lost}limit of the norm
   "const float back = to_float(stored)" "const float back = number")
 defect(append_rounds_the_quotient_twice append.cu plain "${lost}value"
   "if (nearest == exact || nearest - nearest != 0) return nearest" "if (nearest - nearest == 0) return nearest")
+defect(append_rounds_int8_toward_zero append.cu plain "${lost}key"
+  "int(rintf(quotient))" "int(quotient)")
+defect(append_stores_minus_128_as_a_number append.cu plain "${lost}(key|value)"
+  "fabsf(quotient) < 127.5f" "fabsf(quotient) < 130.f")
+defect(append_forgets_the_scale_of_int8 append.cu plain "${lost}key"
+  "const float quotient = quotient_of(x, scale);\n  const int steps" "const float quotient = quotient_of(x, 0.02f + 0 * scale);\n  const int steps")
 
 # ---- edge ----
 set(spoilt "row [0-9]+: the ")

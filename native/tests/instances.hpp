@@ -14,6 +14,8 @@ template <>
 constexpr storage storage_of<bfloat16> = storage::bf16;
 template <>
 constexpr storage storage_of<float8_e4m3> = storage::f8;
+template <>
+constexpr storage storage_of<int8> = storage::i8;
 
 template <auto body>
 kernel_instance instance_of(kernel_instance i) {

@@ -6,6 +6,7 @@ static const bool registered = [] {
   add_plain<float16, 128>("float16");
   add_plain<bfloat16, 128>("bfloat16");
   add_plain<float8_e4m3, 128>("float8_e4m3");
+  add_plain<int8, 128>("int8");
   return true;
 }();
 
@@ -21,5 +22,6 @@ const emulation::kernel& precise_kernel(storage type) {
   return type == storage::f32   ? code<float>()
          : type == storage::f16 ? code<float16>()
          : type == storage::f8  ? code<float8_e4m3>()
+         : type == storage::i8  ? code<int8>()
                                 : code<bfloat16>();
 }

@@ -11,5 +11,7 @@ static const bool registered = [] {
   add_prefill<float8_e4m3, 64, 256, 32, true>("float8_e4m3");
   add_prefill<float8_e4m3, 128, 128, 64, false>("float8_e4m3");
   add_prefill<float8_e4m3, 256, 256, 32, true>("float8_e4m3");
+  add_prefill<int8, 128, 128, 64, false>("int8");
+  add_prefill<int8, 256, 256, 32, true>("int8");
   return true;
 }();

@@ -69,10 +69,16 @@ def eight_to_float(pattern):
     return math.nan if pattern & 127 == 127 else math.copysign(magnitude, -1 if pattern & 128 else 1)
 
 
-def widened():
+def eight_to_integer(pattern):
+    """The value of an int8 pattern; -128 stands for NaN."""
+    return math.nan if pattern == 128 else float(pattern - 256 if pattern > 128 else pattern)
+
+
+def widened(number_of, instead):
     def half(i, byte):
         pattern = (i + 64 * byte) & 255
-        value = eight_to_float(pattern - 1 if pattern & 127 == 127 else pattern)
+        value = number_of(pattern)
+        value = number_of(pattern + instead) if math.isnan(value) else value
         return struct.unpack("<H", struct.pack("<e", value))[0]
 
     pairs = [(0, 1), (2, 3), (0, 2), (1, 3)]
@@ -160,7 +166,9 @@ PROBES = [
     ("probe_to_float<bfloat16>", 128, 0, 0, [brain_to_float(i * 257) for i in range(256)]),
     ("probe_to_float<float16>", 128, 0, 0, [half_to_float(i * 257) for i in range(256)]),
     ("probe_to_float<float8_e4m3>", 128, 0, 0, [bits_of(eight_to_float(i)) for i in range(256)]),
-    ("probe_widen", 128, 0, 0, widened()),
+    ("probe_to_float<int8>", 128, 0, 0, [bits_of(eight_to_integer(i)) for i in range(256)]),
+    ("probe_widen", 128, 0, 0, widened(eight_to_float, -1)),
+    ("probe_widen_int8", 128, 0, 0, widened(eight_to_integer, 1)),
     ("probe_pack<bfloat16>", 128, 0, 0, packs(brain_bits, 7)),
     ("probe_pack<float16>", 128, 0, 0, packs(half_bits, 10)),
     ("probe_exp2", 128, 0, 2.0**-21, powers()),

@@ -77,7 +77,7 @@ const std::vector<attention_case> cases = {
      .around_one = 0},
 };
 
-// Values whose sum fp32 does not hold; f16 and f8 have none.
+// Values whose sum fp32 does not hold; f16 and 8 bits have none.
 const attention_case large_values = {.name = "values near the largest",
                                      .group = 2,
                                      .keys = 80,
@@ -104,7 +104,7 @@ int main(int argc, char** argv) {
     }
   };
   for (int seed = 0; seed < seeds; ++seed) {
-    for (storage type : {storage::f32, storage::f16, storage::bf16, storage::f8}) {
+    for (storage type : {storage::f32, storage::f16, storage::bf16, storage::f8, storage::i8}) {
       for (auto& c : cases)
         check(c, type, seed);
       if (type == storage::f32 || type == storage::bf16) check(large_values, type, seed);

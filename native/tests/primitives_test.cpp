@@ -190,6 +190,18 @@ void check_conversions() {
     EXPECT(widen<0, 2>(float8_e4m3(), one | bits << 16) == (half << 16 | 0x3c00u));
     EXPECT(widen<1, 3>(float8_e4m3(), bits << 8 | one << 24) == (half | 0x3c000000u));
   }
+  for (unsigned bits = 0; bits < 0x100; ++bits) {
+    const float x = to_float(int8{std::uint8_t(bits)});
+    if (bits == 0x80) {
+      EXPECT(std::isnan(x));
+      continue;
+    }
+    EXPECT(x == float(std::int8_t(bits)));
+    const unsigned half = pack(float16(), x, 0);
+    EXPECT(widen<0, 1>(int8(), bits | 1u << 8) == (half | 0x3c000000u));
+    EXPECT(widen<1, 3>(int8(), bits << 8 | 1u << 24) == (half | 0x3c000000u));
+    EXPECT(widen<0, 2>(int8(), 1u | bits << 16) == (half << 16 | 0x3c00u));
+  }
   EXPECT((pack(bfloat16(), __uint_as_float(0x3f808000), 0) & 0xffff) == 0x3f80);
   EXPECT((pack(bfloat16(), __uint_as_float(0x3f818000), 0) & 0xffff) == 0x3f82);
   EXPECT(pack(bfloat16(), 1, 2) == 0x40003f80u && pack(float16(), 1, 2) == 0x40003c00u);

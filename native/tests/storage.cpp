@@ -32,6 +32,16 @@ std::uint8_t to_e4m3(float x) {
   return sign | std::uint8_t(above);
 }
 
+// Whole numbers of ±127, ties to even.
+std::uint8_t to_int8(float x) {
+  if (std::isnan(x)) return 0x80;
+  return std::uint8_t(int(std::nearbyint(std::clamp(x, -127.f, 127.f))));
+}
+
+std::uint8_t eight_bits(storage type, float x) {
+  return type == storage::f8 ? to_e4m3(x) : to_int8(x);
+}
+
 }  // namespace
 
 float rounded(storage type, float x, float scale) {
@@ -42,17 +52,19 @@ float rounded(storage type, float x, float scale) {
       return to_float(float16{half_bits(type, x)});
     case storage::bf16:
       return to_float(bfloat16{half_bits(type, x)});
-    default:
+    case storage::f8:
       return to_float(float8_e4m3{to_e4m3(x / scale)}) * scale;
+    default:
+      return to_float(int8{to_int8(x / scale)}) * scale;
   }
 }
 
 void append_element(std::vector<unsigned char>& bytes, storage type, float x, float scale) {
   const std::uint16_t half = half_bits(type, x);
-  const std::uint8_t eighth = to_e4m3(x / scale);
-  const void* const source = type == storage::f32  ? static_cast<const void*>(&x)
-                             : type == storage::f8 ? static_cast<const void*>(&eighth)
-                                                   : static_cast<const void*>(&half);
+  const std::uint8_t eighth = eight_bits(type, x / scale);
+  const void* const source = type == storage::f32 ? static_cast<const void*>(&x)
+                             : has_scales(type)   ? static_cast<const void*>(&eighth)
+                                                  : static_cast<const void*>(&half);
   const auto* const first = static_cast<const unsigned char*>(source);
   bytes.insert(bytes.end(), first, first + size_of(type));
 }

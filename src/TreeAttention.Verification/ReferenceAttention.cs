@@ -11,7 +11,7 @@ namespace TreeAttention.Verification;
 /// <param name="Key">[batch, key_len, kv_heads, head_dim]</param>
 /// <param name="Value">[batch, key_len, kv_heads, value_dim]</param>
 /// <param name="Storage">What keys and values were stored as: the bounds of a comparison follow from it, the reference does not.</param>
-/// <param name="Scales">Scales of f8e4m3 storage; 1 when null.</param>
+/// <param name="Scales">Scales of storage that has some; 1 when null.</param>
 public sealed record ReferenceCall(
     AttentionShape Shape, AttentionOptions Options, TensorView Query, TensorView Key, TensorView Value,
     ElementType Storage = ElementType.Float32, KeyValueScales? Scales = null)

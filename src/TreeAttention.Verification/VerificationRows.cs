@@ -1,6 +1,7 @@
 using System;
 using System.Linq;
 using System.Numerics.Tensors;
+using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Verification;
@@ -16,7 +17,7 @@ namespace TreeAttention.Verification;
 /// other by chance, and such luck is no bound for who rounds less), and never further than 1e-2 of the row's own largest value; the log-sum-exp likewise, relative to max(1, |lse|). Where wider
 /// keys or values are rounded for storage, no computation on what was stored can promise the 1e-2: there it gives way to
 /// the naive computation's own share: twice the largest naive error relative to its row, and two units of roundoff of the
-/// weighted mean of |value|. Twice the naive error still holds.
+/// weighted mean of |value|, or of an integer's scale. Twice the naive error still holds.
 /// -∞ is matched by -∞ alone, NaN by nothing but a NaN of the reference.
 /// </remarks>
 public sealed class VerificationRows
@@ -32,7 +33,7 @@ public sealed class VerificationRows
     private readonly double[] _outputBounds;
     private readonly double[] _lseBounds;
 
-    private VerificationRows(AttentionShape shape, RowMeasure[] rows, ElementType storage, bool rounded)
+    private VerificationRows(AttentionShape shape, RowMeasure[] rows, ElementType storage, KeyValueScales? scales, bool rounded)
     {
         _shape = shape;
         _rows = rows;
@@ -40,7 +41,7 @@ public sealed class VerificationRows
             rows.Select(measure => Finite(measure.NaiveOutputError)).DefaultIfEmpty().Max(),
             rows.Select(measure => Finite(measure.NaiveOutputError / measure.Largest)).DefaultIfEmpty().Max());
         double naiveLse = rows.Select(measure => Finite(measure.NaiveLseError)).DefaultIfEmpty().Max();
-        _outputBounds = [.. rows.Select(measure => OutputBound(measure, storage, rounded, naiveOutput))];
+        _outputBounds = [.. rows.Select(measure => OutputBound(measure, storage, scales?.Value[measure.Row.Head / shape.GroupSize] ?? 1f, rounded, naiveOutput))];
         _lseBounds = [.. rows.Select(measure => LogSumExpBound(measure, storage, rounded, naiveLse))];
     }
 
@@ -48,7 +49,7 @@ public sealed class VerificationRows
     /// <param name="call">Sizes, options, tensors, and what keys and values were stored as.</param>
     /// <param name="seed">Of the sampled rows.</param>
     public static VerificationRows Compute(ReferenceCall call, int seed) => new(
-        call.Shape, [.. Agreement.SampleRows(call.Shape, seed).Select(row => Measure(call, row))], call.Storage,
+        call.Shape, [.. Agreement.SampleRows(call.Shape, seed).Select(row => Measure(call, row))], call.Storage, call.Scales,
         call.Key.Type != call.Storage || call.Value.Type != call.Storage);
 
     /// <summary>Compares a whole result.</summary>
@@ -109,7 +110,7 @@ public sealed class VerificationRows
 
     // Where the naive computation overflows there is no twice its error, and the limit alone holds.
     private static double OutputBound(
-        RowMeasure measure, ElementType storage, bool rounded, (double Absolute, double Relative) naive)
+        RowMeasure measure, ElementType storage, float scale, bool rounded, (double Absolute, double Relative) naive)
     {
         double floor = (measure.Magnitude * Math.ScaleB(1, -22)) + (Relative * SmallestNormal);
         if (storage == ElementType.Float32)
@@ -117,11 +118,12 @@ public sealed class VerificationRows
             return Math.Max(Relative * measure.Largest, floor);
         }
 
-        double roundoff = StorageType.Of(storage).RelativeRoundoff;
+        var type = StorageType.Of(storage);
+        double roundoff = (type.RelativeRoundoff * measure.Magnitude) + (type.AbsoluteRoundoff * scale);
         double limit = LimitOfNarrow * measure.Largest;
         if (rounded)
         {
-            limit = (Math.Max(LimitOfNarrow, 2 * naive.Relative) * measure.Largest) + (2 * roundoff * measure.Magnitude);
+            limit = (Math.Max(LimitOfNarrow, 2 * naive.Relative) * measure.Largest) + (2 * roundoff);
         }
 
         return Math.Max(floor, Math.Min((2 * Math.Max(naive.Absolute, measure.NaiveOutputError)) + Relative, limit));

@@ -12,6 +12,9 @@ struct float16 {
 struct float8_e4m3 {  // the "FN" form: no infinity, NaN is all ones behind the sign
   unsigned char bits;
 };
+struct int8 {  // -127 to 127 in two's complement; -128 stands for NaN
+  unsigned char bits;
+};
 
 __device__ __forceinline__ float to_float(float x) {
   return x;
@@ -30,6 +33,9 @@ __device__ __forceinline__ float to_float(float8_e4m3 x) {
   const float y = __uint_as_float(sign | magnitude << 20) * 0x1p120f;
   return magnitude == 0x7fu ? __uint_as_float(0x7fffffffu) : y;
 }
+__device__ __forceinline__ float to_float(int8 x) {
+  return x.bits == 0x80u ? __uint_as_float(0x7fffffffu) : float((signed char)x.bits);
+}
 
 // Bytes `low` and `high` of four elements, exactly, as two f16; `low` in the low half. Not for NaN.
 template <int low, int high>
@@ -44,6 +50,16 @@ __device__ __forceinline__ unsigned widen(float8_e4m3, unsigned four) {
   const unsigned shifted = (spread & 0x7f007f00u) >> 1 | (spread & 0x80008000u);
   asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(shifted), "r"(0x5c005c00u));
 #endif
+  return pair;
+}
+
+template <int low, int high>
+__device__ __forceinline__ unsigned widen(int8, unsigned four) {
+  // Behind the upper byte of 1024 a byte is its own number more, here the element's and 128.
+  const unsigned moved =
+      __byte_perm(four ^ 0x80808080u, 0x64646464u, 4 << 12 | high << 8 | 4 << 4 | low);
+  unsigned pair;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(moved), "r"(0x64806480u));
   return pair;
 }
 

@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Globalization;
 using System.Linq;
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
@@ -19,6 +20,7 @@ internal sealed class InputTensors : IDisposable
     private readonly TensorFile? _value;
 
     private readonly bool _isPacked;
+    private readonly TensorRequest _request;
 
     /// <summary>Maps the files and derives the sizes.</summary>
     /// <param name="request">The files.</param>
@@ -27,6 +29,7 @@ internal sealed class InputTensors : IDisposable
     public InputTensors(TensorRequest request, bool isPacked = false)
     {
         _isPacked = isPacked;
+        _request = request;
         _query = TensorFile.Open(request.Query!, "query");
         try
         {
@@ -39,6 +42,8 @@ internal sealed class InputTensors : IDisposable
             Shape = ShapeOf(Query, Key, Value);
             StorageType = request.StorageType ?? (Key.Type == ElementType.Float64 ? ElementType.Float32 : Key.Type);
             Scales = request.Scales.Read(StorageType, Shape.KvHeads);
+            RequireNumbers(Key, request.Scales.Key);
+            RequireNumbers(Value, request.ValueFromKey is null ? request.Scales.Value : request.Scales.Key);
             Key = Scaled(Key, Scales?.Key);
             Value = Scaled(Value, Scales?.Value);
         }
@@ -68,7 +73,28 @@ internal sealed class InputTensors : IDisposable
     public ElementType StorageType { get; }
 
     /// <summary>Scales of storage that has some; null: 1.</summary>
-    public KeyValueScales? Scales { get; }
+    public KeyValueScales? Scales { get; private set; }
+
+    /// <summary>Finds the scales that follow from the numbers of the first tokens, all when null. Every rank calls it.</summary>
+    /// <exception cref="FaultException">A number is not finite (65).</exception>
+    public void SettleScales(AttentionGroup group, RotaryOptions? rotary = null, int? tokens = null)
+    {
+        bool inKeys = _request.ValueFromKey is not null;
+        var sizes = new CacheOptions
+        {
+            Rows = Shape.Batch,
+            KvHeads = Shape.KvHeads,
+            HeadDim = Shape.HeadDim,
+            ValueDim = Shape.ValueDim,
+            ValuesInKeys = inKeys,
+            MaxLength = Shape.KeyLength,
+            Rotary = rotary,
+            NonFinite = _request.NonFinite,
+        };
+        Scales = AutoScales.Settle(
+            group, _request.Scales, Scales, StorageType, sizes, tokens ?? Shape.KeyLength,
+            options => new TensorTokens(Key, inKeys ? null : Value, options));
+    }
 
     /// <summary>Types, shapes and contents, which ranks compare before work.</summary>
     public IEnumerable<KeyValuePair<string, string>> Settings =>
@@ -87,16 +113,27 @@ internal sealed class InputTensors : IDisposable
     }
 
     // A file of a type with scales holds stored elements already: they are multiplied by the scales, not divided.
-    private static TensorView Scaled(TensorView view, float[]? scales) =>
-        scales is not null && view.Type.Entry().HasScales ? view.WithHeadScales(scales) : view;
+    private TensorView Scaled(TensorView view, float[]? scales) =>
+        scales is not null && view.Type == StorageType ? view.WithHeadScales(scales) : view;
+
+    private void RequireNumbers(TensorView view, ScaleRequest? scale)
+    {
+        if (scale is { IsAuto: true } && view.Type == StorageType)
+        {
+            throw new FaultException(
+                FaultCode.CommandLine,
+                $"A scale of auto measures numbers, but {view.Name} holds {view.Type.ShortName()} elements, which are stored as they are. Give the scale that they were made with.");
+        }
+    }
 
     private TensorView Arranged(TensorFile file, TensorRequest request)
     {
         TensorView view = file.View;
-        if (!view.Type.IsFloatingPoint())
+        bool isNumber = ReferenceEquals(file, _query) ? view.Type.IsFloatingPoint() : view.Type.Entry().Widen is not null;
+        if (!isNumber)
         {
             throw new FaultException(
-                FaultCode.BadInput, $"{view.Name} holds {view.Type.ShortName()} elements, but attention needs f16, bf16, f32, f64 or f8e4m3.");
+                FaultCode.BadInput, $"{view.Name} holds {view.Type.ShortName()} elements, but attention needs f16, bf16, f32, f64 or f8e4m3, or i8 for keys and values.");
         }
 
         if (_isPacked && view.Rank == 3)

@@ -25,15 +25,15 @@ internal sealed class TensorArguments
 
     private readonly Option<ScaleRequest?> _keyScale = new("--key-scale")
     {
-        Description = $"What a stored {StorageType.ScaledNames("or")} key is multiplied by: a number, or a file [kv_heads]; default 1.",
-        HelpName = "NUMBER|FILE",
+        Description = $"What a stored {StorageType.ScaledNames("or")} key is multiplied by: a number, a file [kv_heads], or auto (the largest magnitude of each KV head, / the largest element); default 1.",
+        HelpName = "NUMBER|FILE|auto",
         CustomParser = ScaleRequest.Parse,
     };
 
     private readonly Option<ScaleRequest?> _valueScale = new("--value-scale")
     {
-        Description = $"What a stored {StorageType.ScaledNames("or")} value is multiplied by: a number, or a file [kv_heads]; default 1.",
-        HelpName = "NUMBER|FILE",
+        Description = $"What a stored {StorageType.ScaledNames("or")} value is multiplied by: a number, a file [kv_heads], or auto; default 1.",
+        HelpName = "NUMBER|FILE|auto",
         CustomParser = ScaleRequest.Parse,
     };
 
@@ -136,13 +136,18 @@ internal enum AxisOrder
     Bhsd,
 }
 
-/// <summary>One scale of a storage type that has some as the command line gives it: a number for all KV heads, or a file with one for each.</summary>
-/// <param name="Number">The number; null when there is a file.</param>
+/// <summary>One scale of a storage type that has some as the command line gives it: a number for all KV heads, a file with one for each, or auto.</summary>
+/// <param name="Number">The number; null when there is a file, or auto.</param>
 /// <param name="File">As <see cref="TensorFile.Open"/> takes it.</param>
 internal sealed record ScaleRequest(float? Number, string? File)
 {
+    private const string Auto = "auto";
+
+    /// <summary>The scales follow from the numbers that are stored.</summary>
+    public bool IsAuto => Number is null && File is null;
+
     /// <summary>As it was given, in every locale.</summary>
-    public override string ToString() => File ?? Number!.Value.ToString(CultureInfo.InvariantCulture);
+    public override string ToString() => File ?? Number?.ToString(CultureInfo.InvariantCulture) ?? Auto;
 
     /// <summary>Reads the text of an option.</summary>
     public static ScaleRequest? Parse(ArgumentResult result)
@@ -150,7 +155,7 @@ internal sealed record ScaleRequest(float? Number, string? File)
         string text = result.Tokens[0].Value;
         if (!double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double number))
         {
-            return new ScaleRequest(null, text);
+            return new ScaleRequest(null, text == Auto ? null : text);
         }
 
         if (KeyValueScales.IsScale((float)number))
@@ -158,11 +163,11 @@ internal sealed record ScaleRequest(float? Number, string? File)
             return new ScaleRequest((float)number, null);
         }
 
-        result.AddError($"{(result.Parent as OptionResult)?.Option.Name} takes a number from 1e-30 to 1e30, or a file of one for each KV head, not '{text}'.");
+        result.AddError($"{(result.Parent as OptionResult)?.Option.Name} takes a number from 1e-30 to 1e30, a file of one for each KV head, or auto, not '{text}'.");
         return null;
     }
 
-    /// <summary>[kv_heads] the scales.</summary>
+    /// <summary>[kv_heads] the scales; 1 where they are not known yet.</summary>
     /// <exception cref="FaultException">The file is missing (66), or has other than [kv_heads] scales (65).</exception>
     public static float[] Read(ScaleRequest? request, string option, int kvHeads)
     {
@@ -196,7 +201,10 @@ internal sealed record ScaleRequest(float? Number, string? File)
 /// <param name="ValuesInKeys">Values are a part of the keys and have their scales.</param>
 internal sealed record ScalesRequest(ScaleRequest? Key, ScaleRequest? Value, bool ValuesInKeys)
 {
-    /// <summary>The scales for a storage type; null where the command line gives none.</summary>
+    /// <summary>Some scales follow from the numbers.</summary>
+    public bool IsAuto => Key is { IsAuto: true } || Value is { IsAuto: true };
+
+    /// <summary>The scales for a storage type, 1 where they follow from the numbers; null where the command line gives none.</summary>
     /// <exception cref="FaultException">Scales are given, and storage has none (2); or a file is missing or bad.</exception>
     public KeyValueScales? Read(ElementType storage, int kvHeads)
     {

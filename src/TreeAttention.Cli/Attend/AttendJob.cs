@@ -17,6 +17,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     {
         Begin();
         using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors, request.Semantics.IsPacked));
+        inputs.SettleScales(group);
         AttentionOptions options = group.Together(() =>
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
@@ -53,6 +54,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     private void Begin()
     {
         RunSettings.Begin(group, "attend");
+        AutoScales.Begin(group, request.Tensors.Scales);
         group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
     }
 

@@ -30,6 +30,9 @@ internal interface IBenchInputs : IDisposable
     /// <summary>What ranks compare before work.</summary>
     IEnumerable<KeyValuePair<string, string>> Settings { get; }
 
+    /// <summary>Finds the scales that follow from the numbers. Every rank calls it.</summary>
+    void SettleScales(AttentionGroup group, ScalesRequest scales);
+
     /// <summary>Loads one rank's keys and values.</summary>
     KeyValueShard LoadShard(IDevice device, ShardPlan plan);
 
@@ -55,6 +58,8 @@ internal sealed class FileBenchInputs(TensorRequest request) : IBenchInputs
 
     public IEnumerable<KeyValuePair<string, string>> Settings => _tensors.Settings;
 
+    public void SettleScales(AttentionGroup group, ScalesRequest scales) => _tensors.SettleScales(group);
+
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan) =>
         KeyValueLoader.Load(device, plan, _tensors.Key, _tensors.Value, request.NonFinite);
 
@@ -79,11 +84,26 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
 
     public ElementType StorageType => storageType;
 
-    public KeyValueScales? Scales => scales;
+    public KeyValueScales? Scales { get; private set; } = scales;
 
     public bool ValuesInKeys => valuesInKeys;
 
     public IEnumerable<KeyValuePair<string, string>> Settings => [new("sizes", shape.ToString())];
+
+    public void SettleScales(AttentionGroup group, ScalesRequest scales)
+    {
+        using var tensors = new SyntheticTensors(shape with { QueryLength = 0 }, Seeds.Default);
+        var sizes = new CacheOptions
+        {
+            Rows = shape.Batch,
+            KvHeads = shape.KvHeads,
+            HeadDim = shape.HeadDim,
+            ValueDim = shape.ValueDim,
+            ValuesInKeys = valuesInKeys,
+            MaxLength = shape.KeyLength,
+        };
+        Scales = AutoScales.Settle(group, scales, Scales, storageType, sizes, shape.KeyLength, _ => tensors);
+    }
 
     public KeyValueShard LoadShard(IDevice device, ShardPlan plan)
     {
@@ -104,7 +124,7 @@ internal sealed class SyntheticBenchInputs(AttentionShape shape, ElementType sto
         using var head = SyntheticTensors.OneHead(shape, Seeds.Default, kvHead);
         var alone = new ReferenceCall(
             shape with { KvHeads = 1, QueryHeads = shape.GroupSize }, problem.Options with { Scale = problem.Scale },
-            head.Query, head.Key, ValuesOf(head), storageType, scales?.OfHead(kvHead));
+            head.Query, head.Key, ValuesOf(head), storageType, Scales?.OfHead(kvHead));
         var rows = VerificationRows.Compute(alone, Seeds.Default);
         return result =>
         {

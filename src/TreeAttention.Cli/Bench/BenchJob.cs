@@ -60,6 +60,7 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
             : new SyntheticBenchInputs(
                 request.ShapeOf(context), request.StorageType, request.Scales.Read(request.StorageType, request.KvHeads), request.ValueFromKey is not null));
         group.Agree([.. group.Together(() => inputs.Settings), new("--dtype", inputs.StorageType.ShortName())]);
+        inputs.SettleScales(group, request.Scales);
         using var bench = new AttentionBench(request, group, inputs);
         return bench.Run();
     }

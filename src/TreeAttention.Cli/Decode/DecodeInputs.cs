@@ -79,7 +79,7 @@ internal sealed class DecodeInputs : IDisposable
     public ElementType StorageType { get; }
 
     /// <summary>Scales of storage that has some; null: 1.</summary>
-    public KeyValueScales? Scales { get; }
+    public KeyValueScales? Scales { get; private set; }
 
     /// <summary>Values are the first elements of the keys.</summary>
     public bool ValuesInKeys { get; }
@@ -92,6 +92,37 @@ internal sealed class DecodeInputs : IDisposable
 
     /// <summary>Sizes of all that is attended with, in the order of its results.</summary>
     public AttentionShape Results => Shape with { QueryLength = FirstQuery + Shape.QueryLength };
+
+    /// <summary>Finds the scales that follow from the numbers: those of the context, which every later token then has to fit. Every rank calls it.</summary>
+    /// <exception cref="FaultException">There is no context (2), or a number of it is not finite (65).</exception>
+    public void SettleScales(AttentionGroup group, DecodeRequest request)
+    {
+        group.Together(() =>
+        {
+            if (Context == 0 && (request.Tensors?.Scales ?? request.Scales).IsAuto)
+            {
+                throw new FaultException(
+                    FaultCode.CommandLine, "--key-scale auto and --value-scale auto measure the context, and there is none. Give a --context, or the scales.");
+            }
+        });
+        if (_files is not null)
+        {
+            _files.SettleScales(group, request.Rotary, Context);
+            Scales = _files.Scales;
+            return;
+        }
+
+        var sizes = new CacheOptions
+        {
+            Rows = Shape.Batch,
+            KvHeads = Shape.KvHeads,
+            HeadDim = Shape.HeadDim,
+            ValueDim = Shape.ValueDim,
+            MaxLength = Shape.KeyLength,
+            Rotary = request.Rotary,
+        };
+        Scales = AutoScales.Settle(group, request.Scales, Scales, StorageType, sizes, Context, _ => _synthetic!);
+    }
 
     /// <summary>The queries, read by their numbers as keys are.</summary>
     public ITokenSource QueriesFor(CacheOptions options) => _synthetic is not null

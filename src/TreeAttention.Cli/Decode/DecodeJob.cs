@@ -15,8 +15,10 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
     public FaultCode Run()
     {
         RunSettings.Begin(group, "decode");
+        AutoScales.Begin(group, request.Tensors?.Scales ?? request.Scales);
         group.Together(() => OutputPaths.RequireOwn(request.Tensors, request.Semantics, request.Output, request.Lse));
         using DecodeInputs inputs = group.Together(() => new DecodeInputs(request));
+        inputs.SettleScales(group, request);
         AttentionShape whole = inputs.Shape;
         AttentionOptions options = group.Together(() => SemanticsReader.Read(request.Semantics, whole, request.NonFinite));
         group.Agree(Settings(inputs, options));

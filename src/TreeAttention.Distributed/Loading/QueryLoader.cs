@@ -106,7 +106,7 @@ internal sealed unsafe class TensorRows
                 $"{view.Name} {view.ShapeText} has {view.Rank} axes but there must be four: batch, length, heads, dimension.");
         }
 
-        if (!view.Type.IsFloatingPoint())
+        if (StorageType.Of(view.Type).Widen is null)
         {
             throw new FaultException(
                 FaultCode.BadInput,

@@ -32,6 +32,9 @@ public enum ElementType
 
     /// <summary>8-bit float: 4 bits of exponent, 3 of fraction, no infinity (the "FN" form).</summary>
     Float8E4M3,
+
+    /// <summary>Symmetric signed 8-bit integer: -127 to 127; -128 stands for NaN.</summary>
+    Int8,
 }
 
 /// <summary>Sizes and names of <see cref="ElementType"/>.</summary>
@@ -44,7 +47,7 @@ public static class ElementTypes
     /// <summary>True for the floating-point types.</summary>
     public static bool IsFloatingPoint(this ElementType type) => StorageType.Of(type).IsFloatingPoint;
 
-    /// <summary>The short name users write and read: <c>f32</c>, <c>f16</c>, <c>bf16</c>, <c>f8e4m3</c>.</summary>
+    /// <summary>The short name users write and read: <c>f32</c>, <c>f16</c>, <c>bf16</c>, <c>f8e4m3</c>, <c>i8</c>.</summary>
     public static string ShortName(this ElementType type) => StorageType.Of(type).Name;
 
     /// <summary>All that is known of it.</summary>

@@ -140,7 +140,7 @@ internal static class StorageRange
         string place = FormattableString.Invariant($"{tensor}[batch {batch}, position {position}, head {head}, dim {dim}]");
         if (!double.IsFinite(element))
         {
-            string what = double.IsNaN(element) ? "NaN" : element > 0 ? "+inf" : "-inf";
+            string what = double.IsNaN(element) ? StorageType.Of(storage).NaNName : element > 0 ? "+inf" : "-inf";
             bool hasNone = !StorageType.Of(storage).HasInfinity && double.IsInfinity(element);
             return policy == NonFinitePolicy.Propagate && !hasNone ? null : new FaultException(
                 FaultCode.BadInput,

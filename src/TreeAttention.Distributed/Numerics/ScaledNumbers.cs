@@ -98,3 +98,43 @@ internal readonly struct Float8E4M3 : IScaledNumber
         return values;
     }
 }
+
+/// <summary>A whole number of eight bits, the same range on both sides of 0: -127 to 127. -128 stands for what is no number.</summary>
+internal readonly struct SymmetricInt8 : IScaledNumber
+{
+    /// <summary>The largest number.</summary>
+    public const int Largest = 127;
+
+    private const sbyte NaN = sbyte.MinValue;
+
+    /// <inheritdoc/>
+    public static byte FromQuotient(double number, float scale)
+    {
+        double quotient = Math.Round(number / scale, MidpointRounding.ToEven);
+        return (byte)(Math.Abs(quotient) <= Largest ? (sbyte)quotient : NaN);
+    }
+
+    /// <inheritdoc cref="StorageType.Widening"/>
+    public static void Widen(ReadOnlySpan<byte> elements, Span<float> numbers)
+    {
+        for (int i = 0; i < elements.Length; i++)
+        {
+            numbers[i] = ToSingle(elements[i]);
+        }
+    }
+
+    /// <inheritdoc cref="StorageType.Narrowing"/>
+    /// <remarks>Larger numbers and infinities saturate.</remarks>
+    public static void Narrow(ReadOnlySpan<float> numbers, Span<byte> elements)
+    {
+        for (int i = 0; i < numbers.Length; i++)
+        {
+            elements[i] = FromQuotient(Math.Clamp(numbers[i], -Largest, Largest), 1f);
+        }
+    }
+
+    /// <inheritdoc cref="StorageType.Reading"/>
+    public static double Read(ReadOnlySpan<byte> element) => ToSingle(element[0]);
+
+    private static float ToSingle(byte element) => (sbyte)element == NaN ? float.NaN : (sbyte)element;
+}

@@ -79,6 +79,9 @@ internal sealed class StorageType
     /// <summary>It has infinities.</summary>
     public bool HasInfinity { get; private init; } = true;
 
+    /// <summary>What messages call a number that is none.</summary>
+    public string NaNName { get; private init; } = "NaN";
+
     /// <summary>The largest element.</summary>
     public double Largest { get; private init; }
 
@@ -194,6 +197,16 @@ internal sealed class StorageType
             Largest = Float8E4M3.Largest, Overflow = Math.BitIncrement(Float8E4M3.LargestRounded), RelativeRoundoff = Math.ScaleB(1, -4),
             Growth = 1.07f, GrowthOfScale = 1f / 1024, // at most 1 in 16, or half the smallest number
             ScoreLimit = 2048, // as f16, by 2048·2^-5
+        },
+        new(ElementType.Int8, "i8", 8)
+        {
+            NpyName = "i1", SafetensorsName = "I8",
+            Widen = SymmetricInt8.Widen, Narrow = SymmetricInt8.Narrow, Read = SymmetricInt8.Read,
+            IsStorage = true, KernelName = "int8", Arithmetic = ElementType.Float16,
+            Divide = ElementConversion.Divide<SymmetricInt8>, DivideExact = ElementConversion.DivideExact<SymmetricInt8>, HasInfinity = false,
+            NaNName = "NaN, which i8 has as -128",
+            Largest = SymmetricInt8.Largest, Overflow = SymmetricInt8.Largest + 0.5, AbsoluteRoundoff = 0.5, GrowthOfScale = 0.5f,
+            ScoreLimit = 2048, // as f16, by some 2048·2^-8
         },
     ];
 }

@@ -17,7 +17,7 @@ internal sealed class CpuCase
 
     internal ElementType Type { get; init; } = ElementType.Float32;
 
-    /// <summary>Scales of f8e4m3 storage.</summary>
+    /// <summary>Scales of storage that has some.</summary>
     internal KeyValueScales? Scales { get; init; }
 
     internal bool ValuesInKeys { get; init; }

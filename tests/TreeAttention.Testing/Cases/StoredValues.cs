@@ -9,7 +9,7 @@ internal static class StoredValues
     /// <summary>The number nearest to the value that can be stored with a scale.</summary>
     internal static float Round(float value, ElementType type, float scale = 1f) => type switch
     {
-        ElementType.Float8E4M3 => ToE4M3(value / scale, out _) * scale,
+        ElementType.Float8E4M3 or ElementType.Int8 => ToByte(value / scale, type, out _) * scale,
         ElementType.Float32 => value,
         ElementType.Float16 => (float)(Half)value,
         _ => BitConverter.UInt32BitsToSingle((uint)Bits(value, type) << 16),
@@ -26,12 +26,12 @@ internal static class StoredValues
         return float.IsNaN(value) ? (ushort)0x7fc0 : (ushort)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
     }
 
-    private static float ToE4M3(float value, out byte encoded)
+    private static float ToByte(float value, ElementType type, out byte encoded)
     {
         Span<byte> bytes = stackalloc byte[1];
-        ElementConversion.FromFloat([value], ElementType.Float8E4M3, bytes);
+        ElementConversion.FromFloat([value], type, bytes);
         encoded = bytes[0];
-        return (float)ElementConversion.ToDouble(bytes, ElementType.Float8E4M3);
+        return (float)ElementConversion.ToDouble(bytes, type);
     }
 
     internal static void Write(Region contents, long at, float value)
@@ -40,9 +40,9 @@ internal static class StoredValues
         {
             contents.Slice(at, 1).AsSpan<float>()[0] = value;
         }
-        else if (contents.Type == ElementType.Float8E4M3)
+        else if (contents.Type is ElementType.Float8E4M3 or ElementType.Int8)
         {
-            ToE4M3(value, out contents.Slice(at, 1).AsSpan<byte>()[0]);
+            ToByte(value, contents.Type, out contents.Slice(at, 1).AsSpan<byte>()[0]);
         }
         else
         {

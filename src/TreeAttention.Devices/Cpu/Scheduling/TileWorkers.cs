@@ -85,6 +85,7 @@ internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount ac
         [Float16Element.Type] = Create<Float16Element>,
         [BFloat16Element.Type] = Create<BFloat16Element>,
         [Float8E4M3Element.Type] = Create<Float8E4M3Element>,
+        [Int8Element.Type] = Create<Int8Element>,
     };
 
     internal override string Name => TWidth.Name;

@@ -24,6 +24,9 @@ internal unsafe interface IVectorWidth<TVector>
     /// <summary>f8e4m3 elements that are not NaN, exactly, without a subnormal float on the way: those cost some processors 150 cycles.</summary>
     static abstract TVector LoadE4M3(byte* source);
 
+    /// <summary>Signed bytes, exactly.</summary>
+    static abstract TVector LoadInt8(sbyte* source);
+
     static abstract void Store(TVector value, float* target);
 
     static abstract TVector Create(float value);

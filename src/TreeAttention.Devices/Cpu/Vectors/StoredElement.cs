@@ -108,3 +108,26 @@ internal readonly unsafe struct Float8E4M3Element : IStoredElement
         return Vector256.ConditionalSelect(Vector256.LessThan(Vector256.Abs(value), Vector256.Create(480f)), value, Vector256.Create(float.NaN));
     }
 }
+
+/// <summary>Symmetric int8 storage, with scales as f8e4m3 has them.</summary>
+internal readonly unsafe struct Int8Element : IStoredElement
+{
+    public static ElementType Type => ElementType.Int8;
+
+    public static int Size => 1;
+
+    public static float Shift => 1f;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TVector Load<TWidth, TVector>(byte* source)
+        where TWidth : struct, IVectorWidth<TVector>
+        where TVector : struct => TWidth.LoadInt8((sbyte*)source);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<float> LoadExact(byte* source)
+    {
+        // -128 stands for NaN.
+        Vector256<float> value = Width256.LoadInt8((sbyte*)source);
+        return Vector256.ConditionalSelect(Vector256.Equals(value, Vector256.Create(-128f)), Vector256.Create(float.NaN), value);
+    }
+}

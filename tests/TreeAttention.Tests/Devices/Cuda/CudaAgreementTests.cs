@@ -23,7 +23,7 @@ public sealed class CudaAgreementTests
 
     private static readonly (string Layout, int Ranks)[] _layouts = [("contiguous", 2), ("zigzag", 3), ("striped", 3), ("cyclic:5", 2), ("lanes", 2)];
 
-    public static MatrixTheoryData<ElementType, int> HeadDims => new([ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3], _headDims);
+    public static MatrixTheoryData<ElementType, int> HeadDims => new([ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3, ElementType.Int8], _headDims);
 
     public static MatrixTheoryData<ElementType, int> KeyLengths => new([ElementType.Float32, ElementType.BFloat16], _keyLengths);
 
@@ -134,42 +134,46 @@ public sealed class CudaAgreementTests
         RequireAgreement(inputs);
     }
 
-    [Theory, InlineData(1), InlineData(40)]
-    public void Scales_of_each_head_agree_with_float64(int queries)
+    [Theory]
+    [InlineData(ElementType.Float8E4M3, 1, 0.013f, 0.01f)]
+    [InlineData(ElementType.Float8E4M3, 40, 0.013f, 0.01f)]
+    [InlineData(ElementType.Int8, 1, 0.03f, 0.04f)]
+    [InlineData(ElementType.Int8, 40, 0.03f, 0.04f)]
+    public void Scales_of_each_head_agree_with_float64(ElementType type, int queries, float keyScale, float valueScale)
     {
         CpuCase inputs = new CpuCase
         {
             Shape = new(1, queries, 100, 4, 2, 64, 48),
-            Type = ElementType.Float8E4M3,
-            Scales = new([0.013f, 0.4f], [1.7f, 0.01f]),
+            Type = type,
+            Scales = new([keyScale, 0.4f], [1.7f, valueScale]),
             Options = new() { Causal = true },
         }.Fill();
 
         RequireAgreement(inputs);
     }
 
-    [Fact]
-    public void Enormous_scores_of_scaled_keys_agree_with_float64()
+    [Theory, InlineData(ElementType.Float8E4M3, 1f), InlineData(ElementType.Int8, 8f)]
+    public void Enormous_scores_of_scaled_keys_agree_with_float64(ElementType type, float coarseness)
     {
         CpuCase inputs = new CpuCase
         {
             Shape = new(1, 2, 100, 4, 2, 40, 24),
-            Type = ElementType.Float8E4M3,
-            Scales = new([0.3f, 0.4f], [0.25f, 1f]),
+            Type = type,
+            Scales = new([0.3f * coarseness, 0.4f * coarseness], [0.25f, 1f]),
         }.Fill(spread: 60);
 
         RequireAgreement(inputs);
     }
 
-    [Fact]
-    public void Scaled_values_inside_keys_agree_with_float64()
+    [Theory, InlineData(ElementType.Float8E4M3), InlineData(ElementType.Int8)]
+    public void Scaled_values_inside_keys_agree_with_float64(ElementType type)
     {
         CpuCase inputs = new CpuCase
         {
             Shape = new(1, 1, 70, 16, 1, 576, 512),
-            Type = ElementType.Float8E4M3,
+            Type = type,
             ValuesInKeys = true,
-            Scales = new([0.02f], [0.02f]),
+            Scales = new([0.04f], [0.04f]),
         }.Fill();
 
         RequireAgreement(inputs);

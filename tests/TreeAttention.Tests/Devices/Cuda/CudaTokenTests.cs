@@ -23,7 +23,7 @@ public sealed class CudaTokenTests
     private const int KvHeads = 3;
     private const int Slots = 2;
 
-    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
+    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3, ElementType.Int8];
     private static readonly bool[] _either = [false, true];
 
     public static MatrixTheoryData<ElementType, bool, bool> Storage => new(_types, _either, _either);

@@ -19,7 +19,7 @@ public sealed partial class KernelInstanceTests
     private static readonly int[] _dims = [1, 64, 65, 128, 129, 192, 256, 257, 384, 385, 512, 513, 576];
     private static readonly int[] _rows = [1, 16, 17, 32, 33, 127, 128];
     private static readonly bool[] _inKeys = [false, true];
-    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3];
+    private static readonly ElementType[] _types = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16, ElementType.Float8E4M3, ElementType.Int8];
 
     [Theory]
     [InlineData(80)]

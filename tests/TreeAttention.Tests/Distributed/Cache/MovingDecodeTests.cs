@@ -23,6 +23,7 @@ public sealed class MovingDecodeTests
             Before = [900, 1536], NewTokens = 2, QueryLength = 2, ValueDim = 7, Type = ElementType.BFloat16,
             Options = new AttentionOptions { WindowLeft = 700, WindowRight = 0, Softcap = 3, AlibiSlopes = [0.1f, 0.05f, 0.02f, 0.01f, 0.3f, 0.001f], Sinks = [1, 0, -1, 2, 0.5f, 3] },
         },
+        new("int8") { Before = [1100, 37], ValueDim = 7, Type = ElementType.Int8, Scales = new KeyValueScales([0.05f, 0.06f], [0.05f, 0.07f]) },
         new("eight bits") { Before = [1100, 37], ValueDim = 7, Type = ElementType.Float8E4M3, Scales = new KeyValueScales([0.01f, 0.3f], [0.7f, 0.003f]) },
         new("an empty row") { Before = [0, 600, 0], Padding = [0, 0, 0], QueryLength = 2, NewTokens = 2 },
         new("fewer keys than ranks") { Before = [2, 0] },

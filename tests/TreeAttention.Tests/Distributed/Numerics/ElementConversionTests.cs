@@ -121,6 +121,12 @@ public class ElementConversionTests
     [InlineData(ElementType.Float8E4M3, -1e9f, -448f)]
     [InlineData(ElementType.Float8E4M3, 480f, 448f)]
     [InlineData(ElementType.Float8E4M3, float.NaN, float.NaN)]
+    [InlineData(ElementType.Int8, float.PositiveInfinity, 127f)]
+    [InlineData(ElementType.Int8, -128f, -127f)]
+    [InlineData(ElementType.Int8, float.NaN, float.NaN)]
+    [InlineData(ElementType.Int8, 2.5f, 2f)]
+    [InlineData(ElementType.Int8, -3.5f, -4f)]
+    [InlineData(ElementType.Int8, -0.75f, -1f)]
     [InlineData(ElementType.Float16, float.NaN, float.NaN)]
     [InlineData(ElementType.BFloat16, float.NaN, float.NaN)]
     public void Narrowing_beyond_the_range_follows_the_rule_of_the_type(ElementType type, float value, float expected) =>

@@ -18,6 +18,7 @@ public sealed class PrefillStepTests
     [
         new("ragged"),
         new("rotary and padding") { Rotary = new RotaryOptions(8), Type = ElementType.BFloat16 },
+        new("i8 with scales") { Type = ElementType.Int8, Scales = new([0.05f, 0.06f], [0.05f, 0.07f]), Rotary = new RotaryOptions(12) },
         new("f8 with scales") { Type = ElementType.Float8E4M3, Scales = _scales, Rotary = new RotaryOptions(12, Interleaved: true) },
         new("values in keys") { ValuesInKeys = true, Type = ElementType.Float16 },
         new("fewer tokens than ranks") { Lengths = [2, 1], Padding = [0, 0] },
