@@ -1,11 +1,9 @@
 using System;
 using System.Collections.Generic;
 using System.Diagnostics;
-using System.Globalization;
 using System.IO;
 using System.Linq;
 using System.Text.Json;
-using System.Threading.Tasks;
 using Xunit;
 
 namespace TreeAttention.Testing.Processes;
@@ -45,56 +43,28 @@ internal sealed record TreeattnResult(int ExitCode, string Output, string Errors
     }
 }
 
-/// <summary>The real program as a process, alone or under an MPI launcher, known by a variable that its processes inherit (MPICH gives each rank a session of its own); no run is longer than a minute.</summary>
+/// <summary>The real program as a process, alone or under an MPI launcher.</summary>
 internal sealed class TreeattnProcess : IDisposable
 {
-    private static readonly TimeSpan _limit = TimeSpan.FromSeconds(60);
     private static readonly string _program = FindProgram();
-    private readonly Process _process;
-    private readonly string _mark = $"TREEATTN_TEST_RUN={Guid.NewGuid():N}";
-    private readonly Task<string> _output;
-    private readonly Task<string> _errors;
+    private readonly ProcessTree _tree;
 
-    private TreeattnProcess(ProcessStartInfo start)
-    {
-        start.RedirectStandardInput = true;
-        start.RedirectStandardOutput = true;
-        start.RedirectStandardError = true;
-        start.Environment[_mark.Split('=')[0]] = _mark.Split('=')[1];
-        start.Environment["TERM"] = "dumb";
-        start.Environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
-        start.Environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
-        _process = Process.Start(start)!;
-        _process.StandardInput.Close();
-        _output = _process.StandardOutput.ReadToEndAsync();
-        _errors = _process.StandardError.ReadToEndAsync();
-    }
+    private TreeattnProcess(ProcessTree tree) => _tree = tree;
 
     /// <summary>Starts the program alone; the process is the program itself.</summary>
     public static TreeattnProcess Start(IReadOnlyList<string> arguments, params ReadOnlySpan<(string Name, string Value)> variables) =>
-        new(WithVariables(new ProcessStartInfo(_program, arguments), variables));
+        new(new ProcessTree(new ProcessStartInfo(_program, arguments), variables));
 
     /// <summary>Starts it as ranks under <c>openmpi</c> or <c>mpich</c>; skips the test where that is not installed.</summary>
     public static TreeattnProcess StartRanks(
         string mpi, int ranks, IReadOnlyList<string> arguments, params ReadOnlySpan<(string Name, string Value)> variables) =>
-        StartPrograms(mpi, [.. Enumerable.Repeat<(int, IReadOnlyList<string>)>((ranks, arguments), 1)], variables);
+        StartPrograms(mpi, [(ranks, arguments)], variables);
 
     /// <summary>Starts ranks whose arguments differ: one program after the other, each with so many ranks.</summary>
     public static TreeattnProcess StartPrograms(
-        string mpi, (int Ranks, IReadOnlyList<string> Arguments)[] programs, params ReadOnlySpan<(string Name, string Value)> variables)
-    {
-        string launcher = $"/usr/bin/mpiexec.{mpi}";
-        Assert.SkipUnless(File.Exists(launcher), $"{launcher} is not installed.");
-        string[] options = mpi == "openmpi" ? ["--oversubscribe", "--bind-to", "none"] : [];
-        var command = new List<string>(options);
-        foreach ((int ranks, IReadOnlyList<string> arguments) in programs)
-        {
-            string[] separator = command.Count > options.Length ? [":"] : [];
-            command.AddRange([.. separator, "-n", ranks.ToString(CultureInfo.InvariantCulture), _program, .. arguments]);
-        }
-
-        return new TreeattnProcess(WithVariables(new ProcessStartInfo(launcher, command), variables));
-    }
+        string mpi, (int Ranks, IReadOnlyList<string> Arguments)[] programs, params ReadOnlySpan<(string Name, string Value)> variables) =>
+        new(new ProcessTree(
+            ProcessTree.Launch(mpi, [.. programs.Select(program => (program.Ranks, (IReadOnlyList<string>)[_program, .. program.Arguments]))]), variables));
 
     /// <summary>Runs the program alone to its end.</summary>
     public static TreeattnResult Run(params IReadOnlyList<string> arguments)
@@ -110,99 +80,23 @@ internal sealed class TreeattnProcess : IDisposable
         return process.Wait();
     }
 
-    /// <summary>Waits for the end, at most a minute.</summary>
-    public TreeattnResult Wait()
-    {
-        Assert.True(_process.WaitForExit(_limit), "The program did not end within a minute.");
-        Assert.True(Task.WaitAll([_output, _errors], _limit), "The outputs of the program stayed open.");
-        return new TreeattnResult(_process.ExitCode, _output.Result, _errors.Result);
-    }
+    /// <summary>Waits for the end.</summary>
+    public TreeattnResult Wait() => new(_tree.Wait(), _tree.Output, _tree.Errors);
 
     /// <summary>The processes of the program itself, without the launcher's, once there are so many.</summary>
-    public int[] Ranks(int count)
-    {
-        var clock = Stopwatch.StartNew();
-        while (clock.Elapsed < _limit && !_process.HasExited)
-        {
-            int[] found = [.. Members().Where(IsProgram)];
-            if (found.Length == count)
-            {
-                return found;
-            }
-
-            System.Threading.Thread.Sleep(20);
-        }
-
-        Assert.Fail($"There are no {count} processes of the program.");
-        return [];
-    }
+    public int[] Ranks(int count) => _tree.Await(
+        () => _tree.Members().Where(IsProgram).ToArray() is { } found && found.Length == count ? found : null, $"There are no {count} processes of the program.");
 
     /// <summary>Processes of the run that are still there, after a moment for those that are leaving.</summary>
-    public int[] Survivors()
-    {
-        var clock = Stopwatch.StartNew();
-        while (Members().Length > 0 && clock.Elapsed < TimeSpan.FromSeconds(5))
-        {
-            System.Threading.Thread.Sleep(50);
-        }
-
-        return Members();
-    }
-
-    public static void Signal(string name, int process)
-    {
-        using var kill = Process.Start("kill", ["-" + name, process.ToString(CultureInfo.InvariantCulture)]);
-        kill.WaitForExit();
-    }
+    public int[] Survivors() => _tree.Survivors(TimeSpan.FromSeconds(5));
 
     /// <summary>Asks what was started, the launcher where there is one, to end.</summary>
-    public void Terminate() => Signal("TERM", _process.Id);
+    public void Terminate() => ProcessTree.Signal("TERM", _tree.Id);
 
     /// <summary>Kills the launcher alone, which no process can catch.</summary>
-    public void KillLauncher() => Signal("KILL", _process.Id);
+    public void KillLauncher() => ProcessTree.Signal("KILL", _tree.Id);
 
-    public void Dispose()
-    {
-        foreach (int member in Members())
-        {
-            Signal("KILL", member);
-        }
-
-        if (!_process.HasExited)
-        {
-            _process.Kill();
-        }
-
-        _process.WaitForExit();
-        _process.Dispose();
-    }
-
-    private static ProcessStartInfo WithVariables(ProcessStartInfo start, ReadOnlySpan<(string Name, string Value)> variables)
-    {
-        foreach ((string name, string value) in variables)
-        {
-            start.Environment[name] = value;
-        }
-
-        return start;
-    }
-
-    private int[] Members() =>
-        [.. Directory.EnumerateDirectories("/proc").Select(path => Path.GetFileName(path)).Where(name => char.IsAsciiDigit(name[0]))
-            .Select(name => int.Parse(name, CultureInfo.InvariantCulture)).Where(IsMember)];
-
-    // A process that is dead already has no environment.
-    private bool IsMember(int process)
-    {
-        try
-        {
-            return File.ReadAllText($"/proc/{process}/environ").Split('\0').Contains(_mark);
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            return false;
-        }
-    }
+    public void Dispose() => _tree.Dispose();
 
     private static bool IsProgram(int process)
     {

@@ -171,7 +171,7 @@ public sealed class LauncherTests
         using var process = TreeattnProcess.StartRanks(mpi, 3, ["bench", "-b", "4K", "-n", "1000000"]);
         int[] ranks = process.Ranks(3);
 
-        TreeattnProcess.Signal("KILL", ranks[1]);
+        ProcessTree.Signal("KILL", ranks[1]);
         TreeattnResult result = process.Wait();
 
         Assert.NotEqual(0, result.ExitCode);

@@ -160,7 +160,7 @@ public sealed class RunTests
             ["attend", .. tensors, "--output", files.At("output.npy"), "--ranks", "2", "--repeat", "1000000", "--warmup", "1000000"]);
         int program = Assert.Single(process.Ranks(1));
         Thread.Sleep(1000); // into the runs; earlier the default action would end it as well
-        TreeattnProcess.Signal(signal, program);
+        ProcessTree.Signal(signal, program);
 
         process.Wait().Exits(code);
         Assert.Equal(3, files.Names.Length);

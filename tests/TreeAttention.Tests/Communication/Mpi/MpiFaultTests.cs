@@ -20,7 +20,7 @@ public sealed class MpiFaultTests
         int[] processes = job.ProcessesOfRanks(3);
         var clock = Stopwatch.StartNew();
 
-        MpiJob.Signal("KILL", processes[1]);
+        ProcessTree.Signal("KILL", processes[1]);
         int exit = job.Wait();
 
         Assert.NotEqual(0, exit);
@@ -38,7 +38,7 @@ public sealed class MpiFaultTests
         int[] processes = job.ProcessesOfRanks(3);
         var clock = Stopwatch.StartNew();
 
-        MpiJob.Signal("STOP", processes[rank]);
+        ProcessTree.Signal("STOP", processes[rank]);
         int exit = job.Wait();
 
         Assert.Equal(201, exit);
@@ -53,7 +53,7 @@ public sealed class MpiFaultTests
         using var job = MpiJob.Start("mpich", 3, ["loop", "0", "0"]);
         int[] processes = job.ProcessesOfRanks(3);
 
-        MpiJob.Signal("STOP", processes[1]);
+        ProcessTree.Signal("STOP", processes[1]);
         bool ended = job.EndsWithin(_stallLimit + TimeSpan.FromSeconds(3));
 
         Assert.False(ended);

@@ -154,7 +154,7 @@ public sealed class NcclProgramTests
         int[] ranks = process.Ranks(2);
         System.Threading.Thread.Sleep(3000); // into the runs
 
-        TreeattnProcess.Signal(signal, ranks[1]);
+        ProcessTree.Signal(signal, ranks[1]);
         TreeattnResult result = process.Wait();
 
         Assert.True(code == 0 ? result.ExitCode != 0 : result.ExitCode == code, $"{result.ExitCode}\n{result.Errors}");

@@ -1,6 +1,0 @@
-namespace TreeAttention.Tests.Distributed.Reductions;
-
-public sealed class ButterflyReductionTests : CanonicalReductionContract
-{
-    private protected override ReductionKind Kind => ReductionKind.Butterfly;
-}
