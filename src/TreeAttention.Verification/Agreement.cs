@@ -5,7 +5,7 @@ using System.Linq;
 namespace TreeAttention.Verification;
 
 /// <summary>Holds a result against the float64 reference, by the rule of <see cref="VerificationRows"/>.</summary>
-public static class Agreement
+internal static class Agreement
 {
     /// <summary>All rows are compared while rows × (keys + 1024) × (head_dim + value_dim) is not above this: about a second.</summary>
     public const long WorkOfAllRows = 1L << 28;
@@ -61,7 +61,7 @@ public static class Agreement
 /// <param name="Wrong">Rows outside their bounds.</param>
 /// <param name="Rows">Rows compared.</param>
 /// <param name="WorstRow">Which row and number the error belongs to, and the reference beside it; null when no rows were compared.</param>
-public sealed record VerificationReport(double ErrorMax, double ErrorBound, long Wrong, int Rows, string? WorstRow);
+internal sealed record VerificationReport(double ErrorMax, double ErrorBound, long Wrong, int Rows, string? WorstRow);
 
 /// <summary>The largest error among some numbers, and the two numbers that it lies between.</summary>
 internal readonly record struct Deviation(double Error, double Actual, double Expected, int Index)

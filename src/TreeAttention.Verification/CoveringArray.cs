@@ -5,7 +5,7 @@ using System.Linq;
 namespace TreeAttention.Verification;
 
 /// <summary>Few rows of levels in which every two levels of every two factors meet: how all options are tried together without trying all combinations.</summary>
-public static class CoveringArray
+internal static class CoveringArray
 {
     /// <summary>A level that is not chosen yet in a row that is being made.</summary>
     public const int Open = -1;

@@ -1,6 +1,5 @@
 using System;
 using System.Numerics.Tensors;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Verification;
@@ -11,7 +10,7 @@ namespace TreeAttention.Verification;
 /// single precision in between. With f32 everything is plain single precision. With eight bits keys and values alone are rounded
 /// to them, by their scales; all else to f16, in which such keys are computed with.
 /// </remarks>
-public static class NaiveAttention
+internal static class NaiveAttention
 {
     /// <summary>Output and log-sum-exp of one query and head; parameters as in <see cref="ReferenceAttention"/>.</summary>
     /// <param name="call">Sizes, options, tensors, and the type that everything is rounded to.</param>
@@ -123,7 +122,7 @@ public static class NaiveAttention
 }
 
 /// <summary>What <see cref="NaiveAttention"/> rounds to the storage type.</summary>
-public enum NaiveRounding
+internal enum NaiveRounding
 {
     /// <summary>Inputs, scores, weights and output.</summary>
     Everything,

@@ -5,7 +5,7 @@ using System.Linq;
 namespace TreeAttention.Verification;
 
 /// <summary>Every option of an attention call in its ways of being used, as levels for a <see cref="CoveringArray"/>; level 0 is always "not used".</summary>
-public static class OptionLevels
+internal static class OptionLevels
 {
     private const int Scale = 0, Causal = 1, Window = 2, Softcap = 3, Alibi = 4, Sinks = 5, KeyLengths = 6, QueryLengths = 7, DepthFirst = 8,
         TailMask = 9, TailBias = 10, LeftPadding = 11, Packed = 12, TokenTree = 13;

@@ -1,6 +1,5 @@
 using System;
 using System.Numerics.Tensors;
-using TreeAttention.Distributed.Layout;
 
 namespace TreeAttention.Verification;
 
@@ -12,7 +11,7 @@ namespace TreeAttention.Verification;
 /// <param name="Value">[batch, key_len, kv_heads, value_dim]</param>
 /// <param name="Storage">What keys and values were stored as: the bounds of a comparison follow from it, the reference does not.</param>
 /// <param name="Scales">Scales of storage that has some; 1 when null.</param>
-public sealed record ReferenceCall(
+internal sealed record ReferenceCall(
     AttentionShape Shape, AttentionOptions Options, TensorView Query, TensorView Key, TensorView Value,
     ElementType Storage = ElementType.Float32, KeyValueScales? Scales = null)
 {
@@ -24,7 +23,7 @@ public sealed record ReferenceCall(
 }
 
 /// <summary>What attention is: one row at a time in double precision, slow and obvious. Everything else is judged by it.</summary>
-public static class ReferenceAttention
+internal static class ReferenceAttention
 {
     /// <summary>Output and log-sum-exp of one query and head, over all keys, sinks included.</summary>
     /// <param name="call">Sizes, options and tensors.</param>
@@ -113,7 +112,7 @@ public static class ReferenceAttention
 /// <param name="Batch">Batch row.</param>
 /// <param name="Head">Query head.</param>
 /// <param name="Query">The query's index on the query axis.</param>
-public readonly record struct AttentionRow(int Batch, int Head, int Query)
+internal readonly record struct AttentionRow(int Batch, int Head, int Query)
 {
     /// <inheritdoc/>
     public override string ToString() => $"batch {Batch}, query {Query}, head {Head}";

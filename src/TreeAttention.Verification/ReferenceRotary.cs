@@ -4,7 +4,7 @@ using TreeAttention.Distributed.Numerics;
 namespace TreeAttention.Verification;
 
 /// <summary>Rotary embedding of a whole tensor in double precision: what rotated keys and queries are judged by.</summary>
-public static class ReferenceRotary
+internal static class ReferenceRotary
 {
     /// <summary>A rotated copy [batch, length, heads, dim] of float64 elements; whoever gets the memory frees it.</summary>
     /// <param name="tensor">[batch, length, heads, dim], any strides, any floating-point type.</param>

@@ -1,7 +1,6 @@
 using System;
 using System.Linq;
 using System.Numerics.Tensors;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Verification;
@@ -20,7 +19,7 @@ namespace TreeAttention.Verification;
 /// weighted mean of |value|, or of an integer's scale. Twice the naive error still holds.
 /// -∞ is matched by -∞ alone, NaN by nothing but a NaN of the reference.
 /// </remarks>
-public sealed class VerificationRows
+internal sealed class VerificationRows
 {
     private const double Relative = 1e-5;
     private const double LimitOfNarrow = 1e-2;

@@ -3,12 +3,12 @@ using System.Linq;
 using System.Runtime.InteropServices;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Loading;
-using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Distributed.Steps;
 using TreeAttention.Runtime.Groups;
 using TreeAttention.Runtime.Measurement;
+using TreeAttention.Testing.Devices;
 
 namespace TreeAttention.Ranks;
 
@@ -32,6 +32,47 @@ internal static class BuggyRank
         {
             return (int)fault.Code;
         }
+    }
+
+    /// <summary>A group that a program joins by itself, as the library's users do: the device of its last rank fails in a step of the given kind.</summary>
+    internal static int RunStep(string kind)
+    {
+        using var whole = AttentionGroup.Join(new GroupOptions { Device = DeviceKind.Cpu, Threads = 1 });
+        using var failing = new FailingDevice(whole.Context.Device, 0);
+        using AttentionGroup? onFailing = whole.Rank == whole.Size - 1
+            ? new AttentionGroup(whole.Context with { Device = failing }, whole, whole.Description)
+            : null;
+        AttentionGroup group = onFailing ?? whole;
+        using ShardedKvCache cache = group.CreateCache(new CacheOptions { KvHeads = 1, HeadDim = 8, ValueDim = 8, MaxLength = 64 });
+        var options = new DecodeOptions { QueryHeads = 2 };
+        float[] token = new float[8];
+        switch (kind)
+        {
+            case "speculate":
+                using (SpeculativeStep step = group.CreateSpeculativeStep(cache, options, TokenTree.FromParents([-1])))
+                {
+                    group.Speculate(step, 0, new float[16], token, token, new float[16], new float[2]);
+                }
+
+                break;
+            case "prefill":
+                using (PrefillStep step = group.CreatePrefill(cache, new PrefillOptions { Lengths = [50], QueryHeads = 2 }))
+                {
+                    int tokens = step.Tokens.Count;
+                    group.Prefill(step, 0, new float[tokens * 16], new float[tokens * 8], new float[tokens * 8], new float[tokens * 16], new float[tokens * 2]);
+                }
+
+                break;
+            default:
+                using (DecodeStep step = group.CreateStep(cache, options))
+                {
+                    group.Decode(step, 0, new float[16], token, token, new float[16], new float[2]);
+                }
+
+                break;
+        }
+
+        return 0;
     }
 
     private static FaultCode Work(AttentionGroup group, string place)

@@ -20,6 +20,16 @@ internal static class RankProgram
             return BuggyRank.Run(arguments[1]);
         }
 
+        if (arguments[0] == "faulty-step")
+        {
+            return BuggyRank.RunStep(arguments[1]);
+        }
+
+        if (arguments[0] == "attend")
+        {
+            return ShardedRank.Run();
+        }
+
         if (arguments[0] == "guest")
         {
             return GuestRank.Run(arguments[1]);

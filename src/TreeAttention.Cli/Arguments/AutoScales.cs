@@ -1,6 +1,5 @@
 using System;
 using TreeAttention.Distributed.Cache;
-using TreeAttention.Distributed.Layout;
 
 namespace TreeAttention.Cli.Arguments;
 

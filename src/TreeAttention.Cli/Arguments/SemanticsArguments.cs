@@ -4,7 +4,6 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.IO;
 using System.Linq;
-using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Runtime.Files;
 

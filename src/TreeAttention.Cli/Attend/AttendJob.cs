@@ -4,6 +4,7 @@ using TreeAttention.Cli.Output;
 using TreeAttention.Distributed.Loading;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Distributed.Steps;
+using TreeAttention.Runtime.Groups;
 using TreeAttention.Runtime.Measurement;
 using TreeAttention.Verification;
 
@@ -59,7 +60,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     }
 
     private ShardedCall LayOut(AttentionProblem problem, InputTensors inputs) => new(
-        group, problem, request.Plan, inputs.StorageType, request.Tensors.ValueFromKey is not null,
+        group, problem, request.Plan.Plan, request.Plan.Layout, inputs.StorageType, request.Tensors.ValueFromKey is not null,
         plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
         indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite),
         inputs.Scales);

@@ -1,8 +1,8 @@
 using System.Globalization;
 using System.IO;
-using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Output;
 using TreeAttention.Distributed.Steps;
+using TreeAttention.Runtime.Groups;
 using TreeAttention.Runtime.Measurement;
 using TreeAttention.Verification;
 

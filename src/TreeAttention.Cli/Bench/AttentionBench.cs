@@ -8,6 +8,7 @@ using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Distributed.Steps;
+using TreeAttention.Runtime.Groups;
 using TreeAttention.Runtime.Measurement;
 using TreeAttention.Verification;
 
@@ -34,7 +35,7 @@ internal sealed class AttentionBench : IDisposable
         _problem = group.Together(() => new AttentionProblem(inputs.Shape, request.Semantics.Flags));
         IDevice device = group.Context.Device;
         _call = new ShardedCall(
-            group, _problem, request.Plan, inputs.StorageType, inputs.ValuesInKeys,
+            group, _problem, request.Plan.Plan, request.Plan.Layout, inputs.StorageType, inputs.ValuesInKeys,
             plan => inputs.LoadShard(device, plan), indices => inputs.LoadQueries(device, indices), inputs.Scales);
         foreach (AttentionPlan plan in Plans())
         {

@@ -4,7 +4,6 @@ using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Output;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Loading;
-using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Runtime.Measurement;

@@ -1,7 +1,6 @@
 using System;
 using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Output;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Verification;

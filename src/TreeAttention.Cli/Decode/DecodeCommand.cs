@@ -2,7 +2,6 @@ using System;
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using TreeAttention.Cli.Arguments;
-using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Cli.Decode;
 

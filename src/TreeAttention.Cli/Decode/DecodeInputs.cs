@@ -1,8 +1,6 @@
 using System;
 using System.Collections.Generic;
 using TreeAttention.Cli.Arguments;
-using TreeAttention.Distributed.Cache;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Runtime.Measurement;
 
 namespace TreeAttention.Cli.Decode;

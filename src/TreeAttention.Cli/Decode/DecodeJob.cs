@@ -1,7 +1,6 @@
 using System.Collections.Generic;
 using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Output;
-using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Runtime.Measurement;
 using TreeAttention.Verification;
@@ -78,7 +77,7 @@ internal sealed class DecodeJob(DecodeRequest request, AttentionGroup group)
         }
 
         group.Together(() => Fill(cache, tokens, inputs.Context));
-        cache.ShareLimits(group.Context.Control);
+        cache.ShareLimits();
         return null;
     }
 

@@ -3,8 +3,6 @@ using System.Collections.Generic;
 using System.Diagnostics;
 using System.Linq;
 using TreeAttention.Cli.Output;
-using TreeAttention.Distributed.Cache;
-using TreeAttention.Distributed.Prefill;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Runtime.Measurement;
 using TreeAttention.Verification;
@@ -80,7 +78,7 @@ internal sealed class DecodeRun
 
         for (int run = 0; run < _request.Warmup; run++)
         {
-            _step.Attend(0, _query, _result.Output, _result.Lse);
+            _group.Attend(_step, 0, _query, _result.Output, _result.Lse);
         }
     }
 
@@ -110,7 +108,7 @@ internal sealed class DecodeRun
         long before = GC.GetAllocatedBytesForCurrentThread();
         for (int layer = 0; layer < _cache.Options.Layers; layer++)
         {
-            _step.Run(layer, _query, _key, _value, _result.Output, _result.Lse);
+            _group.Decode(_step, layer, _query, _key, _value, _result.Output, _result.Lse);
             compute += _step.Times.ComputeTicks;
             communication += _step.Times.CommunicationTicks;
         }
@@ -218,7 +216,7 @@ internal sealed class DecodePrefill(
         long start = _recorder.Begin();
         for (int layer = 0; layer < cache.Options.Layers; layer++)
         {
-            step.Run(layer, query, key, value, got.Output, got.Lse);
+            group.Prefill(step, layer, query, key, value, got.Output, got.Lse);
             compute += step.Times.ComputeTicks;
             communication += step.Times.CommunicationTicks;
         }

@@ -1,7 +1,6 @@
 using System;
 using System.Collections.Generic;
 using TreeAttention.Cli.Output;
-using TreeAttention.Distributed.Prefill;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Verification;
 

@@ -1,8 +1,8 @@
 using System;
-using TreeAttention.Cli.Arguments;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Runtime.Files;
+using TreeAttention.Runtime.Groups;
 
 namespace TreeAttention.Cli.Output;
 
@@ -94,12 +94,12 @@ internal static class ResultGatherer
     /// <summary>The whole result on rank 0; null elsewhere. Every rank calls it.</summary>
     public static AttentionResult? Gather(AttentionGroup group, ShardedCall call, PartialAttention state)
     {
-        if (call.Request.Plan.Placement == QueryPlacement.Sharded)
+        if (call.Plan.Placement == QueryPlacement.Sharded)
         {
-            return GatherSharded(group, call, Finish(group, call, state));
+            return GatherSharded(group, call, Finish(call, state));
         }
 
-        return group.IsRoot ? Finish(group, call, state) : null;
+        return group.IsRoot ? Finish(call, state) : null;
     }
 
     /// <summary>On rank 0 the whole result that another rank has, which with replicated queries every rank has; null elsewhere. Every rank calls it.</summary>
@@ -107,7 +107,7 @@ internal static class ResultGatherer
     {
         if (group.Rank == rank)
         {
-            Finish(group, call, state).Move(region => group.Context.Transport.Send(region, 0));
+            Finish(call, state).Move(region => group.Context.Transport.Send(region, 0));
         }
 
         if (!group.IsRoot)
@@ -120,12 +120,10 @@ internal static class ResultGatherer
         return theirs;
     }
 
-    private static AttentionResult Finish(AttentionGroup group, ShardedCall call, PartialAttention state)
+    private static AttentionResult Finish(ShardedCall call, PartialAttention state)
     {
-        using var host = new HostState(state.Rows, state.ValueDim);
         var finished = AttentionResult.Of(call.Problem.Shape, call.Indices.Length);
-        AttentionEdge.Finish(
-            call.Problem, call.Indices, host.Take(group.Context.Device, state), finished.Output, finished.Lse);
+        call.Finish(state, finished.Output, finished.Lse);
         return finished;
     }
 
@@ -143,7 +141,7 @@ internal static class ResultGatherer
         whole.Scatter(mine, call.Indices);
         for (int rank = 1; rank < group.Size; rank++)
         {
-            int[] indices = QueryLayout.IndicesOf(QueryPlacement.Sharded, call.Request.Layout, shape, rank, group.Size);
+            int[] indices = QueryLayout.IndicesOf(QueryPlacement.Sharded, call.Layout, shape, rank, group.Size);
             var theirs = AttentionResult.Of(shape, indices.Length);
             int from = rank;
             theirs.Move(region => transport.Receive(region, from));

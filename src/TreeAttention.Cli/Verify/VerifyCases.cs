@@ -3,7 +3,6 @@ using System.Collections.Generic;
 using System.Globalization;
 using System.Linq;
 using System.Numerics.Tensors;
-using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Output;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Loading;
@@ -11,6 +10,7 @@ using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Distributed.Steps;
+using TreeAttention.Runtime.Groups;
 using TreeAttention.Runtime.Measurement;
 using TreeAttention.Verification;
 
@@ -223,8 +223,7 @@ internal sealed class CaseRun : IDisposable
         _case = verifyCase;
         _tensors = verifyCase.CreateTensors();
         _call = new ShardedCall(
-            group, verifyCase.Problem, new PlanRequest(verifyCase.Plan.Plan, verifyCase.Layout, verifyCase.Plan.IsReproducible),
-            verifyCase.StorageType, verifyCase.ValuesInKeys, LoadShard, LoadQueries, verifyCase.Scales);
+            group, verifyCase.Problem, verifyCase.Plan.Plan, verifyCase.Layout, verifyCase.StorageType, verifyCase.ValuesInKeys, LoadShard, LoadQueries, verifyCase.Scales);
         _step = group.Together(() => _call.CreateStep(verifyCase.Plan.Plan));
     }
 

@@ -128,7 +128,7 @@ internal static class StallJudge
 }
 
 /// <summary>How long ranks may wait for each other before the group is ended.</summary>
-public sealed record StallLimits
+internal sealed record StallLimits
 {
     /// <summary>Operations whose name begins so are computing: nobody's peer is waited for in them.</summary>
     public const string ComputeOperation = "compute";

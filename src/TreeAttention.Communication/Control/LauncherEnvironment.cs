@@ -10,7 +10,7 @@ namespace TreeAttention.Communication.Control;
 /// <param name="IsOpenMpi">The launcher speaks Open MPI's protocol (PMIx); else that of MPICH's family (PMI).</param>
 /// <param name="Size">Processes that it started; null when it does not say.</param>
 /// <param name="Rank">This process among them; null when it does not say.</param>
-public sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Size, int? Rank)
+internal sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Size, int? Rank)
 {
     /// <summary>The variable with the address of rank 0 that makes processes ranks without any launcher, by NCCL.</summary>
     public const string RendezvousVariable = "TREEATTN_RENDEZVOUS";

@@ -216,7 +216,7 @@ internal static unsafe class ControlRendezvous
 
 /// <summary>Where processes meet that no MPI started: rank 0 listens at an address that all were told, and gives a few bytes to each.</summary>
 /// <remarks>It is what <see cref="TcpControlPlane.Connect"/> takes in place of a broadcast by MPI. Whoever reaches the port gets the bytes: use it inside a cluster.</remarks>
-public sealed class TcpRendezvous
+internal sealed class TcpRendezvous
 {
     private const int MostBytes = 1 << 20;
     private static readonly TimeSpan _limit = TimeSpan.FromSeconds(60);

@@ -18,7 +18,7 @@ namespace TreeAttention.Communication.Control;
 /// with an operation named <see cref="StallLimits.ComputeOperation"/>.
 /// Disposing of it is the last thing before the transport's end: it stops the watch. The fault is handed to the delegate on the finder first; on the others a second later, should they still live.
 /// </remarks>
-public sealed class TcpControlPlane : IControlPlane
+internal sealed class TcpControlPlane : IControlPlane
 {
     private const string Agreement = "agreement";
     private const int FarewellMilliseconds = 2000;

@@ -221,7 +221,7 @@ internal sealed class GroupFault
 }
 
 /// <summary>The control plane of in-process ranks: it has its own meeting place, so it works while the data plane hangs.</summary>
-public sealed class InProcessControlPlane : IControlPlane
+internal sealed class InProcessControlPlane : IControlPlane
 {
     private readonly GroupBoard _group;
     private readonly byte[][] _given;

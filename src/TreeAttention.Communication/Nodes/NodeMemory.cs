@@ -12,7 +12,7 @@ using TreeAttention.Interop.Posix;
 namespace TreeAttention.Communication.Nodes;
 
 /// <summary>How processes of one machine come to share the memory of <see cref="PeerSlots"/>.</summary>
-public static class NodeMemory
+internal static class NodeMemory
 {
     /// <summary>Memory that all ranks of a control plane share; they are on one machine. Every rank calls it.</summary>
     /// <returns>Null on every rank when it cannot be had on some rank.</returns>
@@ -99,7 +99,7 @@ public static class NodeMemory
 /// publishes, acquire loads await: no system call as long as the peers run. Each rank has an object of its own over the same
 /// memory, whether the ranks are threads or processes. The slots' regions are of <see cref="ElementType.Byte"/>.
 /// </remarks>
-public sealed unsafe class PeerSlots : IPeerMemory
+internal sealed unsafe class PeerSlots : IPeerMemory
 {
     /// <summary>Two cache lines: the neighbouring line is prefetched with its partner, so a rank owns both.</summary>
     public const int LineBytes = 128;

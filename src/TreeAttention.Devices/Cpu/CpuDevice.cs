@@ -12,7 +12,7 @@ namespace TreeAttention.Devices.Cpu;
 
 /// <summary>The CPU as a device: SIMD kernels of the widest vectors it has, and a pool of threads.</summary>
 /// <remarks>Work is done when a call returns. Calls come from one thread.</remarks>
-public sealed class CpuDevice : IDevice
+internal sealed class CpuDevice : IDevice
 {
     private readonly Dictionary<nint, IDisposable> _allocations = [];
     private readonly WorkerPool _pool;

@@ -17,7 +17,7 @@ namespace TreeAttention.Devices.Cuda;
 /// hold exactly enough are found and computed again in double precision on the device. Several devices of one process may share a
 /// GPU. Calls come from one thread.
 /// </remarks>
-public sealed class CudaDevice : IStreamDevice
+internal sealed class CudaDevice : IStreamDevice
 {
     private const int MostBlocks = 65_535; // of a grid in its second and third dimension
     private const long MostScratchBytes = 256 << 20;

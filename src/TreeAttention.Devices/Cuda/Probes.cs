@@ -12,7 +12,7 @@ namespace TreeAttention.Devices.Cuda;
 /// <summary>Whether a device does one of the operations that all kernels are built of as it is defined.</summary>
 /// <param name="Primitive">The operation and its type: <c>multiply_add&lt;bfloat16&gt;</c>.</param>
 /// <param name="Difference">What differs from the golden data; null where nothing does.</param>
-public sealed record PrimitiveCheck(string Primitive, string? Difference);
+internal sealed record PrimitiveCheck(string Primitive, string? Difference);
 
 /// <summary>Runs every probe on a device: tensor-core products, matrix loads, asynchronous copies, conversions, shuffles, each alone.</summary>
 /// <remarks>

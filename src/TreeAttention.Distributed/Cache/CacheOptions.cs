@@ -1,7 +1,6 @@
 using System;
 using System.Linq;
 using TreeAttention.Distributed.Layout;
-using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention;

@@ -18,9 +18,10 @@ namespace TreeAttention;
 /// a stream, a step that appends as many tokens as it has queries is enqueued whole (<see cref="StreamedStep"/>).
 /// Calls come from one thread, the same on every rank.
 /// </remarks>
-public sealed class DecodeStep : IDisposable
+public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<DeviceLayerCall>, IGroupStep<LookCall>
 {
     private readonly ShardedKvCache _cache;
+    private readonly RankContext _context;
     private readonly IDevice _device;
     private readonly int[] _rows;
     private readonly CacheView _view;
@@ -42,9 +43,9 @@ public sealed class DecodeStep : IDisposable
     /// <param name="options">Sizes, meaning, plan.</param>
     /// <exception cref="ShapeMismatchException">The options do not fit the cache or one another.</exception>
     /// <exception cref="FaultException">The plan does not fit a growing cache (2), a part is missing (69), out of memory (71).</exception>
-    public DecodeStep(RankContext context, ShardedKvCache cache, DecodeOptions options)
+    internal DecodeStep(RankContext context, ShardedKvCache cache, DecodeOptions options)
     {
-        (_cache, _device) = (cache, context.Device);
+        (_cache, _context, _device) = (cache, context, context.Device);
         _rows = options.Rows ?? [.. Enumerable.Range(0, cache.Options.Rows)];
         DecodeRules.Check(cache, options, _rows);
         CacheOptions sizes = cache.Options;
@@ -74,8 +75,11 @@ public sealed class DecodeStep : IDisposable
         }
     }
 
+    /// <summary>Sizes of a step: its batch is the rows', its key length the longest that a row of the cache may have.</summary>
+    public AttentionShape Shape => Problem.Shape;
+
     /// <summary>Sizes and options; its key lengths are those of the last step.</summary>
-    public AttentionProblem Problem { get; }
+    internal AttentionProblem Problem { get; }
 
     /// <summary>The reduction that folds the states, as <see cref="AttentionStep.Reduction"/>.</summary>
     public ReductionKind Reduction => _step.Reduction;
@@ -92,7 +96,7 @@ public sealed class DecodeStep : IDisposable
     /// <param name="lse">[batch, query_heads, query_len], natural logarithm, sinks included.</param>
     /// <exception cref="ShapeMismatchException">A tensor is of another size.</exception>
     /// <exception cref="FaultException">The cache is full (71), a number must not be used (65): nothing was stored. Or the ranks failed.</exception>
-    public void Run(
+    internal void Run(
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
         RequireQueries(query);
@@ -124,7 +128,7 @@ public sealed class DecodeStep : IDisposable
     /// <exception cref="ArgumentException">A CPU is given a stream.</exception>
     /// <exception cref="ShapeMismatchException">A tensor is of another size or type.</exception>
     /// <exception cref="FaultException">The cache is full (71): nothing was stored. Or the ranks failed.</exception>
-    public void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
+    internal void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
     {
         RequireQueries(query.Count);
         _caller.RequireResult(Problem.Shape, Problem.Shape.QueryLength, output, lse);
@@ -154,11 +158,30 @@ public sealed class DecodeStep : IDisposable
 
     /// <summary>Attends to what a layer holds; the last keys are those of the queries' own tokens.</summary>
     /// <inheritdoc cref="Run(int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float})"/>
-    public void Attend(int layer, ReadOnlySpan<float> query, Span<float> output, Span<float> lse)
+    internal void Attend(int layer, ReadOnlySpan<float> query, Span<float> output, Span<float> lse)
     {
         RequireQueries(query);
         Attend(layer, query, Problem.Shape.QueryLength, output, lse);
     }
+
+    /// <inheritdoc/>
+    RankContext IGroupStep<LayerCall>.Context => _context;
+
+    /// <inheritdoc/>
+    RankContext IGroupStep<DeviceLayerCall>.Context => _context;
+
+    /// <inheritdoc/>
+    RankContext IGroupStep<LookCall>.Context => _context;
+
+    /// <inheritdoc/>
+    void IGroupStep<LayerCall>.Run(LayerCall call) => Run(call.Layer, call.Query, call.Key, call.Value, call.Output, call.Lse);
+
+    /// <inheritdoc/>
+    void IGroupStep<DeviceLayerCall>.Run(DeviceLayerCall call) =>
+        Run(call.Layer, call.Query, call.Key, call.Value, call.Output, call.Lse, call.Stream);
+
+    /// <inheritdoc/>
+    void IGroupStep<LookCall>.Run(LookCall call) => Attend(call.Layer, call.Query, call.Output, call.Lse);
 
     /// <inheritdoc/>
     public void Dispose()

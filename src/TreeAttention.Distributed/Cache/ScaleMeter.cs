@@ -1,6 +1,5 @@
 using System;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Semantics;

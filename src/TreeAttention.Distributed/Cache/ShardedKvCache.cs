@@ -28,10 +28,11 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="options">Sizes and types.</param>
     /// <exception cref="ShapeMismatchException">The options describe no cache.</exception>
     /// <exception cref="FaultException">Out of memory (71).</exception>
-    public ShardedKvCache(RankContext context, CacheOptions options)
+    internal ShardedKvCache(RankContext context, CacheOptions options)
     {
         options.Validate();
         Options = options;
+        Context = context;
         (_rank, _ranks) = options.Replicated ? (0, 1) : (context.Transport.Rank, context.Transport.Size);
         Lanes = [.. LaneTree.LanesOf(_rank, _ranks)];
         Pages = new CachePages(options.Rows, options.MostPages, CacheCapacity.Agree(context, options));
@@ -48,6 +49,9 @@ public sealed class ShardedKvCache : IDisposable
 
     /// <summary>Bytes of keys and values that this rank has room for, over all layers.</summary>
     public long Bytes => Contents.Plan.Bytes * Options.Layers;
+
+    /// <summary>The rank that the cache was made with.</summary>
+    internal RankContext Context { get; }
 
     /// <summary>How large the values of all ranks and layers are.</summary>
     internal ValueBound Bound { get; }
@@ -108,12 +112,12 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="value">[rows given, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="depths">[rows given, tokens] depth of each node, 0 for a root; empty for tokens in a line.</param>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})" path="/exception"/>
-    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths) =>
+    internal void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths) =>
         _appender.Append(layer, rows, key, value, depths, null);
 
     /// <summary>Appends tokens whose keys and values lie in the device's memory, unchecked; every rank gives all of them.</summary>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{int})"/>
-    public void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default) =>
+    internal void Append(int layer, ReadOnlySpan<int> rows, Region key, Region value, ReadOnlySpan<int> depths = default) =>
         _appender.Append(layer, rows, key, value, depths, null);
 
     /// <summary>Appends tokens to a row of a layer, of which this rank reads and stores its own alone: for long prompts.</summary>
@@ -131,7 +135,7 @@ public sealed class ShardedKvCache : IDisposable
     public void AppendShard(int layer, int row, int tokens, ITokenSource source) => _appender.AppendShard(layer, row, tokens, source);
 
     /// <summary>Tells every rank how large the values of all ranks are. Every rank calls it, after <see cref="AppendShard"/>.</summary>
-    public void ShareLimits(IControlPlane control) => Bound.Share(control, Contents.LargestValue());
+    public void ShareLimits() => Bound.Share(Context.Control, Contents.LargestValue());
 
     /// <summary>Takes the last tokens of a row away, in every layer.</summary>
     /// <param name="row">The row.</param>
@@ -145,7 +149,7 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="kept">Which tokens stay, as ascending offsets from <paramref name="first"/>.</param>
     /// <exception cref="ShapeMismatchException">The offsets do not ascend, or some layer has no token there.</exception>
     /// <exception cref="FaultException">Pages that the row shares cannot be copied: the cache is full (71); nothing was changed.</exception>
-    public void Keep(int row, int first, ReadOnlySpan<int> kept) => Rows.Keep(row, first, kept, _mover);
+    internal void Keep(int row, int first, ReadOnlySpan<int> kept) => Rows.Keep(row, first, kept, _mover);
 
     /// <summary>This rank stores the tokens at a position, of whichever row.</summary>
     public bool Owns(int position) => IsOwn(position / PageSpan.Keys);

@@ -3,17 +3,19 @@ using System.Collections.Generic;
 using System.Linq;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Semantics;
+using TreeAttention.Distributed.Steps;
 
 namespace TreeAttention;
 
 /// <summary>Verifies token trees over a cache: appends their nodes, attends with each node to the cache and its ancestors, then keeps a path or nothing.</summary>
 /// <remarks>
 /// Nodes stand at their depth behind the first for rotary, causal, window and ALiBi, so each gets what it would get as the next token
-/// after its own branch. After every layer ran, <see cref="Commit"/> or <see cref="Reject"/> says of each row which nodes stay. Calls
+/// after its own branch. After every layer ran, the group's Commit or Reject says of each row which nodes stay. Calls
 /// are the same on every rank. Another tree of other branches needs another step; the cache is the same.
 /// </remarks>
-public sealed class SpeculativeStep : IDisposable
+public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<DeviceLayerCall>, IGroupStep<DecisionCall>
 {
+    private readonly RankContext _context;
     private readonly ShardedKvCache _cache;
     private readonly IReadOnlyList<TokenTree> _trees;
     private readonly int[] _rows;
@@ -28,10 +30,10 @@ public sealed class SpeculativeStep : IDisposable
     /// <param name="trees">One tree for all batch rows, or one for each, of the same number of nodes.</param>
     /// <exception cref="ShapeMismatchException">Trees and options do not fit.</exception>
     /// <exception cref="FaultException">As <see cref="DecodeStep"/>.</exception>
-    public SpeculativeStep(RankContext context, ShardedKvCache cache, DecodeOptions options, params IReadOnlyList<TokenTree> trees)
+    internal SpeculativeStep(RankContext context, ShardedKvCache cache, DecodeOptions options, params IReadOnlyList<TokenTree> trees)
     {
         _rows = options.Rows ?? [.. Enumerable.Range(0, cache.Options.Rows)];
-        (_cache, _trees) = (cache, trees);
+        (_context, _cache, _trees) = (context, cache, trees);
         _before = new int[_rows.Length];
         Array.Fill(_before, -1);
         _lengths = new int[_rows.Length];
@@ -55,7 +57,7 @@ public sealed class SpeculativeStep : IDisposable
     /// <param name="lse">[batch, query_heads, nodes]</param>
     /// <exception cref="InvalidOperationException">The layer holds nodes already on which nobody has decided.</exception>
     /// <inheritdoc cref="DecodeStep.Run(int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float})" path="/exception"/>
-    public void Run(
+    internal void Run(
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
         int[] lengths = LengthsBefore(layer);
@@ -72,7 +74,7 @@ public sealed class SpeculativeStep : IDisposable
     /// <param name="lse">[batch, query_heads, nodes], f32.</param>
     /// <param name="stream">A CUDA stream of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
     /// <exception cref="InvalidOperationException">The layer holds nodes already on which nobody has decided.</exception>
-    public void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
+    internal void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
     {
         int[] lengths = LengthsBefore(layer);
         _step.Run(layer, query, key, value, output, lse, stream);
@@ -84,7 +86,7 @@ public sealed class SpeculativeStep : IDisposable
     /// <param name="path">The nodes from the root on, each a child of the one before; also none.</param>
     /// <exception cref="InvalidOperationException">The row has no tree, or not in every layer.</exception>
     /// <exception cref="ArgumentException">The nodes are no path.</exception>
-    public void Commit(int batch, ReadOnlySpan<int> path)
+    internal void Commit(int batch, ReadOnlySpan<int> path)
     {
         int before = Decide(batch, path);
         _cache.Keep(_rows[batch], before, path);
@@ -92,7 +94,26 @@ public sealed class SpeculativeStep : IDisposable
 
     /// <summary>Drops all nodes of a row.</summary>
     /// <exception cref="InvalidOperationException">The row has no tree, or not in every layer.</exception>
-    public void Reject(int batch) => Commit(batch, []);
+    internal void Reject(int batch) => Commit(batch, []);
+
+    /// <inheritdoc/>
+    RankContext IGroupStep<LayerCall>.Context => _context;
+
+    /// <inheritdoc/>
+    RankContext IGroupStep<DeviceLayerCall>.Context => _context;
+
+    /// <inheritdoc/>
+    RankContext IGroupStep<DecisionCall>.Context => _context;
+
+    /// <inheritdoc/>
+    void IGroupStep<LayerCall>.Run(LayerCall call) => Run(call.Layer, call.Query, call.Key, call.Value, call.Output, call.Lse);
+
+    /// <inheritdoc/>
+    void IGroupStep<DeviceLayerCall>.Run(DeviceLayerCall call) =>
+        Run(call.Layer, call.Query, call.Key, call.Value, call.Output, call.Lse, call.Stream);
+
+    /// <inheritdoc/>
+    void IGroupStep<DecisionCall>.Run(DecisionCall call) => Commit(call.Batch, call.Path);
 
     /// <inheritdoc/>
     public void Dispose() => _step.Dispose();

@@ -1,9 +1,8 @@
 using System;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Loading;
 using TreeAttention.Distributed.Numerics;
 
-namespace TreeAttention.Distributed.Cache;
+namespace TreeAttention;
 
 /// <summary>Where the keys and values of a long prompt come from: read token by token, on the rank that stores them alone.</summary>
 public interface ITokenSource

@@ -19,7 +19,7 @@ public sealed class FaultException : Exception
     public bool IsAgreed { get; init; }
 
     /// <summary>The fault of a host that had no memory left.</summary>
-    public static FaultException OfHostMemory(OutOfMemoryException error) => new(
+    internal static FaultException OfHostMemory(OutOfMemoryException error) => new(
         FaultCode.OutOfMemory,
         "This does not fit in the memory of the host. Use more ranks on more nodes, a smaller --dtype, a shorter context, or fewer layers or rows.",
         error);

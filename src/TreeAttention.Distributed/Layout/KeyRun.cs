@@ -12,7 +12,7 @@ namespace TreeAttention.Distributed.Layout;
 /// <param name="Count">Number of keys.</param>
 /// <param name="Block">Neighbouring keys in a block, at least 1.</param>
 /// <param name="Stride">Positions from the start of one block to the next, at least <paramref name="Block"/>.</param>
-public readonly record struct KeyRun(int First, int Count, int Block, int Stride)
+internal readonly record struct KeyRun(int First, int Count, int Block, int Stride)
 {
     /// <summary>Keys with neighbouring positions.</summary>
     public static KeyRun Contiguous(int first, int count) => new(first, count, Math.Max(1, count), Math.Max(1, count));
@@ -35,7 +35,7 @@ public readonly record struct KeyRun(int First, int Count, int Block, int Stride
 }
 
 /// <summary>The keys of one page: <c>Count</c> keys of a run from index <c>Offset</c> on. A page never leaves its run.</summary>
-public readonly record struct PageSpan(KeyRun Run, int Offset, int Count)
+internal readonly record struct PageSpan(KeyRun Run, int Offset, int Count)
 {
     /// <summary>Most keys of a page.</summary>
     public const int Keys = 512;
@@ -75,4 +75,4 @@ public readonly record struct PageSpan(KeyRun Run, int Offset, int Count)
 /// <param name="ValueOffset">First value element; equal to <paramref name="KeyOffset"/> when values are a part of the keys.</param>
 /// <param name="Capacity">Keys that each head has room for: the distance of the heads, in keys.</param>
 /// <param name="Slot">Row of the page in the shard's limits.</param>
-public readonly record struct KeyPage(int Batch, PageSpan Span, long KeyOffset, long ValueOffset, int Capacity, int Slot);
+internal readonly record struct KeyPage(int Batch, PageSpan Span, long KeyOffset, long ValueOffset, int Capacity, int Slot);

@@ -9,7 +9,7 @@ namespace TreeAttention.Distributed.Layout;
 /// A node is an aligned interval of 2^k lanes. A rank's lanes are a few such nodes, whatever the number of ranks; each rank
 /// folds its nodes, the nodes travel, and every rank folds the rest: always the same tree, so always the same bits.
 /// </remarks>
-public static class LaneTree
+internal static class LaneTree
 {
     /// <summary>Number of lanes; page c belongs to the lane whose 8 bits are those of c mod 256 reversed.</summary>
     /// <remarks>
@@ -98,4 +98,4 @@ public static class LaneTree
 }
 
 /// <summary>An aligned interval of lanes: <c>Size</c> is a power of two and divides <c>First</c>.</summary>
-public readonly record struct LaneNode(int First, int Size);
+internal readonly record struct LaneNode(int First, int Size);

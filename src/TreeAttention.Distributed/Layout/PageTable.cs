@@ -4,7 +4,7 @@ using System.Collections.Generic;
 namespace TreeAttention.Distributed.Layout;
 
 /// <summary>The pages of a shard, batch row after batch row, in an array that a growing cache fills in place.</summary>
-public sealed class PageTable : IReadOnlyList<KeyPage>
+internal sealed class PageTable : IReadOnlyList<KeyPage>
 {
     private readonly KeyPage[] _pages;
 

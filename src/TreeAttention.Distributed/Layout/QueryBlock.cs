@@ -1,5 +1,4 @@
 using System;
-using System.Collections.Generic;
 using System.Linq;
 using TreeAttention.Distributed.Numerics;
 
@@ -11,7 +10,7 @@ namespace TreeAttention.Distributed.Layout;
 /// </remarks>
 /// <param name="Values">batch × query_heads × count × head_dim floats.</param>
 /// <param name="Indices">[count] ascending or not: the index of each query in its whole sequence.</param>
-public sealed record QueryBlock(Region Values, int[] Indices)
+internal sealed record QueryBlock(Region Values, int[] Indices)
 {
     /// <summary>Queries of each batch row and head.</summary>
     public int Count => Indices.Length;
@@ -21,7 +20,7 @@ public sealed record QueryBlock(Region Values, int[] Indices)
 }
 
 /// <summary>Which queries a rank has, and of which queries it gets the result.</summary>
-public enum QueryPlacement
+internal enum QueryPlacement
 {
     /// <summary>Every rank has all queries and gets the whole result.</summary>
     Replicated,
@@ -31,7 +30,7 @@ public enum QueryPlacement
 }
 
 /// <summary>The names of <see cref="QueryPlacement"/>.</summary>
-public static class QueryPlacements
+internal static class QueryPlacements
 {
     /// <summary>The name users write.</summary>
     public static string Name(this QueryPlacement placement) => placement switch
@@ -52,7 +51,7 @@ public static class QueryPlacements
 }
 
 /// <summary>Which queries a rank has: all of them, or the shard layout applied to the query axis.</summary>
-public static class QueryLayout
+internal static class QueryLayout
 {
     /// <summary>Indices of the rank's queries in their whole sequence, in the order of its query block.</summary>
     /// <exception cref="FaultException">Explicit shard lengths do not fit the query axis (2).</exception>
@@ -72,7 +71,6 @@ public static class QueryLayout
                 + "--query-placement replicated.");
         }
 
-        IReadOnlyList<KeyRun> runs = layout.RunsOf(rank, ranks, shape.QueryLength);
-        return [.. runs.SelectMany(run => Enumerable.Range(0, run.Count).Select(run.PositionAt))];
+        return layout.PositionsOf(rank, ranks, shape.QueryLength);
     }
 }

@@ -2,8 +2,9 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using System.Linq;
+using TreeAttention.Distributed.Layout;
 
-namespace TreeAttention.Distributed.Layout;
+namespace TreeAttention;
 
 /// <summary>Which positions of an axis each rank owns. Every position has one owner; nothing is padded.</summary>
 public abstract class ShardLayout
@@ -49,13 +50,21 @@ public abstract class ShardLayout
     /// <param name="ranks">Ranks that share the axis.</param>
     /// <param name="length">Length of the axis.</param>
     /// <exception cref="ShapeMismatchException">The layout does not fit the length or the ranks.</exception>
-    public abstract IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length);
+    internal abstract IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length);
 
     /// <summary>Number of keys of <paramref name="rank"/>.</summary>
     public int CountOf(int rank, int ranks, int length) => RunsOf(rank, ranks, length).Sum(run => run.Count);
 
+    /// <summary>The positions of <paramref name="rank"/>'s keys, in the order in which it stores and gives them.</summary>
+    /// <param name="rank">0 to <paramref name="ranks"/> - 1.</param>
+    /// <param name="ranks">Ranks that share the axis.</param>
+    /// <param name="length">Length of the axis.</param>
+    /// <exception cref="ShapeMismatchException">The layout does not fit the length or the ranks.</exception>
+    public int[] PositionsOf(int rank, int ranks, int length) =>
+        [.. RunsOf(rank, ranks, length).SelectMany(run => Enumerable.Range(0, run.Count).Select(run.PositionAt))];
+
     /// <summary>The keys of <paramref name="rank"/>, cut into pages.</summary>
-    public IReadOnlyList<PageSpan> PagesOf(int rank, int ranks, int length)
+    internal IReadOnlyList<PageSpan> PagesOf(int rank, int ranks, int length)
     {
         var pages = new List<PageSpan>();
         foreach (KeyRun run in RunsOf(rank, ranks, length))
@@ -84,14 +93,14 @@ public abstract class ShardLayout
     {
         public override string Name => "contiguous";
 
-        public override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length) => WithKeys(Share(rank, ranks, length));
+        internal override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length) => WithKeys(Share(rank, ranks, length));
     }
 
     private sealed class ZigzagLayout : ShardLayout
     {
         public override string Name => "zigzag";
 
-        public override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length) =>
+        internal override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length) =>
             WithKeys(Share(rank, 2 * ranks, length), Share((2 * ranks) - 1 - rank, 2 * ranks, length));
     }
 
@@ -99,7 +108,7 @@ public abstract class ShardLayout
     {
         public override string Name => name;
 
-        public override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length)
+        internal override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length)
         {
             long first = (long)rank * block;
             if (first >= length)
@@ -117,7 +126,7 @@ public abstract class ShardLayout
     {
         public override string Name => $"lengths:{string.Join(',', lengths)}";
 
-        public override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length)
+        internal override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length)
         {
             if (lengths.Count != ranks || lengths.Sum(count => (long)count) != length || lengths.Any(count => count < 0))
             {
@@ -135,7 +144,7 @@ public abstract class ShardLayout
         public override string Name => "lanes";
 
         // Pages lie lane by lane, ascending inside a lane: the order in which they are folded.
-        public override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length)
+        internal override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length)
         {
             var runs = new List<KeyRun>();
             foreach (int lane in LaneTree.LanesOf(rank, ranks))
@@ -158,7 +167,7 @@ internal sealed class RowwiseLayout(ShardLayout inner, int[] bounds) : ShardLayo
 {
     public override string Name => $"{inner.Name} of {bounds.Length - 1} rows";
 
-    public override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length) =>
+    internal override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length) =>
     [
         .. Enumerable.Range(0, bounds.Length - 1).SelectMany(row => inner
             .RunsOf(rank, ranks, bounds[row + 1] - bounds[row])

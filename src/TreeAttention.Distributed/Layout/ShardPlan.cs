@@ -9,7 +9,7 @@ namespace TreeAttention.Distributed.Layout;
 /// Nothing is padded: the bytes are those of the keys and values alone, so the ring sends nothing else. The plan of a cache
 /// has pages in any order in the cache's contents, and grows.
 /// </remarks>
-public sealed class ShardPlan
+internal sealed class ShardPlan
 {
     private static long _lastVersion;
 

@@ -12,13 +12,13 @@ namespace TreeAttention.Distributed.Layout;
 /// <param name="Places">[tokens or more] in host memory.</param>
 /// <param name="Count">Tokens.</param>
 /// <param name="Rotary">[tokens] angles by which keys are rotated; null for none.</param>
-public readonly record struct TokenBlock(Region Keys, Region Values, TokenPlace[] Places, int Count, RotaryAngles? Rotary);
+internal readonly record struct TokenBlock(Region Keys, Region Values, TokenPlace[] Places, int Count, RotaryAngles? Rotary);
 
 /// <summary>Where a token's key and value go in a cache's contents.</summary>
 /// <param name="KeyOffset">Element of the key's row for KV head 0; -1 when another rank owns the token.</param>
 /// <param name="ValueOffset">Element of the value's row for KV head 0; equal to <paramref name="KeyOffset"/> when values are a part of the keys.</param>
 /// <param name="Slot">Row of the token's page in the limits.</param>
-public readonly record struct TokenPlace(long KeyOffset, long ValueOffset, int Slot)
+internal readonly record struct TokenPlace(long KeyOffset, long ValueOffset, int Slot)
 {
     /// <summary>The place of a token that another rank owns.</summary>
     public static TokenPlace Elsewhere => new(-1, -1, -1);

@@ -11,7 +11,7 @@ namespace TreeAttention.Distributed.Loading;
 /// Only the rows of the shard are read, so that of a mapped file only its own part is ever touched. The message about a bad
 /// element depends on the tensors and the plan alone: keys before values, then ascending batch row, position, head, dimension.
 /// </remarks>
-public static class KeyValueLoader
+internal static class KeyValueLoader
 {
     /// <summary>Loads a shard.</summary>
     /// <param name="device">Allocates the contents; whoever gets the shard frees them.</param>
@@ -22,9 +22,11 @@ public static class KeyValueLoader
     /// </param>
     /// <param name="value">[batch, key_len, kv_heads, value_dim]; not looked at when the values lie in the keys.</param>
     /// <param name="policy">What happens to NaN and infinities. A finite element too large for the storage type is always a fault.</param>
+    /// <param name="isShard">The tensors hold the keys of the plan alone, [batch, keys of the plan, ...], in its storage order.</param>
     /// <exception cref="ShapeMismatchException">A tensor does not have the shape of the plan.</exception>
     /// <exception cref="FaultException">An element that must not be stored (65), out of memory (71), no such storage type (69).</exception>
-    public static KeyValueShard Load(IDevice device, ShardPlan plan, TensorView key, TensorView value, NonFinitePolicy policy)
+    public static KeyValueShard Load(
+        IDevice device, ShardPlan plan, TensorView key, TensorView value, NonFinitePolicy policy, bool isShard = false)
     {
         if (!StorageType.Of(plan.Type).IsStorage)
         {
@@ -33,8 +35,8 @@ public static class KeyValueLoader
         }
 
         AttentionShape shape = plan.Shape;
-        var keys = new PageWriter(key, plan, shape.HeadDim, policy, plan.KeyScaleOf);
-        PageWriter? values = plan.ValuesInKeys ? null : new PageWriter(value, plan, shape.ValueDim, policy, plan.ValueScaleOf);
+        var keys = new PageWriter(key, plan, shape.HeadDim, policy, plan.KeyScaleOf, isShard);
+        PageWriter? values = plan.ValuesInKeys ? null : new PageWriter(value, plan, shape.ValueDim, policy, plan.ValueScaleOf, isShard);
         Region contents = device.Allocate(plan.Bytes, plan.Type);
         try
         {
@@ -93,18 +95,33 @@ internal sealed class PageWriter
     private readonly NonFinitePolicy _policy;
     private readonly RowStorage _storage;
     private readonly Func<int, float> _scaleOf;
+    private readonly int[]? _firstRows; // [pages of a batch row] where each page begins in a tensor that is a shard
 
     /// <summary>A writer of the tensor's rows; <paramref name="scaleOf"/> gives the scale of a KV head.</summary>
-    /// <exception cref="ShapeMismatchException">The tensor is not [batch, key_len, kv_heads, <paramref name="dim"/>].</exception>
-    public PageWriter(TensorView tensor, ShardPlan plan, int dim, NonFinitePolicy policy, Func<int, float> scaleOf)
+    /// <exception cref="ShapeMismatchException">
+    /// The tensor is not [batch, key_len, kv_heads, <paramref name="dim"/>], or, of a shard, not as long as the plan has keys.
+    /// </exception>
+    public PageWriter(TensorView tensor, ShardPlan plan, int dim, NonFinitePolicy policy, Func<int, float> scaleOf, bool isShard)
     {
         AttentionShape shape = plan.Shape;
         _rows = new TensorRows(tensor);
-        if (!tensor.Shape.AsSpan().SequenceEqual([shape.Batch, shape.KeyLength, shape.KvHeads, dim]))
+        int length = shape.KeyLength;
+        if (isShard)
+        {
+            _firstRows = new int[plan.PagesPerBatch];
+            length = 0;
+            for (int page = 0; page < _firstRows.Length; page++)
+            {
+                _firstRows[page] = length;
+                length += plan.Pages[page].Span.Count;
+            }
+        }
+
+        if (!tensor.Shape.AsSpan().SequenceEqual([shape.Batch, length, shape.KvHeads, dim]))
         {
             throw new ShapeMismatchException(
                 $"{tensor.Name} is {tensor.ShapeText} but [batch, key_len, kv_heads, dim] of this call is "
-                + $"[{shape.Batch}, {shape.KeyLength}, {shape.KvHeads}, {dim}]. Check --layout.");
+                + $"[{shape.Batch}, {length}, {shape.KvHeads}, {dim}]. Check --layout.");
         }
 
         _name = tensor.Name;
@@ -133,7 +150,7 @@ internal sealed class PageWriter
         {
             // Rows are read in the order in which they lie, for the sake of the disk and the prefetcher.
             (int index, int head) = _rows.HeadsLieTogether ? (row / heads, row % heads) : (row % count, row / count);
-            int position = page.Span.PositionAt(index);
+            int position = RowOf(page, index);
             Span<byte> target = into.Slice(((head * count) + index) * rowBytes, rowBytes);
             ReadOnlySpan<float> stored = _storage.Store(_rows.Bytes(page.Batch, position, head), target, _scaleOf(head));
             double squares = RowStorage.SumOfSquares(stored);
@@ -147,12 +164,15 @@ internal sealed class PageWriter
         }
     }
 
+    private int RowOf(KeyPage page, int index) =>
+        _firstRows is null ? page.Span.PositionAt(index) : _firstRows[page.Slot % _plan.PagesPerBatch] + index;
+
     private bool HasFault(int batch, int position, int head) => FaultOfRow(batch, position, head) is not null;
 
     // Which bad element is met first depends on strides and layout; the one that is named does not.
     private FaultException FirstFault() => _plan.Pages
         .OrderBy(page => page.Batch).ThenBy(page => page.Span.FirstPosition)
-        .SelectMany(page => Enumerable.Range(0, page.Span.Count).Select(index => (page.Batch, Position: page.Span.PositionAt(index))))
+        .SelectMany(page => Enumerable.Range(0, page.Span.Count).Select(index => (page.Batch, Position: RowOf(page, index))))
         .SelectMany(key => Enumerable.Range(0, _plan.Shape.KvHeads).Select(head => FaultOfRow(key.Batch, key.Position, head)))
         .First(fault => fault is not null)!;
 

@@ -8,7 +8,7 @@ using TreeAttention.Distributed.Ports;
 namespace TreeAttention.Distributed.Loading;
 
 /// <summary>Repacks queries from a tensor into a device's memory, head-major and in single precision.</summary>
-public static class QueryLoader
+internal static class QueryLoader
 {
     /// <summary>Loads the queries at <paramref name="indices"/> of every batch row.</summary>
     /// <param name="device">Allocates the block; whoever gets it frees it.</param>

@@ -12,7 +12,7 @@ namespace TreeAttention.Distributed.Numerics;
 /// <see cref="ElementType.Float8E4M3"/>, which has no infinity: there it saturates at ±448, infinities included, as the
 /// satfinite conversion of GPUs does. NaN stays NaN everywhere. The bytes need not be aligned.
 /// </remarks>
-public static class ElementConversion
+internal static class ElementConversion
 {
     /// <summary>Converts elements to single precision.</summary>
     /// <param name="source">Elements of <paramref name="type"/>, as many as <paramref name="destination"/> holds.</param>

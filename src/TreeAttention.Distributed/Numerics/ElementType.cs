@@ -38,7 +38,7 @@ public enum ElementType
 }
 
 /// <summary>Sizes and names of <see cref="ElementType"/>.</summary>
-public static class ElementTypes
+internal static class ElementTypes
 {
     /// <summary>Bytes of one element; 0 of one that has fewer than eight bits.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such element type.</exception>

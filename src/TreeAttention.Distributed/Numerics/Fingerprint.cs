@@ -11,7 +11,7 @@ namespace TreeAttention.Distributed.Numerics;
 /// Without a key: whoever wants two texts with one fingerprint can make them. The cryptography of .NET would need OpenSSL on the
 /// machine, and ends the process where there is none.
 /// </remarks>
-public sealed class Fingerprint
+internal sealed class Fingerprint
 {
     private const ulong FirstFactor = 0x9E3779B185EBCA87;
     private const ulong SecondFactor = 0xC2B2AE3D27D4EB4F;

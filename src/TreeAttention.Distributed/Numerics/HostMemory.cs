@@ -5,7 +5,7 @@ using System.Threading;
 namespace TreeAttention.Distributed.Numerics;
 
 /// <summary>Aligned host memory outside the managed heap, zeroed, with a margin behind it that vector loads may touch.</summary>
-public sealed unsafe class HostMemory : IDisposable
+internal sealed unsafe class HostMemory : IDisposable
 {
     /// <summary>Bytes before which every allocation is aligned, and that may be read (never written) past its end.</summary>
     public const int Margin = 64;
@@ -63,7 +63,7 @@ public sealed unsafe class HostMemory : IDisposable
 }
 
 /// <summary>Counts the bytes that are allocated now and the most that ever were, where the allocating happens.</summary>
-public sealed class MemoryAccount
+internal sealed class MemoryAccount
 {
     private long _bytes;
     private long _peak;

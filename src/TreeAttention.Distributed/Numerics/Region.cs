@@ -6,7 +6,7 @@ using TreeAttention.Distributed.Ports;
 namespace TreeAttention.Distributed.Numerics;
 
 /// <summary>In which memory a region lies.</summary>
-public enum MemoryPlace
+internal enum MemoryPlace
 {
     /// <summary>Ordinary memory of the process.</summary>
     Host,
@@ -24,7 +24,7 @@ public enum MemoryPlace
 /// <param name="Bytes">Length in bytes.</param>
 /// <param name="Type">What the bytes are.</param>
 /// <param name="Place">Where they lie.</param>
-public readonly record struct Region(nint Address, long Bytes, ElementType Type, MemoryPlace Place)
+internal readonly record struct Region(nint Address, long Bytes, ElementType Type, MemoryPlace Place)
 {
     /// <summary>A region of no bytes.</summary>
     public static Region Empty => default;

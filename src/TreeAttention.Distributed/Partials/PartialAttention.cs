@@ -15,7 +15,7 @@ public sealed class PartialAttention
 {
     /// <summary>A state of <paramref name="rows"/> × <paramref name="valueDim"/> that lies in <paramref name="region"/>; the region is not cleared.</summary>
     /// <exception cref="ShapeMismatchException">The region is not of <see cref="FloatsFor"/> elements.</exception>
-    public PartialAttention(Region region, int rows, int valueDim)
+    internal PartialAttention(Region region, int rows, int valueDim)
     {
         if (region.Type != ElementType.Float32 || region.Count != FloatsFor(rows, valueDim))
         {
@@ -32,7 +32,7 @@ public sealed class PartialAttention
     }
 
     /// <summary>The whole state, as it travels.</summary>
-    public Region Region { get; }
+    internal Region Region { get; }
 
     /// <summary>Query rows: batch × heads × queries.</summary>
     public int Rows { get; }
@@ -41,13 +41,13 @@ public sealed class PartialAttention
     public int ValueDim { get; }
 
     /// <summary>[rows, value_dim]</summary>
-    public Region OutputRegion { get; }
+    internal Region OutputRegion { get; }
 
     /// <summary>[rows]</summary>
-    public Region MaxRegion { get; }
+    internal Region MaxRegion { get; }
 
     /// <summary>[rows]</summary>
-    public Region SumRegion { get; }
+    internal Region SumRegion { get; }
 
     /// <summary>[rows, value_dim] normalised output, in host memory.</summary>
     public Span<float> Output => OutputRegion.AsSpan<float>();
@@ -92,7 +92,7 @@ public sealed class PartialAttention
 /// larger) are squeezed into what is left below 2^128, linear in the bits of the double: neighbours that differ by 5·10^-6 stay
 /// apart. The edge takes a maximum out of that range again.
 /// </remarks>
-public static class ScoreRange
+internal static class ScoreRange
 {
     /// <summary>Scores below this magnitude are left as they are.</summary>
     public const double Untouched = 1 << 30;

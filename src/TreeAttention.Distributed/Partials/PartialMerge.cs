@@ -107,7 +107,7 @@ public static class PartialMerge
 /// Both happen here once and nowhere else, in double precision. A row past its batch row's query length is 0 with lse -∞,
 /// sinks or not; a row that saw no key is 0, with its sink as lse if it has one. NaN goes through.
 /// </remarks>
-public static class AttentionEdge
+internal static class AttentionEdge
 {
     /// <summary>Writes output and log-sum-exp of the queries that a state belongs to.</summary>
     /// <param name="problem">Sinks and query lengths.</param>

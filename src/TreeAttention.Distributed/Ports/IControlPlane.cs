@@ -7,7 +7,7 @@ namespace TreeAttention.Distributed.Ports;
 
 /// <summary>The small second plane between the ranks, the same for every transport: agreement before work, heartbeats, abort.</summary>
 /// <remarks>It never carries tensors, works while a collective hangs, and counts its bytes as control bytes.</remarks>
-public interface IControlPlane : IDisposable
+internal interface IControlPlane : IDisposable
 {
     /// <summary>This rank.</summary>
     int Rank { get; }
@@ -31,7 +31,7 @@ public interface IControlPlane : IDisposable
 }
 
 /// <summary>Work that can fail on single ranks, after which all ranks go on or all leave.</summary>
-public static class RankAgreement
+internal static class RankAgreement
 {
     /// <summary>Does the work on every rank; when it fails anywhere, every rank throws the same fault.</summary>
     /// <param name="control">The control plane of the ranks.</param>

@@ -10,7 +10,7 @@ namespace TreeAttention.Distributed.Ports;
 /// Work is enqueued in order; on the CPU it is done when a call returns. After the first call of a kind with given sizes,
 /// calls allocate nothing. Partials and regions passed in were allocated by this device.
 /// </remarks>
-public interface IDevice : IDisposable
+internal interface IDevice : IDisposable
 {
     /// <summary><c>cpu</c> or <c>cuda</c>.</summary>
     string Name { get; }
@@ -113,7 +113,7 @@ public interface IDevice : IDisposable
 }
 
 /// <summary>A device whose memory the host must not touch: it gives page-locked memory, through which transports stage what they move.</summary>
-public interface IStagingDevice : IDevice
+internal interface IStagingDevice : IDevice
 {
     /// <summary>Allocates page-locked host memory; its contents are anything. It counts in no account of the device.</summary>
     /// <exception cref="FaultException">Out of memory (71).</exception>

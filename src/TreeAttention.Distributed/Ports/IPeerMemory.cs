@@ -10,7 +10,7 @@ namespace TreeAttention.Distributed.Ports;
 /// alternate between two sets of slots, so a slot may be written again as soon as the next round begins: whoever publishes
 /// round n + 1 has read round n.
 /// </remarks>
-public interface IPeerMemory : IDisposable
+internal interface IPeerMemory : IDisposable
 {
     /// <summary>This round's slot of the calling rank.</summary>
     Region Mine { get; }
@@ -33,7 +33,7 @@ public interface IPeerMemory : IDisposable
 /// There are two sets of slots. A round on a set: write the own slot, <see cref="Send"/>; when the host knows that a peer has sent,
 /// <see cref="Await"/> it; read its slot. A set may be written again after the round on the other one was awaited.
 /// </remarks>
-public interface IPeerWindow : IDisposable
+internal interface IPeerWindow : IDisposable
 {
     /// <summary>What peers need to reach this window; as long on every rank.</summary>
     ReadOnlyMemory<byte> Ticket { get; }

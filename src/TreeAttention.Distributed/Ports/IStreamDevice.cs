@@ -6,7 +6,7 @@ using TreeAttention.Distributed.Semantics;
 namespace TreeAttention.Distributed.Ports;
 
 /// <summary>A GPU whose stream a transport may enqueue on: its operations then take their place in the order of the device's work, and nobody waits.</summary>
-public interface IStreamDevice : IStagingDevice
+internal interface IStreamDevice : IStagingDevice
 {
     /// <summary>What tells the GPU from the others of its machine: its PCI bus address.</summary>
     string BusAddress { get; }
@@ -63,7 +63,7 @@ public interface IStreamDevice : IStagingDevice
 /// It does again what was enqueued, over the same memory: what lies there by then is what counts. Memory that it works on is
 /// given to nobody else as long as it lives, even if it is freed.
 /// </remarks>
-public interface IReplay : IDisposable
+internal interface IReplay : IDisposable
 {
     /// <summary>Enqueues the work.</summary>
     /// <exception cref="FaultException">The device failed (202).</exception>
@@ -71,7 +71,7 @@ public interface IReplay : IDisposable
 }
 
 /// <summary>Marks in the order of a device's stream, and the time between them, taken by the device: nobody waits at a mark.</summary>
-public interface IStreamTimer : IDisposable
+internal interface IStreamTimer : IDisposable
 {
     /// <summary>Enqueues a mark; inside a capture, one that every replay sets again.</summary>
     /// <param name="number">Which: 0, 1, 2, ... A mark set again forgets when it was set before.</param>
@@ -86,7 +86,7 @@ public interface IStreamTimer : IDisposable
 /// The host writes; <see cref="Upload"/>, <see cref="Append"/> and <see cref="Arrange"/> enqueue, and can be captured: a replay takes what
 /// is written by then. Nothing is written before the last <see cref="Upload"/> has ended.
 /// </remarks>
-public interface IStepInput : IDisposable
+internal interface IStepInput : IDisposable
 {
     /// <summary>[batch, query_len, query_heads, head_dim], not rotated.</summary>
     Span<float> Queries { get; }

@@ -5,7 +5,7 @@ using TreeAttention.Distributed.Numerics;
 namespace TreeAttention.Distributed.Ports;
 
 /// <summary>How an all-reduce combines elements.</summary>
-public enum ReduceOperation
+internal enum ReduceOperation
 {
     /// <summary>Σ over the ranks.</summary>
     Sum,
@@ -21,7 +21,7 @@ public enum ReduceOperation
 /// Errors of the library below end as <see cref="FaultException"/> with <see cref="FaultCode.CommunicationFault"/>, a rank
 /// that is gone as <see cref="FaultCode.PeerLost"/>.
 /// </remarks>
-public interface ITransport : IDisposable
+internal interface ITransport : IDisposable
 {
     /// <summary><c>in-process</c>, <c>mpi</c> or <c>nccl</c>.</summary>
     string Name { get; }
@@ -100,4 +100,4 @@ public interface ITransport : IDisposable
 /// <param name="Transport">The data plane.</param>
 /// <param name="Device">The rank's device.</param>
 /// <param name="Control">The control plane.</param>
-public sealed record RankContext(ITransport Transport, IDevice Device, IControlPlane Control);
+internal sealed record RankContext(ITransport Transport, IDevice Device, IControlPlane Control);

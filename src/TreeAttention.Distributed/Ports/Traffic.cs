@@ -27,30 +27,30 @@ public sealed class Traffic
     public long ControlBytes => Interlocked.Read(ref _controlBytes);
 
     /// <summary>Counts one message of <paramref name="bytes"/>.</summary>
-    public void CountMessage(long bytes)
+    internal void CountMessage(long bytes)
     {
         Interlocked.Add(ref _bytesSent, bytes);
         Interlocked.Increment(ref _messages);
     }
 
     /// <summary>Counts one collective to which this rank contributes <paramref name="bytes"/>.</summary>
-    public void CountCollective(long bytes)
+    internal void CountCollective(long bytes)
     {
         Interlocked.Add(ref _bytesSent, bytes);
         Interlocked.Increment(ref _collectives);
     }
 
     /// <summary>Counts payload that is neither a message nor a collective: a state written into shared memory.</summary>
-    public void CountPayload(long bytes) => Interlocked.Add(ref _bytesSent, bytes);
+    internal void CountPayload(long bytes) => Interlocked.Add(ref _bytesSent, bytes);
 
     /// <summary>Counts bytes of the control plane.</summary>
-    public void CountControl(long bytes) => Interlocked.Add(ref _controlBytes, bytes);
+    internal void CountControl(long bytes) => Interlocked.Add(ref _controlBytes, bytes);
 
     /// <summary>The counts but the control bytes.</summary>
     public TrafficCount Count => new(BytesSent, Messages, Collectives);
 
     /// <summary>Counts once more what was counted before: a captured step is done again.</summary>
-    public void CountAgain(TrafficCount sent)
+    internal void CountAgain(TrafficCount sent)
     {
         Interlocked.Add(ref _bytesSent, sent.Bytes);
         Interlocked.Add(ref _messages, sent.Messages);

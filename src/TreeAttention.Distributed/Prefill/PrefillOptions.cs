@@ -49,7 +49,7 @@ public enum PrefillMethod
 }
 
 /// <summary>The names of <see cref="PrefillMethod"/>.</summary>
-public static class PrefillMethods
+internal static class PrefillMethods
 {
     /// <summary>The name users write.</summary>
     public static string Name(this PrefillMethod method) => method switch

@@ -5,6 +5,7 @@ using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Prefill;
+using TreeAttention.Distributed.Steps;
 
 namespace TreeAttention;
 
@@ -13,7 +14,7 @@ namespace TreeAttention;
 /// What is stored has the bits that <see cref="ShardedKvCache.Append(int, ReadOnlySpan{float}, ReadOnlySpan{float})"/> would have stored, in the pages that
 /// it would have used. Made once for given prompts, run for each layer. Calls come from one thread, the same on every rank.
 /// </remarks>
-public abstract class PrefillStep : IDisposable
+public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
 {
     private readonly StorageCheck _check;
 
@@ -47,7 +48,7 @@ public abstract class PrefillStep : IDisposable
     /// <param name="options">Prompts, meaning of attention, method.</param>
     /// <exception cref="ShapeMismatchException">The options do not fit the cache or one another.</exception>
     /// <exception cref="FaultException">The method or plan does not go with the cache (2), out of memory (71).</exception>
-    public static PrefillStep Create(RankContext context, ShardedKvCache cache, PrefillOptions options)
+    internal static PrefillStep Create(RankContext context, ShardedKvCache cache, PrefillOptions options)
     {
         int[] rows = options.Rows ?? [.. Enumerable.Range(0, cache.Options.Rows)];
         PrefillRules.Check(cache, options, rows);
@@ -67,7 +68,7 @@ public abstract class PrefillStep : IDisposable
     /// <exception cref="FaultException">
     /// On every rank alike: the cache is full (71), a number must not be used or a tensor is of another size (65); nothing was stored. Or the ranks failed.
     /// </exception>
-    public void Run(
+    internal void Run(
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
         if (Options.Method != PrefillMethod.Chunked)
@@ -94,6 +95,12 @@ public abstract class PrefillStep : IDisposable
         Cache.Rows.MakeRoom(layer, Rows, Options.Lengths);
         RunPrompts(layer, query, key, value, output, lse);
     }
+
+    /// <inheritdoc/>
+    RankContext IGroupStep<LayerCall>.Context => Context;
+
+    /// <inheritdoc/>
+    void IGroupStep<LayerCall>.Run(LayerCall call) => Run(call.Layer, call.Query, call.Key, call.Value, call.Output, call.Lse);
 
     /// <inheritdoc/>
     public void Dispose()
@@ -167,3 +174,8 @@ public abstract class PrefillStep : IDisposable
         }
     }
 }
+
+/// <summary>A token of a prompt.</summary>
+/// <param name="Row">The cache's row that it enters.</param>
+/// <param name="Index">Its place in the prompt, from 0 on.</param>
+public readonly record struct PromptToken(int Row, int Index);

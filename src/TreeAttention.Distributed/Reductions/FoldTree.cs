@@ -7,7 +7,7 @@ using TreeAttention.Distributed.Ports;
 namespace TreeAttention.Distributed.Reductions;
 
 /// <summary>One merge of the canonical fold: state <c>From</c> is folded into state <c>Into</c>.</summary>
-public readonly record struct FoldStep(int Into, int From);
+internal readonly record struct FoldStep(int Into, int From);
 
 /// <summary>The canonical order in which p states fold: the tree of the butterfly. Every reduction that folds follows it.</summary>
 /// <remarks>
@@ -15,7 +15,7 @@ public readonly record struct FoldStep(int Into, int From);
 /// their neighbours at distance 1, 2, 4, …. The merge is commutative to the bit, so both partners of an exchange, and
 /// whoever folds a copy of all states, get the same bits; so do two sibling ranks that exchange their shards.
 /// </remarks>
-public static class FoldTree
+internal static class FoldTree
 {
     /// <summary>The merges in order; afterwards state 0 is the whole. None for one state.</summary>
     public static FoldStep[] StepsFor(int states)

@@ -6,7 +6,7 @@ using TreeAttention.Distributed.Ports;
 namespace TreeAttention.Distributed.Reductions;
 
 /// <summary>Folds the states of all ranks into one, the same on every rank. Scratch is allocated once; a fold allocates nothing.</summary>
-public abstract class Reduction : IDisposable
+internal abstract class Reduction : IDisposable
 {
     private readonly List<Region> _scratch = [];
 

@@ -40,7 +40,7 @@ public enum ReductionKind
 }
 
 /// <summary>The names of <see cref="ReductionKind"/>.</summary>
-public static class ReductionKinds
+internal static class ReductionKinds
 {
     /// <summary>The name users write and read.</summary>
     public static string Name(this ReductionKind kind) => kind switch
@@ -83,7 +83,7 @@ public static class ReductionKinds
 /// messages win: peer memory inside a node, one all-gather for a few ranks, else the butterfly. Large states go by
 /// all-to-all where many ranks share one node, and over nodes by two levels, so that each crosses the network once a node.
 /// </remarks>
-public static class ReductionChoice
+internal static class ReductionChoice
 {
     private const long SmallTogether = 1 << 20; // bytes of all states that one rank may read per fold
     private const long Large = 1 << 20; // bytes of one state from which on bandwidth, not latency, is what a fold costs

@@ -10,7 +10,7 @@ namespace TreeAttention.Distributed.Semantics;
 /// i is the query's index on the query axis, j the key's place on the key axis; where they stand to each other is the
 /// query's <see cref="QueryPlace"/>, the one thing in which ragged rows, left padding, packed sequences and trees differ.
 /// </remarks>
-public sealed class AttentionMask
+internal sealed class AttentionMask
 {
     private readonly AttentionShape _shape;
     private readonly AttentionOptions _options;
@@ -381,7 +381,7 @@ internal sealed class DfsBlocks
 }
 
 /// <summary>An interval of key positions: <c>First &lt;= j &lt; End</c>; empty when End &lt;= First.</summary>
-public readonly record struct KeyInterval(int First, int End)
+internal readonly record struct KeyInterval(int First, int End)
 {
     /// <summary>No key lies in it.</summary>
     public bool IsEmpty => End <= First;
@@ -393,7 +393,7 @@ public readonly record struct KeyInterval(int First, int End)
 /// <param name="End">One past its sequence's last key.</param>
 /// <param name="Position">Where the query itself stands on the key axis: what causal, window and ALiBi count from. The last query of a sequence stands at its last key.</param>
 /// <param name="Sequence">The batch row, or the packed sequence.</param>
-public readonly record struct QueryPlace(int First, int End, int Position, int Sequence)
+internal readonly record struct QueryPlace(int First, int End, int Position, int Sequence)
 {
     /// <summary>[queries] the places of packed sequences.</summary>
     /// <param name="queryBounds">[sequences + 1] as <see cref="AttentionOptions.PackedQueries"/>.</param>

@@ -4,7 +4,7 @@ using System.Linq;
 namespace TreeAttention.Distributed.Semantics;
 
 /// <summary>One attention call in full: validated shape and options, and the mask rules that follow from them.</summary>
-public sealed class AttentionProblem
+internal sealed class AttentionProblem
 {
     /// <summary>Checks that the options fit the shape.</summary>
     /// <exception cref="ShapeMismatchException">An option's array is not of the length that the shape asks for.</exception>

@@ -24,7 +24,7 @@ public sealed record AttentionShape(
 
     /// <summary>Throws when the sizes do not describe an attention call.</summary>
     /// <exception cref="ShapeMismatchException">A size is out of range or the heads do not divide.</exception>
-    public void Validate()
+    internal void Validate()
     {
         if (Batch < 0 || QueryLength < 0 || KeyLength < 0 || QueryHeads < 1 || KvHeads < 1)
         {

@@ -8,7 +8,7 @@ namespace TreeAttention.Distributed.Semantics;
 /// Angles are made in double on the host, so that they are exact to fp32 at every position, and the same for every device. A pair
 /// (a, b) becomes (a·cos - b·sin, b·cos + a·sin); products are rounded before the addition.
 /// </remarks>
-public sealed class RotaryAngles
+internal sealed class RotaryAngles
 {
     private readonly double[] _frequencies;
     private int[] _positions = [];

@@ -26,7 +26,7 @@ public sealed record RotaryOptions(int Dim, double Base = 10000, bool Interleave
 
     /// <summary>Throws when the options do not fit heads of <paramref name="headDim"/>.</summary>
     /// <exception cref="ShapeMismatchException">The dimension is odd or does not fit; base or scaling make no frequencies.</exception>
-    public void Validate(int headDim)
+    internal void Validate(int headDim)
     {
         if (Dim < 0 || Dim % 2 != 0 || Dim > headDim)
         {

@@ -6,7 +6,7 @@ namespace TreeAttention.Distributed.Semantics;
 
 /// <summary>The options that make the queries of a call the nodes of token trees: a mask and biases over their own keys, and their depths.</summary>
 /// <remarks>The keys of the nodes are the last keys of their batch row, in the order of the nodes; all keys before them are context.</remarks>
-public static class TokenTreeMask
+internal static class TokenTreeMask
 {
     /// <summary>The options with the trees added.</summary>
     /// <param name="options">Whatever else holds: causal, window and ALiBi count by depth. Tails of their own are refused.</param>

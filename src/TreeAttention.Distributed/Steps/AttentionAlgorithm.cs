@@ -30,7 +30,7 @@ public enum AttentionAlgorithm
 }
 
 /// <summary>The names of <see cref="AttentionAlgorithm"/>.</summary>
-public static class AttentionAlgorithms
+internal static class AttentionAlgorithms
 {
     /// <summary>The name users write.</summary>
     public static string Name(this AttentionAlgorithm algorithm) => algorithm switch
@@ -64,9 +64,14 @@ public static class AttentionAlgorithms
 /// <summary>How an attention step is done.</summary>
 /// <param name="Algorithm">How the ranks cover all keys.</param>
 /// <param name="Reduction">How states are folded; only <see cref="AttentionAlgorithm.Tree"/> reads it, and <see cref="ReductionKind.Lanes"/>.</param>
-/// <param name="Placement">Which queries each rank has.</param>
-public sealed record AttentionPlan(AttentionAlgorithm Algorithm, ReductionKind Reduction, QueryPlacement Placement)
+public sealed record AttentionPlan(AttentionAlgorithm Algorithm, ReductionKind Reduction = ReductionKind.Auto)
 {
+    internal AttentionPlan(AttentionAlgorithm algorithm, ReductionKind reduction, QueryPlacement placement)
+        : this(algorithm, reduction) => Placement = placement;
+
+    /// <summary>Which queries each rank has: all of them, unless the command line deals them.</summary>
+    internal QueryPlacement Placement { get; init; }
+
     /// <summary>The node of each rank for <see cref="ReductionKind.TwoLevel"/>, for tests of topology; the transport's when null.</summary>
     public IReadOnlyList<int>? Nodes { get; init; }
 }

@@ -10,7 +10,7 @@ namespace TreeAttention.Distributed.Steps;
 
 /// <summary>One attention call over the keys of all ranks, made once for given sizes and run many times.</summary>
 /// <remarks>Everything is allocated when it is made, through the rank's device; a run allocates nothing.</remarks>
-public abstract class AttentionStep : IDisposable
+internal abstract class AttentionStep : IDisposable
 {
     private readonly List<Region> _memory = [];
     private readonly StepClock _clock;

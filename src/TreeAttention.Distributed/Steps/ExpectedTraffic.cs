@@ -9,7 +9,7 @@ namespace TreeAttention.Distributed.Steps;
 
 /// <summary>The formulas of bytes, messages, collectives and memory; what is counted is held against them.</summary>
 /// <remarks>An empty region is no message: a shard without keys does not travel.</remarks>
-public static class ExpectedTraffic
+internal static class ExpectedTraffic
 {
     /// <summary>One step of a plan.</summary>
     /// <param name="plan">The plan; its reduction is the one actually used, not <see cref="ReductionKind.Auto"/>.</param>
@@ -188,4 +188,4 @@ public static class ExpectedTraffic
 /// <param name="Bytes">Payload bytes: the most of any rank.</param>
 /// <param name="Messages">Point-to-point messages: the most of any rank.</param>
 /// <param name="Collectives">Collectives that every rank takes part in.</param>
-public readonly record struct TrafficForecast(long Bytes, long Messages, long Collectives);
+internal readonly record struct TrafficForecast(long Bytes, long Messages, long Collectives);

@@ -9,7 +9,7 @@ using TreeAttention.Distributed.Ports;
 namespace TreeAttention.Distributed.Steps;
 
 /// <summary>What every rank knows about every rank's shard: its plan, and how large its numbers are.</summary>
-public sealed class ShardMap
+internal sealed class ShardMap
 {
     // Control planes carry small messages; limits of very long contexts travel in pieces of this many bytes.
     private const int PieceBytes = 1 << 16;

@@ -28,12 +28,20 @@ public static class CacheFiles
     private const string Prefix = "cache-";
 
     /// <summary>Saves a cache. Every rank calls it; all succeed or all fail.</summary>
-    /// <param name="context">The rank.</param>
-    /// <param name="cache">The cache.</param>
+    /// <param name="group">The ranks.</param>
+    /// <param name="cache">A cache of the group.</param>
     /// <param name="directory">A directory that all ranks write to; made when it is not there.</param>
     /// <param name="force">Overwrite files of an earlier save.</param>
+    /// <exception cref="ArgumentException">The cache is of another group.</exception>
     /// <exception cref="FaultException">A file cannot be created (73) or written (74).</exception>
-    public static void Save(RankContext context, ShardedKvCache cache, string directory, bool force) =>
+    public static void Save(AttentionGroup group, ShardedKvCache cache, string directory, bool force = false)
+    {
+        group.RequireOwn(cache);
+        Save(group.Context, cache, directory, force);
+    }
+
+    /// <inheritdoc cref="Save(AttentionGroup, ShardedKvCache, string, bool)"/>
+    internal static void Save(RankContext context, ShardedKvCache cache, string directory, bool force) =>
         RankAgreement.Together(context.Control, () =>
         {
             string name = string.Create(
@@ -43,11 +51,19 @@ public static class CacheFiles
         });
 
     /// <summary>Fills an empty cache with what was saved, on any number of ranks. Every rank calls it; all succeed or all fail.</summary>
-    /// <param name="context">The rank.</param>
-    /// <param name="cache">An empty cache of the same layers, rows, dimensions, storage type and scales, and room for the rows.</param>
+    /// <param name="group">The ranks.</param>
+    /// <param name="cache">An empty cache of the group, of the same layers, rows, dimensions, storage type and scales, and room for the rows.</param>
     /// <param name="directory">The directory of one save; every rank must see all of its files.</param>
+    /// <exception cref="ArgumentException">The cache is of another group.</exception>
     /// <exception cref="FaultException">A file is missing (66) or does not fit the cache (65), or the cache is too small (71).</exception>
-    public static void Load(RankContext context, ShardedKvCache cache, string directory)
+    public static void Load(AttentionGroup group, ShardedKvCache cache, string directory)
+    {
+        group.RequireOwn(cache);
+        Load(group.Context, cache, directory);
+    }
+
+    /// <inheritdoc cref="Load(AttentionGroup, ShardedKvCache, string)"/>
+    internal static void Load(RankContext context, ShardedKvCache cache, string directory)
     {
         RankAgreement.Together(context.Control, () =>
         {
@@ -75,7 +91,7 @@ public static class CacheFiles
 
             return true;
         });
-        cache.ShareLimits(context.Control);
+        cache.ShareLimits();
     }
 
     private static string DirectoryAt(string path)

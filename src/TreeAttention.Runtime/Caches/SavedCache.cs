@@ -3,7 +3,6 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Runtime.Files;
 

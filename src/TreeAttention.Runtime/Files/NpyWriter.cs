@@ -12,7 +12,7 @@ namespace TreeAttention.Runtime.Files;
 /// <see cref="CreateOutput"/> before the work, then <see cref="Begin"/>, <see cref="Write"/> in as many pieces as wished,
 /// <see cref="Commit"/>. Disposing without a commit leaves nothing behind and an earlier file as it was.
 /// </remarks>
-public sealed class NpyWriter : IDisposable
+internal sealed class NpyWriter : IDisposable
 {
     private const int BufferBytes = 1 << 18;
     private const int FixedBytes = 10;

@@ -6,7 +6,7 @@ using TreeAttention.Distributed.Numerics;
 namespace TreeAttention.Runtime.Files;
 
 /// <summary>Reads the small tensors that options name (masks, biases, lengths, slopes) into arrays, row-major.</summary>
-public static class OptionTensor
+internal static class OptionTensor
 {
     /// <summary>Reads floating-point values of any floating-point type.</summary>
     /// <param name="spec">As <see cref="TensorFile.Open"/> takes it.</param>

@@ -70,7 +70,7 @@ internal static unsafe class RowMajorReader
 
 /// <summary>A digest of a tensor's elements, by which ranks notice that their files are not copies of one another.</summary>
 /// <remarks>Small tensors count whole; of larger ones rows spread over all of it, so that a rank of a long context still reads little beside its own shard.</remarks>
-public static class TensorSample
+internal static class TensorSample
 {
     private const long WholeBytes = 1 << 20;
     private const int SampledRows = 64;

@@ -14,8 +14,9 @@ namespace TreeAttention;
 /// (<see cref="FaultException.IsAgreed"/>) leaves the group as it was; any other ends it: dispose of the group, which tells the
 /// other ranks, and under MPI ends the job.
 /// </remarks>
-public sealed class AttentionGroup : IDisposable
+public sealed partial class AttentionGroup : IDisposable
 {
+    private readonly AttentionGroup? _whole; // whose ranks this is a part of
     private Action<Exception?>? _leave;
     private Exception? _fault;
 
@@ -26,14 +27,21 @@ public sealed class AttentionGroup : IDisposable
         Description = description;
     }
 
+    /// <summary>Some ranks of a group, or its ranks over another context: a fault that this rank meets there ends the whole.</summary>
+    internal AttentionGroup(RankContext context, AttentionGroup whole, string description)
+        : this(context, whole.Threads, description) => _whole = whole;
+
     /// <summary>The transport, the device and the control plane of this rank.</summary>
-    public RankContext Context { get; }
+    internal RankContext Context { get; }
 
     /// <summary>Threads that this rank computes with on a CPU.</summary>
     public int Threads { get; }
 
     /// <summary>Node of each rank: what the transport finds, or what the options put in its place.</summary>
     public IReadOnlyList<int> Nodes => Context.Transport.Nodes;
+
+    /// <summary>What this rank has sent so far, over all steps.</summary>
+    public Traffic Traffic => Context.Transport.Traffic;
 
     /// <summary>What the ranks are: <c>4 in-process ranks</c>, the MPI library.</summary>
     public string Description { get; }
@@ -119,7 +127,7 @@ public sealed class AttentionGroup : IDisposable
         ITransport transport = Context.Transport.Split(color, key);
 #pragma warning disable CA2000 // the control plane of a part holds nothing
         var part = new AttentionGroup(
-            new RankContext(transport, Context.Device, new PartControlPlane(Context.Control, members)), Threads, $"{members.Length} of {Description}");
+            new RankContext(transport, Context.Device, new PartControlPlane(Context.Control, members)), this, $"{members.Length} of {Description}");
 #pragma warning restore CA2000
         part.LeaveBy(_ => transport.Dispose());
         return part;
@@ -133,116 +141,34 @@ public sealed class AttentionGroup : IDisposable
     /// <param name="cache">A cache of this group; it must outlive the step.</param>
     /// <param name="options">Sizes of the queries, meaning of attention, how the ranks meet.</param>
     /// <exception cref="FaultException">The options contradict the cache or themselves (2, 65), or memory is short (71).</exception>
-    public DecodeStep CreateStep(ShardedKvCache cache, DecodeOptions options) => Together(() => new DecodeStep(Context, cache, options));
+    /// <exception cref="ArgumentException">The cache is of another group.</exception>
+    public DecodeStep CreateStep(ShardedKvCache cache, DecodeOptions options)
+    {
+        RequireOwn(cache);
+        return Together(() => new DecodeStep(Context, cache, options));
+    }
 
     /// <summary>Prepares the verification of token trees over a cache. It belongs to the caller.</summary>
     /// <param name="cache">A cache of this group; it must outlive the step.</param>
     /// <param name="options">As for <see cref="CreateStep"/>.</param>
     /// <param name="trees">One tree for all batch rows, or one for each, of the same number of nodes.</param>
     /// <exception cref="FaultException">The options contradict the cache, the trees or themselves (2, 65), or memory is short (71).</exception>
-    public SpeculativeStep CreateSpeculativeStep(ShardedKvCache cache, DecodeOptions options, params IReadOnlyList<TokenTree> trees) =>
-        Together(() => new SpeculativeStep(Context, cache, options, trees));
+    /// <exception cref="ArgumentException">The cache is of another group.</exception>
+    public SpeculativeStep CreateSpeculativeStep(ShardedKvCache cache, DecodeOptions options, params IReadOnlyList<TokenTree> trees)
+    {
+        RequireOwn(cache);
+        return Together(() => new SpeculativeStep(Context, cache, options, trees));
+    }
 
     /// <summary>Prepares the prefill of prompts into a cache: every rank gives its share of them, or with chunked all. It belongs to the caller.</summary>
     /// <param name="cache">A cache of this group; it must outlive the prefill.</param>
     /// <param name="options">Prompts, meaning of attention, method.</param>
     /// <exception cref="FaultException">The options contradict the cache or themselves (2, 65), or memory is short (71).</exception>
-    public PrefillStep CreatePrefill(ShardedKvCache cache, PrefillOptions options) => Together(() => PrefillStep.Create(Context, cache, options));
-
-    /// <summary>Takes prompts into a layer of a cache, and attends with each of their tokens to those up to it. Decoding then goes on over the same cache.</summary>
-    /// <param name="prefill">From <see cref="CreatePrefill"/>; its tokens are the ones that this rank gives and gets.</param>
-    /// <param name="layer">The layer.</param>
-    /// <param name="query">[tokens, query_heads, head_dim], not rotated.</param>
-    /// <param name="key">[tokens, kv_heads, head_dim], not rotated.</param>
-    /// <param name="value">[tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
-    /// <param name="output">[tokens, query_heads, value_dim]</param>
-    /// <param name="lse">[query_heads, tokens], natural logarithm, sinks included.</param>
-    /// <param name="cancellation">As for <see cref="Decode(DecodeStep, int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float}, CancellationToken)"/>.</param>
-    /// <exception cref="FaultException">The cache is full (71) or a number must not be used (65), on every rank alike; or a rank failed.</exception>
-    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public void Prefill(
-        PrefillStep prefill, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output,
-        Span<float> lse, CancellationToken cancellation = default)
+    /// <exception cref="ArgumentException">The cache is of another group.</exception>
+    public PrefillStep CreatePrefill(ShardedKvCache cache, PrefillOptions options)
     {
-        using CancellationTokenRegistration registration = Watch(cancellation);
-        try
-        {
-            prefill.Run(layer, query, key, value, output, lse);
-        }
-        catch (FaultException fault)
-        {
-            Note(fault);
-            cancellation.ThrowIfCancellationRequested();
-            throw;
-        }
-    }
-
-    /// <summary>One decode step: appends new tokens to a layer, attends to all that it then holds, and has the exact result on every rank.</summary>
-    /// <param name="step">From <see cref="CreateStep"/>.</param>
-    /// <param name="layer">The layer.</param>
-    /// <param name="query">[batch, query_len, query_heads, head_dim], not rotated.</param>
-    /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
-    /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
-    /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, query_len], natural logarithm, sinks included.</param>
-    /// <param name="cancellation">
-    /// Before the step it just throws. Within the step, when ranks may already wait for this one, it ends the group: in-process ranks
-    /// throw, an MPI job ends with 130. Cancel all ranks alike, between steps.
-    /// </param>
-    /// <exception cref="ShapeMismatchException">A tensor is of another size.</exception>
-    /// <exception cref="FaultException">The cache is full (71) or a number must not be used (65), on every rank alike; or a rank failed.</exception>
-    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public void Decode(
-        DecodeStep step, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse,
-        CancellationToken cancellation = default)
-    {
-        using CancellationTokenRegistration registration = Watch(cancellation);
-        try
-        {
-            step.Run(layer, query, key, value, output, lse);
-        }
-        catch (FaultException fault)
-        {
-            Note(fault);
-            cancellation.ThrowIfCancellationRequested();
-            throw;
-        }
-    }
-
-    /// <summary>The same over tensors in the memory of this rank's device, in the order of a stream of the caller's.</summary>
-    /// <remarks>
-    /// On a GPU the work begins when what the stream holds is done, what the stream gets afterwards begins when the result is there, and
-    /// the host does not wait (where NCCL connects the ranks; a transport of host memory waits in its reduction). The device's own
-    /// context, the primary one, is the calling thread's afterwards. On a CPU the addresses are the process's and the work is done at return.
-    /// </remarks>
-    /// <param name="step">From <see cref="CreateStep"/>.</param>
-    /// <param name="layer">The layer.</param>
-    /// <param name="query">[batch, query_len, query_heads, head_dim], not rotated.</param>
-    /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
-    /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
-    /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, query_len], f32, natural logarithm, sinks included.</param>
-    /// <param name="stream">A CUDA stream (CUstream, cudaStream_t) of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
-    /// <param name="cancellation">As above; it does not reach work that is enqueued.</param>
-    /// <exception cref="ArgumentException">A CPU is given a stream.</exception>
-    /// <exception cref="ShapeMismatchException">A tensor is of another size or type.</exception>
-    /// <exception cref="FaultException">The cache is full (71), on every rank alike; or a rank or the GPU failed, which may show in a later call.</exception>
-    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public void Decode(
-        DecodeStep step, int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream = 0,
-        CancellationToken cancellation = default)
-    {
-        using CancellationTokenRegistration registration = Watch(cancellation);
-        try
-        {
-            step.Run(layer, query, key, value, output, lse, stream);
-        }
-        catch (FaultException fault)
-        {
-            Note(fault);
-            cancellation.ThrowIfCancellationRequested();
-            throw;
-        }
+        RequireOwn(cache);
+        return Together(() => PrefillStep.Create(Context, cache, options));
     }
 
     /// <summary>Leaves the group: in order, or, after a fault that only this rank met, telling the others.</summary>
@@ -266,18 +192,21 @@ public sealed class AttentionGroup : IDisposable
     /// <summary>Refuses to work when the ranks were started with different settings.</summary>
     /// <param name="settings">Names and values; the same names on every rank.</param>
     /// <exception cref="FaultException">Ranks disagree (78): a line for each setting that differs.</exception>
-    public void Agree(IReadOnlyList<KeyValuePair<string, string>> settings) => SettingsAgreement.Agree(Context.Control, settings);
+    internal void Agree(IReadOnlyList<KeyValuePair<string, string>> settings) => SettingsAgreement.Agree(Context.Control, settings);
 
     /// <summary>Gathers the same number of integers of every rank on every rank: [rank][index].</summary>
-    public long[][] Gather(params ReadOnlySpan<long> mine) => SettingsAgreement.Gather(Context.Control, mine);
+    internal long[][] Gather(params ReadOnlySpan<long> mine) => SettingsAgreement.Gather(Context.Control, mine);
 
-    private CancellationTokenRegistration Watch(CancellationToken cancellation)
+    /// <summary>Refuses a cache of another group.</summary>
+    /// <exception cref="ArgumentException">It is one.</exception>
+    internal void RequireOwn(ShardedKvCache cache) => RequireOwn(cache.Context, "cache", nameof(cache));
+
+    private void RequireOwn(RankContext context, string what, string parameter)
     {
-        cancellation.ThrowIfCancellationRequested();
-        return cancellation.UnsafeRegister(
-            static group => ((AttentionGroup)group!).Context.Control.Abort(FaultCode.Interrupted, "The work was cancelled."), this);
+        if (!ReferenceEquals(context, Context))
+        {
+            throw new ArgumentException(
+                $"The {what} is of another group than this one, which is {Description}: use it with the group and rank that made it.", parameter);
+        }
     }
-
-    // What every rank throws leaves the ranks in step.
-    private void Note(FaultException fault) => _fault ??= fault.IsAgreed || fault.Code == FaultCode.BadInput ? null : fault;
 }

@@ -11,7 +11,7 @@ using TreeAttention.Runtime.Files;
 namespace TreeAttention.Runtime.Groups;
 
 /// <summary>Brings the ranks of a group together, runs the same work on each, and ends them all with one code.</summary>
-public static class GroupLauncher
+internal static class GroupLauncher
 {
     /// <summary>Runs <paramref name="work"/> once on every rank of this process: on a thread each, or on the one rank that this process is.</summary>
     /// <returns>What rank 0 of this process returned.</returns>
@@ -99,7 +99,7 @@ public static class GroupLauncher
 }
 
 /// <summary>The end of a process that a signal asked to go, while its ranks are at work.</summary>
-public static class ProcessEnd
+internal static class ProcessEnd
 {
     // Launchers kill about a second after the signal; an MPI that has lost its launcher may hang in its abort.
     private static readonly TimeSpan _limit = TimeSpan.FromSeconds(0.5);

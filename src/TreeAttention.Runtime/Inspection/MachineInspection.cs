@@ -12,7 +12,7 @@ using TreeAttention.Runtime.Groups;
 namespace TreeAttention.Runtime.Inspection;
 
 /// <summary>What this machine has for attention over ranks, what is missing, and how to get it.</summary>
-public static class MachineInspection
+internal static class MachineInspection
 {
     private static readonly string[] _mpiSonames = ["libmpi.so.40", "libmpich.so.12", "libmpi.so.12", "libmpi_abi.so.1"];
     private static readonly string[] _launchers = ["mpiexec.openmpi", "mpiexec.mpich", "mpiexec", "srun"];

@@ -8,7 +8,7 @@ using TreeAttention.Devices.Cuda;
 namespace TreeAttention.Runtime.Measurement;
 
 /// <summary>Measures the ceilings of the ranks' devices in the rounds of a benchmark: a GPU's, or a processor's with the threads that the ranks compute with.</summary>
-public sealed class CeilingRecorder : IDisposable
+internal sealed class CeilingRecorder : IDisposable
 {
     private const long BytesOfAllRanks = 1L << 30;
 
@@ -61,7 +61,7 @@ public sealed class CeilingRecorder : IDisposable
 /// <param name="ReadBytesPerSecond">Bandwidth with which all ranks together read memory, in each round.</param>
 /// <param name="CopyBytesPerSecond">Bandwidth with which they copy inside their devices, reads and writes counted; empty where a device has no copy of its own.</param>
 /// <param name="OperationsPerSecond">Multiplications and additions of all ranks together, in each round.</param>
-public sealed record CeilingMeasurement(double[] ReadBytesPerSecond, double[] CopyBytesPerSecond, double[] OperationsPerSecond)
+internal sealed record CeilingMeasurement(double[] ReadBytesPerSecond, double[] CopyBytesPerSecond, double[] OperationsPerSecond)
 {
     /// <summary>Median over the rounds of <paramref name="bytes"/> per run as a fraction of the read bandwidth.</summary>
     public double ReadRatio(StepMeasurement cost, double bytes) => Ratio(cost, bytes, ReadBytesPerSecond);
@@ -77,7 +77,7 @@ public sealed record CeilingMeasurement(double[] ReadBytesPerSecond, double[] Co
 }
 
 /// <summary>The operations that the kernels of a rank's device are built of, each tried alone.</summary>
-public static class DevicePrimitives
+internal static class DevicePrimitives
 {
     /// <summary>Each primitive of this rank's GPU and what differs from the golden data, null where nothing does; none on a CPU.</summary>
     public static IReadOnlyList<(string Primitive, string? Difference)> Check(AttentionGroup group) =>

@@ -8,7 +8,7 @@ using TreeAttention.Distributed.Steps;
 namespace TreeAttention.Runtime.Measurement;
 
 /// <summary>Runs one step of a group again and again and keeps what each run cost on this rank.</summary>
-public sealed class StepRecorder(AttentionGroup group, AttentionStep step, QueryBlock queries, KeyValueShard shard)
+internal sealed class StepRecorder(AttentionGroup group, AttentionStep step, QueryBlock queries, KeyValueShard shard)
 {
     private readonly RunRecorder _runs = new(group);
 
@@ -43,7 +43,7 @@ public sealed class StepRecorder(AttentionGroup group, AttentionStep step, Query
 /// <param name="Collectives">Collectives in one step.</param>
 /// <param name="PeakBytes">Most device memory that a rank held: its shard, its queries, and what the step needs.</param>
 /// <param name="RunsUs">Every counted run, in order.</param>
-public sealed record StepMeasurement(
+internal sealed record StepMeasurement(
     double MedianUs, double MinUs, double P95Us, double ComputeUs, double CommunicationUs,
     long BytesSent, long ControlBytes, long Messages, long Collectives, long PeakBytes,
     double[] RunsUs);
@@ -53,7 +53,7 @@ public sealed record StepMeasurement(
 /// Every rank records the same runs. A run begins at a barrier and counts as its slowest rank took; clocks of different ranks
 /// are never compared.
 /// </remarks>
-public sealed class RunRecorder(AttentionGroup group)
+internal sealed class RunRecorder(AttentionGroup group)
 {
     private const int ValuesOfARun = 3;
     private readonly List<long> _ticks = [];

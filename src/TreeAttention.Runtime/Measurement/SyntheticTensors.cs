@@ -1,7 +1,6 @@
 using System;
 using System.Runtime.InteropServices;
 using System.Threading.Tasks;
-using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Layout;
 
 namespace TreeAttention.Runtime.Measurement;
@@ -11,7 +10,7 @@ namespace TreeAttention.Runtime.Measurement;
 /// Elements are uniform with mean 0 and variance 1. The tensors are reserved whole but only the positions that are filled take
 /// memory, so a rank of a long context holds no more than its shard.
 /// </remarks>
-public sealed unsafe class SyntheticTensors : IDisposable, ITokenSource
+internal sealed unsafe class SyntheticTensors : IDisposable, ITokenSource
 {
     private const float HalfWidth = 1.7320508f; // uniform on ±√3 has variance 1
 

@@ -1,6 +1,5 @@
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed.Layout;
 
 namespace TreeAttention.Testing.Cases;
 

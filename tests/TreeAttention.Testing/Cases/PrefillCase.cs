@@ -1,9 +1,7 @@
 using System;
 using System.Linq;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
-using TreeAttention.Distributed.Prefill;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Testing.Tensors;
 using TreeAttention.Verification;

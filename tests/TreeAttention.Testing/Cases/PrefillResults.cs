@@ -2,7 +2,6 @@ using System;
 using System.Collections.Concurrent;
 using System.Collections.Generic;
 using System.Linq;
-using TreeAttention.Distributed.Prefill;
 using TreeAttention.Verification;
 using Xunit;
 

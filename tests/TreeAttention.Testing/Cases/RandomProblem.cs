@@ -49,7 +49,7 @@ public sealed class RandomProblem : IDisposable
 
     public ProblemRecipe Recipe { get; }
 
-    public AttentionProblem Problem { get; }
+    internal AttentionProblem Problem { get; }
 
     public TensorView Query => _query.View;
 
@@ -58,7 +58,7 @@ public sealed class RandomProblem : IDisposable
     public TensorView Value => _value.View;
 
     /// <summary>What the references take.</summary>
-    public ReferenceCall Call => new(Problem.Shape, Problem.Options, Query, Key, Value);
+    internal ReferenceCall Call => new(Problem.Shape, Problem.Options, Query, Key, Value);
 
     /// <summary>A problem with awkward sizes, small enough to be checked in full.</summary>
     /// <param name="seed">The same seed gives the same problem.</param>

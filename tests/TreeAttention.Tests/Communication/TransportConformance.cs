@@ -15,7 +15,7 @@ public abstract class TransportConformance
     // One element, both sides of a vector, of a cache line's worth and of a block, and a length no rank count divides.
     private static readonly int[] _lengths = [1, 7, 8, 63, 64, 65, 1023, 1025, 5003];
 
-    protected abstract void RunOnEachRank(int ranks, Action<ITransport> body);
+    private protected abstract void RunOnEachRank(int ranks, Action<ITransport> body);
 
     [Theory, MemberData(nameof(RankCounts))]
     public void All_reduce_sum_gives_every_rank_the_total(int ranks) => RunOnEachRank(ranks, transport =>

@@ -6,7 +6,7 @@ using TreeAttention.Interop.Cuda;
 namespace TreeAttention.Devices.Cuda.Driver;
 
 /// <summary>The CUDA driver and NVRTC of this process, loaded and initialised, and how many GPUs they see.</summary>
-public sealed unsafe class CudaPlatform
+internal sealed unsafe class CudaPlatform
 {
     private CudaPlatform(CudaOptions options, int deviceCount) => (Options, DeviceCount) = (options, deviceCount);
 
@@ -78,7 +78,7 @@ public sealed unsafe class CudaPlatform
 }
 
 /// <summary>Where the CUDA libraries come from and where compiled kernels are kept.</summary>
-public sealed record CudaOptions
+internal sealed record CudaOptions
 {
     /// <summary>Names under which the driver is looked for, in this order.</summary>
     public IReadOnlyList<string> DriverCandidates { get; init; } = ["libcuda.so.1"];

@@ -178,7 +178,7 @@ public sealed class InProcessTransportTests : TransportConformance
         Assert.Empty(group.Controls[0].Operation);
     }
 
-    protected override void RunOnEachRank(int ranks, Action<ITransport> body)
+    private protected override void RunOnEachRank(int ranks, Action<ITransport> body)
     {
         using var group = InProcessGroup.Create(ranks);
         group.Run(rank => body(group.Transports[rank]));

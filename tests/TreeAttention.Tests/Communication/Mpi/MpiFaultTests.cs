@@ -114,6 +114,21 @@ public sealed class MpiFaultTests
         Assert.Empty(job.Survivors());
     }
 
+    [Theory]
+    [InlineData("openmpi", "decode"), InlineData("mpich", "decode")]
+    [InlineData("openmpi", "speculate"), InlineData("mpich", "speculate")]
+    [InlineData("openmpi", "prefill"), InlineData("mpich", "prefill")]
+    public void A_fault_of_one_rank_in_a_step_of_a_joined_group_ends_all_with_70(string kind, string step)
+    {
+        using var job = MpiJob.Start(kind, 3, ["faulty-step", step]);
+
+        int exit = job.Wait();
+
+        Assert.Equal(70, exit);
+        Assert.Matches(@"treeattn: rank 2 \(.*pid \d+\): .*the device is out of time", job.Errors);
+        Assert.Empty(job.Survivors());
+    }
+
     [Theory, InlineData("openmpi"), InlineData("mpich")]
     public void Memory_that_runs_out_on_one_rank_ends_all_with_71(string kind)
     {

@@ -13,6 +13,17 @@ public sealed class MpiGuestTests
     private static readonly (string, string) _signals = ("UCX_ERROR_SIGNALS", "SIGILL");
 
     [Theory, InlineData("openmpi"), InlineData("mpich")]
+    public void Ranks_of_a_job_attend_to_their_shards_without_a_cache(string kind)
+    {
+        using var job = MpiJob.Start(kind, 3, ["attend"]);
+
+        int exit = job.Wait();
+
+        Assert.True(exit == 0, job.Errors);
+        Assert.Equal("ok attend", job.Output);
+    }
+
+    [Theory, InlineData("openmpi"), InlineData("mpich")]
     public void Parts_of_a_world_that_the_caller_began_decode_and_the_caller_goes_on_with_it(string kind)
     {
         using var job = MpiJob.Start(kind, 4, ["guest", "decode"], _signals);

@@ -77,6 +77,6 @@ public sealed unsafe class NcclDeviceTests : DeviceTransportConformance
         Assert.Equal(ReductionKind.AllGather, reduction.Kind);
     });
 
-    protected override void RunOnEachRank(int ranks, Action<ITransport, IDevice, IControlPlane> body) =>
+    private protected override void RunOnEachRank(int ranks, Action<ITransport, IDevice, IControlPlane> body) =>
         NcclRanks.Run(ranks, (transport, device, control) => body(transport, device, control));
 }

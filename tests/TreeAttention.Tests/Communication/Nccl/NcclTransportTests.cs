@@ -10,5 +10,5 @@ namespace TreeAttention.Tests.Communication.Nccl;
 [Collection(EmulatedGpu.Name)]
 public sealed class NcclTransportTests : TransportConformance
 {
-    protected override void RunOnEachRank(int ranks, Action<ITransport> body) => NcclRanks.Run(ranks, (transport, _, _) => body(transport));
+    private protected override void RunOnEachRank(int ranks, Action<ITransport> body) => NcclRanks.Run(ranks, (transport, _, _) => body(transport));
 }

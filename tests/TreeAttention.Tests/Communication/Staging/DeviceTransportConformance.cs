@@ -128,7 +128,7 @@ public abstract class DeviceTransportConformance
         Assert.Equal(1, transport.Traffic.Collectives);
     });
 
-    protected abstract void RunOnEachRank(int ranks, Action<ITransport, IDevice, IControlPlane> body);
+    private protected abstract void RunOnEachRank(int ranks, Action<ITransport, IDevice, IControlPlane> body);
 
     private protected static Region Filled(IDevice device, float value)
     {

@@ -28,7 +28,7 @@ public sealed class DirectTransportTests : DeviceTransportConformance
         Assert.Equal(3, Only(device, copy));
     });
 
-    protected override void RunOnEachRank(int ranks, Action<ITransport, IDevice, IControlPlane> body)
+    private protected override void RunOnEachRank(int ranks, Action<ITransport, IDevice, IControlPlane> body)
     {
         CudaPlatform platform = EmulatedCuda.Platform;
         using var group = InProcessGroup.Create(ranks);

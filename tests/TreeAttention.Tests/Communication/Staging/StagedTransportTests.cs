@@ -14,7 +14,7 @@ namespace TreeAttention.Tests.Communication.Staging;
 [Collection(EmulatedGpu.Name)]
 public sealed class StagedTransportTests : DeviceTransportConformance
 {
-    protected override void RunOnEachRank(int ranks, Action<ITransport, IDevice, IControlPlane> body)
+    private protected override void RunOnEachRank(int ranks, Action<ITransport, IDevice, IControlPlane> body)
     {
         CudaPlatform platform = EmulatedCuda.Platform;
         using var group = InProcessGroup.Create(ranks);

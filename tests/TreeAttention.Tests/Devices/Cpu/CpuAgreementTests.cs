@@ -1,6 +1,5 @@
 using System.Linq;
 using TreeAttention.Devices.Cpu;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Testing.Cases;
 using TreeAttention.Testing.Partials;
 using Xunit;

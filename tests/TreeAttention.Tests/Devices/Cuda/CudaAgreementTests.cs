@@ -1,7 +1,6 @@
 using System.Collections.Generic;
 using System.Linq;
 using TreeAttention.Devices.Cuda;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Testing.Cases;
 using TreeAttention.Testing.Devices;
 using TreeAttention.Testing.Partials;

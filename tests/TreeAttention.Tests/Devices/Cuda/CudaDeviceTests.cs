@@ -52,23 +52,23 @@ public sealed class CudaDeviceTests
     }
 
     [Theory]
-    [InlineData(MemoryPlace.Host, MemoryPlace.Host)]
-    [InlineData(MemoryPlace.Host, MemoryPlace.Pinned)]
-    [InlineData(MemoryPlace.Host, MemoryPlace.Device)]
-    [InlineData(MemoryPlace.Pinned, MemoryPlace.Host)]
-    [InlineData(MemoryPlace.Pinned, MemoryPlace.Pinned)]
-    [InlineData(MemoryPlace.Pinned, MemoryPlace.Device)]
-    [InlineData(MemoryPlace.Device, MemoryPlace.Host)]
-    [InlineData(MemoryPlace.Device, MemoryPlace.Pinned)]
-    [InlineData(MemoryPlace.Device, MemoryPlace.Device)]
-    public void A_copy_between_any_two_places_arrives(MemoryPlace from, MemoryPlace to)
+    [InlineData(nameof(MemoryPlace.Host), nameof(MemoryPlace.Host))]
+    [InlineData(nameof(MemoryPlace.Host), nameof(MemoryPlace.Pinned))]
+    [InlineData(nameof(MemoryPlace.Host), nameof(MemoryPlace.Device))]
+    [InlineData(nameof(MemoryPlace.Pinned), nameof(MemoryPlace.Host))]
+    [InlineData(nameof(MemoryPlace.Pinned), nameof(MemoryPlace.Pinned))]
+    [InlineData(nameof(MemoryPlace.Pinned), nameof(MemoryPlace.Device))]
+    [InlineData(nameof(MemoryPlace.Device), nameof(MemoryPlace.Host))]
+    [InlineData(nameof(MemoryPlace.Device), nameof(MemoryPlace.Pinned))]
+    [InlineData(nameof(MemoryPlace.Device), nameof(MemoryPlace.Device))]
+    public void A_copy_between_any_two_places_arrives(string from, string to)
     {
         const long Bytes = (4 << 20) + 12; // more than the staging memory holds
         using CudaDevice device = EmulatedCuda.CreateDevice();
         using var source = new HostMemory(Bytes, ElementType.Float32);
         using var target = new HostMemory(Bytes, ElementType.Float32);
-        Region at = Place(device, from, source);
-        Region into = Place(device, to, target);
+        Region at = Place(device, Enum.Parse<MemoryPlace>(from), source);
+        Region into = Place(device, Enum.Parse<MemoryPlace>(to), target);
         Fill(device, at, 3);
 
         device.Copy(at, into);

@@ -3,7 +3,6 @@ using System.Collections.Concurrent;
 using System.Linq;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Loading;
-using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Distributed.Steps;
 using TreeAttention.Testing.Cases;

@@ -1,8 +1,6 @@
 using System;
 using System.IO;
 using System.Linq;
-using TreeAttention.Distributed.Cache;
-using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Testing.Cases;
 using TreeAttention.Testing.Ranks;

@@ -3,7 +3,6 @@ using System.Collections.Concurrent;
 using System.Linq;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Ports;
-using TreeAttention.Distributed.Prefill;
 using TreeAttention.Testing.Cases;
 using TreeAttention.Testing.Ranks;
 using Xunit;

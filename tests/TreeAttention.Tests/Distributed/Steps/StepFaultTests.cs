@@ -13,9 +13,9 @@ namespace TreeAttention.Tests.Distributed.Steps;
 public sealed class StepFaultTests
 {
     [Theory, MemberData(nameof(StepTests.Plans), MemberType = typeof(StepTests))]
-    public void A_rank_that_fails_ends_every_other_rank_s_step(AttentionAlgorithm algorithm, ReductionKind reduction, QueryPlacement placement)
+    public void A_rank_that_fails_ends_every_other_rank_s_step(AttentionAlgorithm algorithm, ReductionKind reduction, string placement)
     {
-        var plan = new AttentionPlan(algorithm, reduction, placement);
+        var plan = new AttentionPlan(algorithm, reduction, QueryPlacements.Parse(placement));
         ShardLayout layout = reduction == ReductionKind.Lanes ? ShardLayout.Lanes : ShardLayout.Contiguous;
         AttentionCase attention = AttentionCases.All[2];
         var codes = new FaultCode[3];
@@ -25,7 +25,7 @@ public sealed class StepFaultTests
         {
             int rank = context.Transport.Rank;
             ShardMap shards = attention.ShardsFor(layout, 3);
-            int[] indices = QueryLayout.IndicesOf(placement, layout, attention.Shape, rank, 3);
+            int[] indices = QueryLayout.IndicesOf(plan.Placement, layout, attention.Shape, rank, 3);
             QueryBlock queries = attention.QueriesOn(context.Device, indices);
             KeyValueShard shard = attention.ShardOn(context.Device, shards, rank);
             using AttentionStep step = StepFactory.Create(context, attention.Problem, shards, plan, indices.Length);

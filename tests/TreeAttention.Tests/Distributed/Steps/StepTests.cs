@@ -16,14 +16,14 @@ public sealed class StepTests
 {
     private static readonly AttentionCase _attention = AttentionCases.All[2];
 
-    public static TheoryData<AttentionAlgorithm, ReductionKind, QueryPlacement> Plans
+    public static TheoryData<AttentionAlgorithm, ReductionKind, string> Plans
     {
         get
         {
-            var data = new TheoryData<AttentionAlgorithm, ReductionKind, QueryPlacement>();
+            var data = new TheoryData<AttentionAlgorithm, ReductionKind, string>();
             foreach (ReductionKind kind in Enum.GetValues<ReductionKind>().Where(kind => kind != ReductionKind.Auto))
             {
-                data.Add(AttentionAlgorithm.Tree, kind, QueryPlacement.Replicated);
+                data.Add(AttentionAlgorithm.Tree, kind, "replicated");
             }
 
             foreach (AttentionAlgorithm other in new[]
@@ -31,8 +31,8 @@ public sealed class StepTests
                 AttentionAlgorithm.Ring, AttentionAlgorithm.RingNoOverlap, AttentionAlgorithm.RingQuery, AttentionAlgorithm.Gather,
             })
             {
-                data.Add(other, ReductionKind.Auto, QueryPlacement.Replicated);
-                data.Add(other, ReductionKind.Auto, QueryPlacement.Sharded);
+                data.Add(other, ReductionKind.Auto, "replicated");
+                data.Add(other, ReductionKind.Auto, "sharded");
             }
 
             return data;
@@ -41,9 +41,9 @@ public sealed class StepTests
 
     [Theory, MemberData(nameof(Plans))]
     public void Counted_traffic_and_memory_are_what_the_formulas_say(
-        AttentionAlgorithm algorithm, ReductionKind reduction, QueryPlacement placement)
+        AttentionAlgorithm algorithm, ReductionKind reduction, string placement)
     {
-        var plan = new AttentionPlan(algorithm, reduction, placement);
+        var plan = new AttentionPlan(algorithm, reduction, QueryPlacements.Parse(placement));
         foreach (int ranks in new[] { 1, 2, 3, 4, 5, 8 })
         {
             foreach (AttentionCase attention in AttentionCases.All)
@@ -111,9 +111,9 @@ public sealed class StepTests
     }
 
     [Theory, MemberData(nameof(Plans))]
-    public void A_run_allocates_no_managed_memory(AttentionAlgorithm algorithm, ReductionKind reduction, QueryPlacement placement)
+    public void A_run_allocates_no_managed_memory(AttentionAlgorithm algorithm, ReductionKind reduction, string placement)
     {
-        var plan = new AttentionPlan(algorithm, reduction, placement);
+        var plan = new AttentionPlan(algorithm, reduction, QueryPlacements.Parse(placement));
         ShardLayout layout = reduction == ReductionKind.Lanes ? ShardLayout.Lanes : ShardLayout.Zigzag;
 
         RankThreads.Run(3, context => WithStep(context, _attention, layout, plan, (step, queries, shard) =>
@@ -132,9 +132,9 @@ public sealed class StepTests
 
     [Theory, MemberData(nameof(Plans))]
     public void A_second_run_gives_the_same_bits_and_its_own_times(
-        AttentionAlgorithm algorithm, ReductionKind reduction, QueryPlacement placement)
+        AttentionAlgorithm algorithm, ReductionKind reduction, string placement)
     {
-        var plan = new AttentionPlan(algorithm, reduction, placement);
+        var plan = new AttentionPlan(algorithm, reduction, QueryPlacements.Parse(placement));
         ShardLayout layout = reduction == ReductionKind.Lanes ? ShardLayout.Lanes : ShardLayout.Zigzag;
 
         RankThreads.Run(3, context => WithStep(context, _attention, layout, plan, (step, queries, shard) =>

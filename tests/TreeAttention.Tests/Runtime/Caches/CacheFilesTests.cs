@@ -2,7 +2,6 @@ using System;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
-using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Runtime.Files;
 using TreeAttention.Testing.Cases;
@@ -198,7 +197,7 @@ public sealed class CacheFilesTests : IDisposable
             var source = new PagedTokens(key.View, value.View, table, 7, cache.Options);
             cache.AppendShard(0, 0, 100, source);
             cache.AppendShard(0, 1, 37, source);
-            cache.ShareLimits(context.Control);
+            cache.ShareLimits();
             using var step = new DecodeStep(context, cache, decode.DecodeOptions(ReductionKind.TwoAllReduce));
             (float[] output, float[] lse) = decode.RunLast(step);
 

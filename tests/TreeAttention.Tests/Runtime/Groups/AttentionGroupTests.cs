@@ -52,9 +52,9 @@ public sealed class AttentionGroupTests
             float[] lse = new float[decode.Rows * decode.QueryHeads * 2];
             (float[] key, float[] value) = decode.LastTokens();
 
-            step.Run(0, decode.Query, key, value, output, lse);
+            group.Speculate(step, 0, decode.Query, key, value, output, lse, TestContext.Current.CancellationToken);
             int during = cache.LengthOf(0, 0);
-            step.Reject(0);
+            group.Reject(step, 0);
 
             VerificationReport report = decode.Check(output, lse);
             Assert.True(report.Wrong == 0, report.WorstRow);

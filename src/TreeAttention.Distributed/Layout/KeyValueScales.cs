@@ -1,0 +1,70 @@
+using System;
+using TreeAttention.Distributed.Numerics;
+
+namespace TreeAttention;
+
+/// <summary>Scales of keys and values in a storage type that has some: a number is the stored element × the scale of its KV head.</summary>
+/// <remarks>
+/// An element is stored as the one nearest to number / scale, so numbers up to the type's largest × scale can be stored (448 of f8e4m3). Scales are between
+/// <see cref="Smallest"/> and <see cref="Largest"/>: no product of a scale and a stored element leaves fp32's normal range.
+/// </remarks>
+public sealed class KeyValueScales
+{
+    /// <summary>The smallest scale.</summary>
+    public const float Smallest = 1e-30f;
+
+    /// <summary>The largest scale.</summary>
+    public const float Largest = 1e30f;
+
+    private readonly float[] _keysAndValues;
+    private readonly float[] _keysTwice;
+
+    /// <summary>Scales of each KV head.</summary>
+    /// <param name="key">[kv_heads]</param>
+    /// <param name="value">[kv_heads]; where values are a part of the keys they share the keys' scales.</param>
+    /// <exception cref="ArgumentException">The lengths differ, or a scale lies outside the range.</exception>
+    public KeyValueScales(float[] key, float[] value)
+    {
+        if (key.Length != value.Length)
+        {
+            throw new ArgumentException($"{key.Length} key scales and {value.Length} value scales were given: there is one of each for a KV head.", nameof(value));
+        }
+
+        if (!Array.TrueForAll(key, IsScale) || !Array.TrueForAll(value, IsScale))
+        {
+            throw new ArgumentException($"Scales lie between {Smallest} and {Largest}.", nameof(key));
+        }
+
+        Key = key;
+        Value = value;
+        _keysAndValues = [.. key, .. value];
+        _keysTwice = [.. key, .. key];
+    }
+
+    /// <summary>[kv_heads]</summary>
+    public float[] Key { get; }
+
+    /// <summary>[kv_heads]</summary>
+    public float[] Value { get; }
+
+    /// <summary>[2, kv_heads] those of keys, then those of values, as a device keeps them; the same array each time.</summary>
+    /// <param name="valuesInKeys">Values are a part of the keys.</param>
+    internal float[] OfStorage(bool valuesInKeys) => valuesInKeys ? _keysTwice : _keysAndValues;
+
+    /// <summary>The scales of one KV head alone.</summary>
+    internal KeyValueScales OfHead(int kvHead) => new([Key[kvHead]], [Value[kvHead]]);
+
+    /// <summary>Throws where scales do not fit what is stored.</summary>
+    /// <exception cref="ShapeMismatchException">There is not one scale for each KV head, or the storage type has none.</exception>
+    internal static void RequireFit(KeyValueScales? scales, ElementType type, int kvHeads)
+    {
+        if (scales is not null && (!StorageType.Of(type).HasScales || scales.Key.Length != kvHeads))
+        {
+            throw new ShapeMismatchException(
+                $"Scales of {scales.Key.Length} KV heads do not fit {kvHeads} KV heads stored as {type.ShortName()}: only {StorageType.ScaledNames("and")} has scales, one for each KV head.");
+        }
+    }
+
+    /// <summary>True for a number that can be a scale.</summary>
+    internal static bool IsScale(float number) => number is >= Smallest and <= Largest;
+}
