@@ -9,6 +9,7 @@ using TreeAttention.Cli.Decode;
 using TreeAttention.Cli.Doctor;
 using TreeAttention.Cli.Output;
 using TreeAttention.Cli.Verify;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Runtime.Groups;
 
 namespace TreeAttention.Cli;
@@ -18,6 +19,7 @@ internal static class Program
 {
     private static int Main(string[] arguments)
     {
+        Setting.UseNames(Flags.Names);
         var environment = ProcessEnvironment.Read();
         bool speaks = environment.SpeaksForAll;
         RootCommand root = BuildCommands(environment);

@@ -21,7 +21,7 @@ internal sealed class SemanticsArguments
     /// <param name="files">Which of those that come as files it takes.</param>
     public SemanticsArguments(SemanticsFiles files) => _files = AttentionOption.All.Where(option => IsTaken(option, files))
         .SelectMany(option => option.Arrays)
-        .ToDictionary(array => array, array => new Option<string?>(array.Flag) { Description = array.Help, HelpName = "FILE" });
+        .ToDictionary(array => array, array => new Option<string?>(Flags.Names[array.Setting]) { Description = array.Help, HelpName = "FILE" });
 
     /// <summary>Makes the options known to a command.</summary>
     public void AddTo(Command command)
@@ -49,8 +49,8 @@ internal sealed class SemanticsArguments
     };
 
     private static Option TextOption(OptionText text) => text.Rule is null
-        ? new Option<bool>(text.Flag) { Description = text.Help }
-        : new Option<string?>(text.Flag)
+        ? new Option<bool>(Flags.Names[text.Setting]) { Description = text.Help }
+        : new Option<string?>(Flags.Names[text.Setting])
         {
             Description = text.Help,
             HelpName = text.ValueName,
@@ -59,7 +59,7 @@ internal sealed class SemanticsArguments
                 string given = result.Tokens[0].Value;
                 if (text.Read(new AttentionOptions(), given) is null)
                 {
-                    result.AddError($"{text.Flag} takes {text.Rule}, not '{given}'.");
+                    result.AddError($"{text.Setting} takes {text.Rule}, not '{given}'.");
                 }
 
                 return given;
@@ -90,7 +90,7 @@ internal sealed class SemanticsArguments
 
         foreach (OptionArray array in AttentionOption.All.Where(other => other != option && other.NotIn.HasFlag(use)).SelectMany(other => GivenOf(command, other)))
         {
-            command.AddError($"{array.Flag} does not go with {option.Arrays[0].Flag}: {reason}.");
+            command.AddError($"{array.Setting} does not go with {option.Arrays[0].Setting}: {reason}.");
         }
     }
 
@@ -149,9 +149,9 @@ internal static class SemanticsReader
 
     private static (Array Values, long[] Axes) Open(OptionArray array, string file) => array.Element switch
     {
-        ElementType.Float32 => OptionTensor.Floats(file, array.Flag),
-        ElementType.Int32 => OptionTensor.Integers(file, array.Flag),
-        _ => OptionTensor.Booleans(file, array.Flag),
+        ElementType.Float32 => OptionTensor.Floats(file, Flags.Names[array.Setting]),
+        ElementType.Int32 => OptionTensor.Integers(file, Flags.Names[array.Setting]),
+        _ => OptionTensor.Booleans(file, Flags.Names[array.Setting]),
     };
 
     private static void RequireNumbers(OptionArray array, float[] values)
@@ -160,7 +160,7 @@ internal static class SemanticsReader
         int bad = Array.FindIndex(values, value => !(value >= least && value <= float.MaxValue));
         if (bad >= 0)
         {
-            string what = FormattableString.Invariant($"{array.Flag} has {values[bad]} as element {bad} in row-major order");
+            string what = FormattableString.Invariant($"{array.Setting} has {values[bad]} as element {bad} in row-major order");
             throw new FaultException(
                 FaultCode.BadInput,
                 $"{what}: not a number that float32 holds. Repair the file, or let it through with --nan propagate.");
@@ -175,7 +175,7 @@ internal static class SemanticsReader
         {
             string rule = string.Join(" or ", allowed.Select(candidate =>
                 $"[{string.Join(", ", candidate.Select(axis => axis == OptionArray.Free ? array.FreeAxis : $"{axis}"))}]").Distinct());
-            throw new FaultException(FaultCode.BadInput, $"{array.Flag} has shape [{string.Join(", ", axes)}], but the tensors ask for {rule}.");
+            throw new FaultException(FaultCode.BadInput, $"{array.Setting} has shape [{string.Join(", ", axes)}], but the tensors ask for {rule}.");
         }
     }
 }
@@ -191,7 +191,7 @@ internal static class OutputPaths
         [
             ("--query", tensors?.Query), ("--key", tensors?.Key), ("--value", tensors?.Value),
             ("--key-scale", tensors?.Scales.Key?.File), ("--value-scale", tensors?.Scales.Value?.File),
-            .. semantics.Files.Select(file => (file.Key.Flag, (string?)file.Value)), ("--output", output), ("--lse", lse),
+            .. semantics.Files.Select(file => (Flags.Names[file.Key.Setting], (string?)file.Value)), ("--output", output), ("--lse", lse),
         ];
         foreach ((string option, string? written) in named.AsSpan(named.Length - 2))
         {

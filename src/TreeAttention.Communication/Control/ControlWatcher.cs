@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention.Communication.Control;
 
@@ -61,7 +62,7 @@ internal sealed class ControlWatcher(int rank, ControlLink[] links, StallLimits 
 
     private FaultException Stalled(int guilty, string reason) => new(
         FaultCode.NoProgress,
-        $"{reason}. Continue or replace that process and start again; a group that is only slow needs a longer --stall-timeout "
+        $"{reason}. Continue or replace that process and start again; a group that is only slow needs a longer {Setting.StallTimeout} "
         + $"(now {limits.Operation.TotalSeconds:0.#} s).")
     { Rank = guilty };
 }

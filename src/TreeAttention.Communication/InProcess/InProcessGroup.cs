@@ -4,6 +4,7 @@ using System.Linq;
 using System.Runtime.ExceptionServices;
 using System.Threading;
 using TreeAttention.Communication.Nodes;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Communication.InProcess;
@@ -53,7 +54,7 @@ internal sealed class InProcessGroup : IDisposable
         if (nodes is not null && nodes.Count != ranks)
         {
             throw new FaultException(
-                FaultCode.CommandLine, $"--nodes names the node of {nodes.Count} ranks, but there are {ranks}: one for each rank.");
+                FaultCode.CommandLine, $"{Setting.Nodes} names the node of {nodes.Count} ranks, but there are {ranks}: one for each rank.");
         }
 
         return new InProcessGroup(NodeNumbers.Of(nodes ?? new int[ranks]));

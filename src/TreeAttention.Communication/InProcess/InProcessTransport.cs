@@ -2,6 +2,7 @@ using System;
 using System.Linq;
 using TreeAttention.Communication.Nodes;
 using TreeAttention.Communication.Transports;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Reductions;
@@ -83,7 +84,7 @@ internal sealed class InProcessTransport : TransportBase
         if (region.Place == MemoryPlace.Device)
         {
             throw new FaultException(
-                FaultCode.Unavailable, "The in-process transport moves host memory, not a device's. Run with --device cpu.");
+                FaultCode.Unavailable, $"The in-process transport moves host memory, not a device's. Run with {Setting.DeviceCpu}.");
         }
     }
 

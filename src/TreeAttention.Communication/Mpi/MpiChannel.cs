@@ -1,5 +1,6 @@
 using System;
 using System.Text;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Interop.Mpi;
 using TreeAttention.Interop.Posix;
 
@@ -234,7 +235,7 @@ internal sealed unsafe class MpiChannel
         string what = amount > 0 ? $"{operation} of {amount:N0} {unit}" : operation;
         string wayOut = name is "MPI_ERR_TRUNCATE" or "MPI_ERR_COUNT"
             ? "The ranks disagree on the length: start every rank with the same arguments and inputs."
-            : "Look for the launcher's own messages about other ranks; to run without MPI, use --transport in-process.";
+            : $"Look for the launcher's own messages about other ranks; to run without MPI, use {Setting.TransportInProcess}.";
         return new FaultException(
             FaultCode.CommunicationFault,
             $"Rank {Rank} of {Size}: {what} failed with {name}: {reason.TrimEnd('.')}. {wayOut}")

@@ -4,6 +4,7 @@ using System.Collections.Generic;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Threading;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Interop.Mpi;
 
 namespace TreeAttention.Communication.Mpi;
@@ -39,7 +40,7 @@ internal sealed unsafe class MpiStateReduction
             throw new FaultException(
                 FaultCode.CommunicationFault,
                 $"Rank {channel.Rank} of {channel.Size}: {channel.Library.Product} called the merge of states with a datatype that was never "
-                + "given to it. Use another --reduction.")
+                + $"given to it. Use another {Setting.Reduction}.")
             { Rank = channel.Rank };
         }
     }
@@ -75,7 +76,7 @@ internal sealed unsafe class MpiStateReduction
             throw new FaultException(
                 FaultCode.CommunicationFault,
                 $"A state of {rows:N0} rows × {valueDim} is {floats:N0} floats: as one element of an MPI operator it may have at most "
-                + $"{int.MaxValue / sizeof(float):N0}. Use --reduction butterfly.")
+                + $"{int.MaxValue / sizeof(float):N0}. Use {Setting.ReductionButterfly}.")
             { Rank = channel.Rank };
         }
 

@@ -2,6 +2,7 @@ using System;
 using System.Linq;
 using TreeAttention.Communication.Nodes;
 using TreeAttention.Communication.Transports;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Interop.Mpi;
@@ -99,7 +100,7 @@ internal sealed unsafe class MpiTransport : TransportBase
         {
             throw new FaultException(
                 FaultCode.Unavailable,
-                "The MPI transport moves host memory, but the region lies on a device. Copy it to the host first, or use --transport nccl.");
+                $"The MPI transport moves host memory, but the region lies on a device. Copy it to the host first, or use {Setting.TransportNccl}.");
         }
     }
 

@@ -4,6 +4,7 @@ using System.Linq;
 using System.Threading;
 using TreeAttention.Communication.Control;
 using TreeAttention.Communication.Nodes;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Interop.Mpi;
 using TreeAttention.Interop.Posix;
 
@@ -285,7 +286,7 @@ internal static class MpiRefusals
     internal static FaultException NoLibrary(IReadOnlyList<string> candidates, DllNotFoundException error) => new(
         FaultCode.Unavailable,
         $"No MPI library could be loaded; tried {string.Join(", ", candidates)}. Install Open MPI (libmpi.so.40) or MPICH (libmpich.so.12, "
-        + "libmpi.so.12, libmpi_abi.so.1), name one with TREEATTN_MPI_LIBRARY, or run without MPI: --transport in-process.\n" + error.Message,
+        + $"libmpi.so.12, libmpi_abi.so.1), name one with TREEATTN_MPI_LIBRARY, or run without MPI: {Setting.TransportInProcess}.\n" + error.Message,
         error);
 
     /// <summary>MPI runs already: the process has initialised it itself.</summary>

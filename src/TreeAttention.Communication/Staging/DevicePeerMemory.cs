@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Text;
 using System.Threading;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 
@@ -62,7 +63,7 @@ internal sealed unsafe class DevicePeerMemory : IPeerMemory
         host.Dispose();
         if (transport.Rank == 0)
         {
-            warn?.Invoke($"one-shot: processes cannot share GPU memory ({reason}); states go through the host's. --reduction butterfly or --transport nccl may be faster.");
+            warn?.Invoke($"one-shot: processes cannot share GPU memory ({reason}); states go through the host's. {Setting.ReductionButterfly} or {Setting.TransportNccl} may be faster.");
         }
 
         return transport.SharePeerMemory(bytesPerRank);

@@ -4,6 +4,7 @@ using System.IO;
 using TreeAttention.Devices.Cuda.Attention;
 using TreeAttention.Devices.Cuda.Driver;
 using TreeAttention.Devices.Cuda.Kernels;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
@@ -238,7 +239,7 @@ internal sealed class CudaDevice : IStreamDevice
         {
             throw new ShapeMismatchException(
                 $"Cannot merge a partial of {from.Rows} rows × {from.ValueDim} into one of {into.Rows} rows × {into.ValueDim}: both must cover "
-                + "the same queries. Start every rank with the same query tensor and --value-from-key.");
+                + $"the same queries. Start every rank with the same query tensor and {Setting.ValueDim}.");
         }
 
         if (from.Region.Place == MemoryPlace.Device)
@@ -353,7 +354,7 @@ internal sealed class CudaDevice : IStreamDevice
             throw new FaultException(
                 FaultCode.Unavailable,
                 $"A GPU attends to {MostBlocks:N0} batch rows and KV heads at once, not to {shape.Batch:N0} and {shape.KvHeads:N0}. Split the batch, or run "
-                + "with --device cpu.")
+                + $"with {Setting.DeviceCpu}.")
             { IsAgreed = true };
         }
 

@@ -2,6 +2,7 @@ using System;
 using System.Globalization;
 using System.Linq;
 using System.Text;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
@@ -69,7 +70,7 @@ internal static class CacheCapacity
                 throw Fault(string.Create(
                     CultureInfo.InvariantCulture,
                     $"{taker} {wanted:N0} bytes of the memory of {memory.Key}, where {memory.Count()} of {offers.Length} ranks are, and {available:N0} are "
-                    + $"available. Use more ranks on more nodes, a smaller --dtype, a shorter context, or fewer layers or rows."));
+                    + $"available. Use more ranks on more nodes, a smaller {Setting.StorageType}, a shorter context, or fewer layers or rows."));
             }
         }
     }

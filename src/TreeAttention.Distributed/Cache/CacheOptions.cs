@@ -1,5 +1,6 @@
 using System;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Semantics;
 
@@ -136,12 +137,12 @@ internal static class DecodeRules
         {
             throw new FaultException(
                 FaultCode.CommandLine,
-                $"--algorithm {algorithm.Name()} needs a cache that is {(algorithm == AttentionAlgorithm.Single ? "replicated on" : "sharded over")} the ranks.");
+                $"{Setting.Algorithm} {algorithm.Name()} needs a cache that is {(algorithm == AttentionAlgorithm.Single ? "replicated on" : "sharded over")} the ranks.");
         }
 
         if (options.Plan.Placement != QueryPlacement.Replicated)
         {
-            throw new FaultException(FaultCode.CommandLine, "Decode queries are on every rank: --query-placement sharded belongs to prefill.");
+            throw new FaultException(FaultCode.CommandLine, $"Decode queries are on every rank: {Setting.PlacementSharded} belongs to prefill.");
         }
     }
 

@@ -9,7 +9,7 @@ public enum FaultCode
     /// <summary>It ran, but numbers lie outside the stated tolerance.</summary>
     OutsideTolerance = 1,
 
-    /// <summary>The command line is wrong.</summary>
+    /// <summary>A setting is wrong, or two contradict each other: an option of a call, a flag of the command line, a variable of the environment.</summary>
     CommandLine = 2,
 
     /// <summary>An input is bad: a header, a dtype, a shape, a NaN.</summary>

@@ -1,4 +1,5 @@
 using System;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention;
 
@@ -21,7 +22,7 @@ public sealed class FaultException : Exception
     /// <summary>The fault of a host that had no memory left.</summary>
     internal static FaultException OfHostMemory(OutOfMemoryException error) => new(
         FaultCode.OutOfMemory,
-        "This does not fit in the memory of the host. Use more ranks on more nodes, a smaller --dtype, a shorter context, or fewer layers or rows.",
+        $"This does not fit in the memory of the host. Use more ranks on more nodes, a smaller {Setting.StorageType}, a shorter context, or fewer layers or rows.",
         error);
 }
 

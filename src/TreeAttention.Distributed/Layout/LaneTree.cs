@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention.Distributed.Layout;
 
@@ -74,7 +75,7 @@ internal static class LaneTree
         if (page < plan.PagesPerBatch)
         {
             throw new ShapeMismatchException(
-                $"Page {page} of the shard starts at position {plan.Pages[page].Span.FirstPosition}: not the lane order. Use --shard lanes on every rank.");
+                $"Page {page} of the shard starts at position {plan.Pages[page].Span.FirstPosition}: not the lane order. Use {Setting.ShardLanes} on every rank.");
         }
     }
 

@@ -1,5 +1,6 @@
 using System;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Distributed.Layout;
@@ -66,9 +67,9 @@ internal static class QueryLayout
         {
             throw new FaultException(
                 FaultCode.CommandLine,
-                $"--shard-lengths names {shape.KeyLength} keys, but there are {shape.QueryLength} queries to shard with "
-                + "--query-placement sharded: with explicit lengths both axes must be equally long. Use --shard contiguous, or "
-                + "--query-placement replicated.");
+                $"{Setting.ShardLengths} names {shape.KeyLength} keys, but there are {shape.QueryLength} queries to shard with "
+                + $"{Setting.PlacementSharded}: with explicit lengths both axes must be equally long. Use {Setting.ShardContiguous}, or "
+                + $"{Setting.PlacementReplicated}.");
         }
 
         return layout.PositionsOf(rank, ranks, shape.QueryLength);

@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 
 namespace TreeAttention;
@@ -131,7 +132,7 @@ public abstract class ShardLayout
             if (lengths.Count != ranks || lengths.Sum(count => (long)count) != length || lengths.Any(count => count < 0))
             {
                 throw new ShapeMismatchException(
-                    $"--shard-lengths {string.Join(',', lengths)} gives {lengths.Count} ranks {lengths.Sum(count => (long)count)} keys, "
+                    $"{Setting.ShardLengths} {string.Join(',', lengths)} gives {lengths.Count} ranks {lengths.Sum(count => (long)count)} keys, "
                     + $"but there are {ranks} ranks and {length} keys: one length of at least 0 for each rank, together the key length.");
             }
 

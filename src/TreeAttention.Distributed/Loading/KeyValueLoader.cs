@@ -1,5 +1,6 @@
 using System;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
@@ -31,7 +32,7 @@ internal static class KeyValueLoader
         if (!StorageType.Of(plan.Type).IsStorage)
         {
             throw new FaultException(
-                FaultCode.Unavailable, $"Keys and values cannot be stored as {plan.Type.ShortName()}. Use --dtype {StorageType.StoredNames("or")}.");
+                FaultCode.Unavailable, $"Keys and values cannot be stored as {plan.Type.ShortName()}. Use {Setting.StorageType} {StorageType.StoredNames("or")}.");
         }
 
         AttentionShape shape = plan.Shape;
@@ -121,7 +122,7 @@ internal sealed class PageWriter
         {
             throw new ShapeMismatchException(
                 $"{tensor.Name} is {tensor.ShapeText} but [batch, key_len, kv_heads, dim] of this call is "
-                + $"[{shape.Batch}, {length}, {shape.KvHeads}, {dim}]. Check --layout.");
+                + $"[{shape.Batch}, {length}, {shape.KvHeads}, {dim}]. Check {Setting.AxisOrder}.");
         }
 
         _name = tensor.Name;

@@ -1,6 +1,7 @@
 using System;
 using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
@@ -25,7 +26,7 @@ internal static class QueryLoader
         {
             throw new ShapeMismatchException(
                 $"{query.Name} is {query.ShapeText} but [batch, query_len, query_heads, head_dim] of this call is "
-                + $"[{shape.Batch}, {shape.QueryLength}, {shape.QueryHeads}, {shape.HeadDim}]. Check --layout.");
+                + $"[{shape.Batch}, {shape.QueryLength}, {shape.QueryHeads}, {shape.HeadDim}]. Check {Setting.AxisOrder}.");
         }
 
         long bytes = (long)shape.Batch * shape.QueryHeads * indices.Length * shape.HeadDim * sizeof(float);

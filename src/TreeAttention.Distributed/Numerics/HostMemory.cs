@@ -1,6 +1,7 @@
 using System;
 using System.Runtime.InteropServices;
 using System.Threading;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention.Distributed.Numerics;
 
@@ -27,7 +28,7 @@ internal sealed unsafe class HostMemory : IDisposable
         {
             throw new FaultException(
                 FaultCode.OutOfMemory,
-                $"{bytes:N0} bytes of host memory could not be allocated. Use more ranks on more nodes, a smaller --dtype, or a shorter context.",
+                $"{bytes:N0} bytes of host memory could not be allocated. Use more ranks on more nodes, a smaller {Setting.StorageType}, or a shorter context.",
                 error);
         }
 

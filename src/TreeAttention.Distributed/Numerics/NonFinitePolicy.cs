@@ -1,6 +1,6 @@
 namespace TreeAttention;
 
-/// <summary>What happens to NaN and infinities in queries, keys and values: <c>--nan</c>.</summary>
+/// <summary>What happens to NaN and infinities in queries, keys and values.</summary>
 public enum NonFinitePolicy
 {
     /// <summary>The first one is a <see cref="FaultCode.BadInput"/> that names its tensor and position.</summary>

@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Numerics;
 using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention.Distributed.Numerics;
 
@@ -145,25 +146,25 @@ internal static class StorageRange
             return policy == NonFinitePolicy.Propagate && !hasNone ? null : new FaultException(
                 FaultCode.BadInput,
                 policy == NonFinitePolicy.Error
-                    ? $"{place} is {what}: attention over it is not a number. Repair the input, or let it through with --nan propagate."
-                    : $"{place} is {what}, and {storage.ShortName()} has no infinity. Repair the input, or store keys and values with --dtype bf16.");
+                    ? $"{place} is {what}: attention over it is not a number. Repair the input, or let it through with {Setting.PropagateNonFinite}."
+                    : $"{place} is {what}, and {storage.ShortName()} has no infinity. Repair the input, or store keys and values with {Setting.StorageBFloat16}.");
         }
 
         return !Overflows(element, storage, scale) ? null : new FaultException(
-            FaultCode.BadInput, $"{place} {WhyTooLarge(element, storage, scale, $"--{tensor}-scale")}");
+            FaultCode.BadInput, $"{place} {WhyTooLarge(element, storage, scale, tensor == "value" ? Setting.ValueScale : Setting.KeyScale)}");
     }
 
     internal static bool Overflows(double element, ElementType storage, float scale) => StorageType.Of(storage).Overflows(element, scale);
 
-    private static string WhyTooLarge(double element, ElementType storage, float scale, string scaleOption)
+    private static string WhyTooLarge(double element, ElementType storage, float scale, Setting scaleOption)
     {
         var type = StorageType.Of(storage);
         string limit = string.Create(
             _invariant,
             $"is {element:G9}, too large for {type.Name}{(type.HasScales ? string.Create(_invariant, $" with a scale of {scale:G9}") : "")}, which ends at {type.Largest * (type.HasScales ? scale : 1.0):G9}. ");
         string wayOut = Overflows(element, ElementType.Float32, 1f) ? "Scale the tensor down: f32 is the widest storage type."
-            : type.HasScales ? $"Give a larger {scaleOption}, or store keys and values with --dtype bf16."
-            : "Store keys and values with --dtype f32.";
+            : type.HasScales ? $"Give a larger {scaleOption}, or store keys and values with {Setting.StorageBFloat16}."
+            : $"Store keys and values with {Setting.StorageFloat32}.";
         return limit + wayOut;
     }
 }

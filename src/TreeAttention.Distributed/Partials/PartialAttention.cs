@@ -1,4 +1,5 @@
 using System;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention;
@@ -77,7 +78,7 @@ public sealed class PartialAttention
         {
             throw new ShapeMismatchException(
                 $"Cannot merge a partial of {other.Rows} rows × {other.ValueDim} into one of {Rows} rows × {ValueDim}: both must cover "
-                + "the same queries. Start every rank with the same query tensor and --value-from-key.");
+                + $"the same queries. Start every rank with the same query tensor and {Setting.ValueDim}.");
         }
 
         PartialMerge.Fold(Output, Max, Sum, other.Output, other.Max, other.Sum, ValueDim);

@@ -1,4 +1,5 @@
 using System;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Semantics;
 
@@ -93,7 +94,7 @@ internal static class PrefillRules
         {
             throw new FaultException(
                 FaultCode.CommandLine,
-                $"--prefill {options.Method.Name()} deals a prompt to the ranks, but each of them holds the whole cache (--algorithm single). Use --prefill chunked.");
+                $"{Setting.Prefill} {options.Method.Name()} deals a prompt to the ranks, but each of them holds the whole cache ({Setting.ReplicatedCache}). Use {Setting.PrefillChunked}.");
         }
     }
 }

@@ -1,4 +1,5 @@
 using System.Collections.Generic;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 
@@ -60,8 +61,8 @@ internal sealed class OneShotReduction : Reduction
     /// <summary>The fault of ranks that share no memory.</summary>
     public static FaultException NoPeerMemory(RankContext context) => new(
         FaultCode.Unavailable,
-        $"--reduction one-shot needs memory that all {context.Transport.Size} ranks share, but they are not all on one node, or the "
-        + $"{context.Transport.Name} transport cannot share memory. Use --reduction butterfly or two-level.");
+        $"{Setting.ReductionOneShot} needs memory that all {context.Transport.Size} ranks share, but they are not all on one node, or the "
+        + $"{context.Transport.Name} transport cannot share memory. Use {Setting.Reduction} butterfly or two-level.");
 
     /// <summary>States of scratch of a rank.</summary>
     internal static int ScratchStates(int rank, int ranks)

@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 
@@ -106,8 +107,8 @@ internal sealed class FusedReduction : Reduction
         {
             throw new FaultException(
                 FaultCode.Unavailable,
-                $"--reduction fused needs a collective with a user-defined operator, which {context.Transport.Name} does not have. "
-                + "Use --reduction butterfly or allgather.");
+                $"{Setting.ReductionFused} needs a collective with a user-defined operator, which {context.Transport.Name} does not have. "
+                + $"Use {Setting.Reduction} butterfly or allgather.");
         }
     }
 

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention;
@@ -35,7 +36,7 @@ public enum ReductionKind
     /// <summary>Ranks of one node write their states into shared memory, and each merges them all.</summary>
     OneShot,
 
-    /// <summary>The reproducible reduction: nodes of the lane tree, folded along one fixed tree. Follows from --reproducible.</summary>
+    /// <summary>The reproducible reduction: nodes of the lane tree, folded along one fixed tree.</summary>
     Lanes,
 }
 
@@ -72,7 +73,7 @@ internal static class ReductionKinds
         }
 
         string names = string.Join(", ", all.Select(one => one.Name()));
-        throw new FormatException($"'{text}' is no reduction; there are {names}. The lanes reduction follows from --reproducible.");
+        throw new FormatException($"'{text}' is no reduction; there are {names}. The lanes reduction follows from {Setting.Reproducible}.");
     }
 }
 

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Distributed.Reductions;
@@ -25,7 +26,7 @@ internal sealed class TwoLevelReduction : Reduction
         if (nodes.Count != ranks)
         {
             throw new FaultException(
-                FaultCode.CommandLine, $"--nodes names the node of {nodes.Count} ranks, but there are {ranks}: one for each rank.");
+                FaultCode.CommandLine, $"{Setting.NodesOfPlan} names the node of {nodes.Count} ranks, but there are {ranks}: one for each rank.");
         }
 
         int[] all = [.. Enumerable.Range(0, ranks)];

@@ -2,13 +2,15 @@ using System;
 using System.Collections.Generic;
 using System.Globalization;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention.Distributed.Semantics;
 
 /// <summary>One option of attention: all that is known of it but its rule, which stands in <see cref="AttentionMask"/>.</summary>
 /// <remarks>
 /// Whoever goes through the options goes through <see cref="All"/>: the checks of a call, what ranks compare, the flags and files of
-/// the command line. What only one option has (bounds that ascend, depths inside a tree) stays with those checks.
+/// the command line, which has its own name for each <see cref="Setting"/>. What only one option has (bounds that ascend, depths inside a
+/// tree) stays with those checks.
 /// </remarks>
 internal sealed class AttentionOption
 {
@@ -18,7 +20,7 @@ internal sealed class AttentionOption
         new()
         {
             Name = "scale",
-            Text = new("--scale", "Factor on query·key; default 1/sqrt(head_dim).")
+            Text = new(Setting.Scale, "Factor on query·key; default 1/sqrt(head_dim).")
             {
                 Rule = "a number that float32 holds",
                 Read = (options, text) => Number(text, value => float.IsFinite((float)value)) is { } scale ? options with { Scale = scale } : null,
@@ -29,7 +31,7 @@ internal sealed class AttentionOption
         new()
         {
             Name = "causal",
-            Text = new("--causal", "Query i sees key j when j <= i + key_len - query_len (bottom-right aligned).")
+            Text = new(Setting.Causal, "Query i sees key j when j <= i + key_len - query_len (bottom-right aligned).")
             {
                 Read = (options, _) => options with { Causal = true },
                 Write = options => Invariant($"{options.Causal}"),
@@ -40,7 +42,7 @@ internal sealed class AttentionOption
         new()
         {
             Name = "window",
-            Text = new("--window", "Sliding window L,R around the query's position; -1 is unbounded.")
+            Text = new(Setting.Window, "Sliding window L,R around the query's position; -1 is unbounded.")
             {
                 ValueName = "L,R",
                 Rule = "two integers of at least -1 as L,R",
@@ -53,7 +55,7 @@ internal sealed class AttentionOption
         new()
         {
             Name = "softcap",
-            Text = new("--softcap", "c: score := c * tanh(score / c), before biases; 0 is off.")
+            Text = new(Setting.Softcap, "c: score := c * tanh(score / c), before biases; 0 is off.")
             {
                 Rule = "a number of at least 0",
                 Read = (options, text) => Number(text, value => value >= 0 && float.IsFinite((float)value)) is { } cap
@@ -69,7 +71,7 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--alibi", "ALiBi slopes [query_heads] or [batch, query_heads].", "[query_heads] or [batch, query_heads]",
+                    Setting.AlibiSlopes, "ALiBi slopes [query_heads] or [batch, query_heads].", "[query_heads] or [batch, query_heads]",
                     (shape, options) => [[shape.QueryHeads], [options.PackedQueries?.Length - 1 ?? shape.Batch, shape.QueryHeads], [1, shape.QueryHeads]],
                     options => options.AlibiSlopes, (options, slopes) => options with { AlibiSlopes = slopes }),
             ],
@@ -80,7 +82,7 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--sinks", "One more logit per head in the denominator [query_heads].", "[query_heads]", (shape, _) => [[shape.QueryHeads]],
+                    Setting.Sinks, "One more logit per head in the denominator [query_heads].", "[query_heads]", (shape, _) => [[shape.QueryHeads]],
                     options => options.Sinks, (options, sinks) => options with { Sinks = sinks }) with { TakesMinusInfinity = true },
             ],
         },
@@ -90,7 +92,7 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--key-lengths", "Keys of each batch row [batch].", "[batch]", (shape, _) => [[shape.Batch]],
+                    Setting.KeyLengths, "Keys of each batch row [batch].", "[batch]", (shape, _) => [[shape.Batch]],
                     options => options.KeyLengths, (options, lengths) => options with { KeyLengths = lengths }),
             ],
             NotIn = OptionUses.Packing | OptionUses.Decode | OptionUses.Prefill,
@@ -101,7 +103,7 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--query-lengths", "Queries of each batch row [batch].", "[batch]", (shape, _) => [[shape.Batch]],
+                    Setting.QueryLengths, "Queries of each batch row [batch].", "[batch]", (shape, _) => [[shape.Batch]],
                     options => options.QueryLengths, (options, lengths) => options with { QueryLengths = lengths }),
             ],
             NotIn = OptionUses.Packing | OptionUses.Prefill,
@@ -112,7 +114,7 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--leftpad", "Keys of each batch row that are padding before its first [batch].", "[batch]", (shape, _) => [[shape.Batch]],
+                    Setting.KeyStarts, "Keys of each batch row that are padding before its first [batch].", "[batch]", (shape, _) => [[shape.Batch]],
                     options => options.KeyStarts, (options, starts) => options with { KeyStarts = starts }),
             ],
             NotIn = OptionUses.Packing | OptionUses.Decode | OptionUses.Prefill,
@@ -123,11 +125,11 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--cu-seqlens-q", "Packed sequences: where each one's queries begin, and their end [sequences + 1].", "[sequences + 1]",
+                    Setting.PackedQueries, "Packed sequences: where each one's queries begin, and their end [sequences + 1].", "[sequences + 1]",
                     (_, _) => [[OptionArray.Free]],
                     options => options.PackedQueries, (options, bounds) => options with { PackedQueries = bounds }) with { FreeAxis = "sequences + 1" },
                 OptionArray.Of(
-                    "--cu-seqlens-k", "Packed sequences: where each one's keys begin, and their end [sequences + 1].", "[sequences + 1]",
+                    Setting.PackedKeys, "Packed sequences: where each one's keys begin, and their end [sequences + 1].", "[sequences + 1]",
                     (_, _) => [[OptionArray.Free]],
                     options => options.PackedKeys, (options, bounds) => options with { PackedKeys = bounds }) with { FreeAxis = "sequences + 1" },
             ],
@@ -140,9 +142,9 @@ internal sealed class AttentionOption
             [
                 // The file has parents; depths and a tail mask follow from them.
                 OptionArray.Of(
-                    "--tree-parents", "Queries are nodes of a token tree: each one's parent, -1 for the root [query_len] or [batch, query_len].",
+                    Setting.TreeParents, "Queries are nodes of a token tree: each one's parent, -1 for the root [query_len] or [batch, query_len].",
                     "[1 or batch, query_len]", (shape, _) => [[shape.QueryLength], [shape.Batch, shape.QueryLength]],
-                    options => options.QueryDepths, (options, shape, parents, _) => TokenTreeMask.ApplyParents(options, shape, parents)) with { Name = "depths" },
+                    options => options.QueryDepths, (options, shape, parents, _) => TokenTreeMask.ApplyParents(options, shape, parents)) with { OwnName = "depths" },
             ],
             NotIn = OptionUses.Packing | OptionUses.Trees | OptionUses.Prefill,
         },
@@ -152,11 +154,11 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--dfs-start", "Depth-first order of the queries [batch, query_len].", "[batch, query_len]",
+                    Setting.DfsStart, "Depth-first order of the queries [batch, query_len].", "[batch, query_len]",
                     (shape, options) => OfTokens(options, shape.Batch, shape.QueryLength),
                     options => options.DfsStart, (options, start) => options with { DfsStart = start }),
                 OptionArray.Of(
-                    "--dfs-end", "Depth-first end of the keys [batch, key_len].", "[batch, key_len]",
+                    Setting.DfsEnd, "Depth-first end of the keys [batch, key_len].", "[batch, key_len]",
                     (shape, options) => OfTokens(options, shape.Batch, shape.KeyLength),
                     options => options.DfsEnd, (options, end) => options with { DfsEnd = end }),
             ],
@@ -169,7 +171,7 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--tail-mask", "Boolean mask over the last keys [batch, query_len, tail].", "[batch, query_len, tail]",
+                    Setting.TailMask, "Boolean mask over the last keys [batch, query_len, tail].", "[batch, query_len, tail]",
                     (shape, _) => [[shape.Batch, shape.QueryLength, OptionArray.Free]],
                     options => options.TailMask,
                     (options, _, mask, axes) => options with { TailMask = mask, TailMaskLength = (int)axes[2] }) with
@@ -183,7 +185,7 @@ internal sealed class AttentionOption
             Arrays =
             [
                 OptionArray.Of(
-                    "--tail-bias", "Bias over the last keys [1 or batch, query_len, tail].", "[1 or batch, query_len, tail]",
+                    Setting.TailBias, "Bias over the last keys [1 or batch, query_len, tail].", "[1 or batch, query_len, tail]",
                     (shape, _) => [[1, shape.QueryLength, OptionArray.Free], [shape.Batch, shape.QueryLength, OptionArray.Free]],
                     options => options.TailBias,
                     (options, _, bias, axes) => options with { TailBias = bias, TailBiasLength = (int)axes[2] }) with
@@ -222,7 +224,7 @@ internal sealed class AttentionOption
 
     /// <summary>What ranks compare: each flag with its text, or a digest of the array.</summary>
     public IEnumerable<KeyValuePair<string, string>> Settings(AttentionOptions options) => Text is not null
-        ? [new(Text.Flag, Text.Write(options))]
+        ? [new($"{Text.Setting}", Text.Write(options))]
         : Arrays.Select(array => new KeyValuePair<string, string>(array.Name, array.Digest(options)));
 
     /// <summary>Whether options are used that have no place in a use of attention.</summary>
@@ -270,9 +272,9 @@ internal enum OptionUses
 }
 
 /// <summary>An option that is a switch or a short text on the command line.</summary>
-/// <param name="Flag">Its flag.</param>
+/// <param name="Setting">What messages, and the command line, call it.</param>
 /// <param name="Help">Its line of help.</param>
-internal sealed record OptionText(string Flag, string Help)
+internal sealed record OptionText(Setting Setting, string Help)
 {
     /// <summary>What the help calls the value; null: as the flag.</summary>
     public string? ValueName { get; init; }

@@ -1,5 +1,6 @@
 using System;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention.Distributed.Semantics;
 
@@ -16,7 +17,7 @@ internal sealed class AttentionProblem
         PackingRules.Check(shape, options);
         if ((options.DfsStart is null) != (options.DfsEnd is null))
         {
-            throw new ShapeMismatchException("A depth-first mask needs both --dfs-start [batch, query_len] and --dfs-end [batch, key_len].");
+            throw new ShapeMismatchException($"A depth-first mask needs both {Setting.DfsStart} [batch, query_len] and {Setting.DfsEnd} [batch, key_len].");
         }
 
         foreach (OptionArray array in AttentionOption.All.SelectMany(option => option.Arrays))
@@ -24,9 +25,9 @@ internal sealed class AttentionProblem
             array.RequireLength(shape, options);
         }
 
-        RequireWithin("--key-lengths", options.KeyLengths, shape.KeyLength);
-        RequireWithin("--query-lengths", options.QueryLengths, shape.QueryLength);
-        RequireWithin("--leftpad", options.KeyStarts, shape.KeyLength);
+        RequireWithin(Setting.KeyLengths, options.KeyLengths, shape.KeyLength);
+        RequireWithin(Setting.QueryLengths, options.QueryLengths, shape.QueryLength);
+        RequireWithin(Setting.KeyStarts, options.KeyStarts, shape.KeyLength);
         RequireDepths(shape, options);
         Mask = new AttentionMask(shape, options);
     }
@@ -55,11 +56,11 @@ internal sealed class AttentionProblem
 
         if (options.QueryDepths is not null && options.DfsStart is not null)
         {
-            throw new ShapeMismatchException("--dfs-start orders queries by their place, a token tree by depth: give one of them.");
+            throw new ShapeMismatchException($"{Setting.DfsStart} orders queries by their place, a token tree by depth: give one of them.");
         }
     }
 
-    private static void RequireWithin(string name, int[]? lengths, int most)
+    private static void RequireWithin(Setting name, int[]? lengths, int most)
     {
         for (int row = 0; row < lengths?.Length; row++)
         {
@@ -85,7 +86,7 @@ internal static class PackingRules
 
         if (options.PackedQueries is not { } queries || options.PackedKeys is not { } keys)
         {
-            throw new ShapeMismatchException("Packed sequences need both --cu-seqlens-q and --cu-seqlens-k, [sequences + 1] each.");
+            throw new ShapeMismatchException($"Packed sequences need both {Setting.PackedQueries} and {Setting.PackedKeys}, [sequences + 1] each.");
         }
 
         if (shape.Batch != 1)
@@ -97,20 +98,20 @@ internal static class PackingRules
         if (AttentionOption.HasMisplaced(options, OptionUses.Packing))
         {
             throw new ShapeMismatchException(
-                "Packed sequences have their lengths from --cu-seqlens-q and --cu-seqlens-k: leave --key-lengths, --query-lengths, --leftpad "
-                + "and token trees out (depth-first masks may stay).");
+                $"Packed sequences have their lengths from {Setting.PackedQueries} and {Setting.PackedKeys}: leave {Setting.KeyLengths}, "
+                + $"{Setting.QueryLengths}, {Setting.KeyStarts} and token trees out (depth-first masks may stay).");
         }
 
-        CheckBounds("--cu-seqlens-q", queries, shape.QueryLength, "queries");
-        CheckBounds("--cu-seqlens-k", keys, shape.KeyLength, "keys");
+        CheckBounds(Setting.PackedQueries, queries, shape.QueryLength, "queries");
+        CheckBounds(Setting.PackedKeys, keys, shape.KeyLength, "keys");
         if (queries.Length != keys.Length)
         {
             throw new ShapeMismatchException(
-                $"--cu-seqlens-q names {queries.Length - 1} sequences and --cu-seqlens-k {keys.Length - 1}: both must name the same.");
+                $"{Setting.PackedQueries} names {queries.Length - 1} sequences and {Setting.PackedKeys} {keys.Length - 1}: both must name the same.");
         }
     }
 
-    private static void CheckBounds(string name, int[] bounds, int length, string what)
+    private static void CheckBounds(Setting name, int[] bounds, int length, string what)
     {
         if (bounds.Length == 0 || bounds[0] != 0)
         {

@@ -1,3 +1,5 @@
+using TreeAttention.Distributed.Faults;
+
 namespace TreeAttention;
 
 /// <summary>The sizes of one attention call. Tensors are BSHD, as in flash-attn.</summary>
@@ -37,7 +39,7 @@ public sealed record AttentionShape(
         {
             throw new ShapeMismatchException(
                 $"{QueryHeads} query heads are not a multiple of {KvHeads} KV heads: each KV head serves the same number of "
-                + "query heads (GQA). Check the third axis of the query and key tensors, and --layout.");
+                + $"query heads (GQA). Check the third axis of the query and key tensors, and {Setting.AxisOrder}.");
         }
 
         if (HeadDim is < 1 or > MaxHeadDim || ValueDim is < 1 or > MaxHeadDim)

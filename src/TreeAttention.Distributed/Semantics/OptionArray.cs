@@ -1,6 +1,7 @@
 using System;
 using System.Linq;
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Distributed.Semantics;
@@ -11,14 +12,17 @@ internal sealed record OptionArray
     /// <summary>The length of an axis that the array itself decides.</summary>
     public const long Free = -1;
 
-    /// <summary>Its flag on the command line.</summary>
-    public required string Flag { get; init; }
+    /// <summary>What messages, and the command line, call it.</summary>
+    public required Setting Setting { get; init; }
 
     /// <summary>Its line of help.</summary>
     public required string Help { get; init; }
 
     /// <summary>What faults and ranks that disagree call it.</summary>
-    public required string Name { get; init; }
+    public string Name => OwnName ?? Setting.ToString();
+
+    /// <summary>A name of the array where the setting is another from which it follows.</summary>
+    public string? OwnName { get; init; }
 
     /// <summary>Type of the elements: f32, i32 or bool.</summary>
     public required ElementType Element { get; init; }
@@ -49,19 +53,18 @@ internal sealed record OptionArray
 
     /// <summary>An array that goes into the options as it is.</summary>
     public static OptionArray Of<T>(
-        string flag, string help, string rule, Func<AttentionShape, AttentionOptions, long[][]> shapes,
+        Setting setting, string help, string rule, Func<AttentionShape, AttentionOptions, long[][]> shapes,
         Func<AttentionOptions, T[]?> values, Func<AttentionOptions, T[], AttentionOptions> with)
-        where T : unmanaged => Of(flag, help, rule, shapes, values, (options, _, array, _) => with(options, array));
+        where T : unmanaged => Of(setting, help, rule, shapes, values, (options, _, array, _) => with(options, array));
 
     /// <summary>An array from which, with its dimensions, more than itself follows.</summary>
     public static OptionArray Of<T>(
-        string flag, string help, string rule, Func<AttentionShape, AttentionOptions, long[][]> shapes,
+        Setting setting, string help, string rule, Func<AttentionShape, AttentionOptions, long[][]> shapes,
         Func<AttentionOptions, T[]?> values, Func<AttentionOptions, AttentionShape, T[], long[], AttentionOptions> with)
         where T : unmanaged => new()
         {
-            Flag = flag,
+            Setting = setting,
             Help = help,
-            Name = flag,
             Element = typeof(T) == typeof(float) ? ElementType.Float32 : typeof(T) == typeof(int) ? ElementType.Int32 : ElementType.Boolean,
             Rule = rule,
             Shapes = shapes,

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention.Distributed.Semantics;
 
@@ -19,7 +20,7 @@ internal static class TokenTreeMask
         if (AttentionOption.HasMisplaced(options, OptionUses.Trees))
         {
             throw new ShapeMismatchException(
-                "A token tree is a mask over the last keys: leave --tail-mask, --tail-bias, --dfs-start and --dfs-end out.");
+                $"A token tree is a mask over the last keys: leave {Setting.TailMask}, {Setting.TailBias}, {Setting.DfsStart} and {Setting.DfsEnd} out.");
         }
 
         if (trees.Count != 1 && trees.Count != batch)
@@ -58,7 +59,7 @@ internal static class TokenTreeMask
         };
     }
 
-    /// <summary>The options with trees that are told by their parents, as <c>--tree-parents</c> has them.</summary>
+    /// <summary>The options with trees that are told by their parents.</summary>
     /// <param name="options">As for <see cref="Apply"/>.</param>
     /// <param name="shape">Sizes of the call.</param>
     /// <param name="parents">[query_len] for all batch rows, or [batch, query_len]; of a row with fewer queries those after its last count for nothing.</param>
@@ -80,7 +81,7 @@ internal static class TokenTreeMask
         }
         catch (FaultException fault)
         {
-            throw new FaultException(fault.Code, $"--tree-parents of batch row {row}: {fault.Message}", fault);
+            throw new FaultException(fault.Code, $"{Setting.TreeParents} of batch row {row}: {fault.Message}", fault);
         }
     }
 

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Steps;
@@ -80,7 +81,7 @@ public sealed record AttentionPlan(AttentionAlgorithm Algorithm, ReductionKind R
 internal static class PlanRules
 {
     /// <summary>Throws when the plan contradicts itself or does not fit the ranks.</summary>
-    /// <exception cref="FaultException">The command line asks for what does not go together (2).</exception>
+    /// <exception cref="FaultException">The plan asks for what does not go together (2).</exception>
     /// <exception cref="ShapeMismatchException">The shards or the queries are of other sizes.</exception>
     public static void Check(ITransport transport, AttentionShape shape, ShardMap shards, AttentionPlan plan, int queryCount)
     {
@@ -89,16 +90,16 @@ internal static class PlanRules
         {
             throw new FaultException(
                 FaultCode.CommandLine,
-                $"--query-placement sharded belongs to ring algorithms and gather, not to {plan.Algorithm.Name()}. Use --algorithm ring, "
-                + "ring-query or gather, or --query-placement replicated.");
+                $"{Setting.PlacementSharded} belongs to ring algorithms and gather, not to {plan.Algorithm.Name()}. Use {Setting.Algorithm} ring, "
+                + $"ring-query or gather, or {Setting.PlacementReplicated}.");
         }
 
         if (plan.Reduction == ReductionKind.Lanes && (movesKeysOrQueries || shards.Layout != ShardLayout.Lanes))
         {
             throw new FaultException(
                 FaultCode.CommandLine,
-                $"--reproducible means --algorithm tree over --shard lanes, not {plan.Algorithm.Name()} over {shards.Layout.Name}. Leave "
-                + "--algorithm and --shard away.");
+                $"{Setting.Reproducible} means {Setting.AlgorithmTree} over {Setting.ShardLanes}, not {plan.Algorithm.Name()} over {shards.Layout.Name}. "
+                + $"{Setting.AskForLanes}.");
         }
 
         int holders = plan.Algorithm == AttentionAlgorithm.Single ? 1 : transport.Size;

@@ -1,5 +1,6 @@
 using System;
 using System.IO;
+using TreeAttention.Distributed.Faults;
 using Microsoft.Win32.SafeHandles;
 
 namespace TreeAttention.Runtime.Files;
@@ -192,7 +193,7 @@ internal sealed class OutputFile : IDisposable
         new(FaultCode.CannotCreate, $"{_path} cannot be created: {reason}. Choose another output file.", inner);
 
     private FaultException Exists() =>
-        new(FaultCode.CannotCreate, $"{_path} exists already and is left as it is. Choose another output file, or give --force.");
+        new(FaultCode.CannotCreate, $"{_path} exists already and is left as it is. Choose another output file, or give {Setting.Force}.");
 
     private FaultException WritingFailed(string reason, Exception error) => new(
         FaultCode.InputOutput,

@@ -210,7 +210,7 @@ internal sealed record TensorRecord(ElementType Type, long[] Shape, bool ColumnM
 }
 
 /// <summary>Words the faults of one tensor file: which input, which file, at which byte, what is there, the rule, the way out.</summary>
-/// <param name="name">What the user calls the input: <c>query</c>, <c>--tail-bias</c>.</param>
+/// <param name="name">What the user calls the input: <c>query</c>, <c>alibi slopes</c>.</param>
 /// <param name="path">The file.</param>
 internal sealed class TensorFileFaults(string name, string path)
 {

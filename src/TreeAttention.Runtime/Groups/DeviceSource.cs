@@ -9,6 +9,7 @@ using TreeAttention.Communication.Staging;
 using TreeAttention.Devices.Cpu;
 using TreeAttention.Devices.Cuda;
 using TreeAttention.Devices.Cuda.Driver;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Runtime.Groups;
@@ -124,7 +125,7 @@ internal sealed class DeviceSource
             throw new FaultException(
                 FaultCode.Unavailable,
                 $"This machine has {gpus} for {ranksOfNode} ranks, and each rank takes one. Start at most {platform.DeviceCount} here, or let "
-                + "ranks share a GPU with --oversubscribe-gpus.");
+                + $"ranks share a GPU with {Setting.OversubscribeGpus}.");
         }
 
         for (int gpu = 0; gpu < Math.Min(ranksOfNode, platform.DeviceCount); gpu++)
@@ -167,7 +168,7 @@ internal sealed class DeviceSource
         if (rank == 0 && (told >= 0 || all.Any(probe => probe.IsReady)))
         {
             string who = all.Length == 1 ? "" : $"rank {(told < 0 ? without : told)}: ";
-            Warn($"--device auto computes on the CPU. {who}{(told < 0 ? "No GPU driver is there, though other ranks have one." : all[told].Obstacle)}");
+            Warn($"{Setting.DeviceAuto} computes on the CPU. {who}{(told < 0 ? "No GPU driver is there, though other ranks have one." : all[told].Obstacle)}");
         }
 
         return new DeviceSource(null);
@@ -247,7 +248,8 @@ internal sealed record GpuProbe(CudaPlatform? Platform, string? Obstacle)
 internal static class NcclSource
 {
     /// <summary>What users can do who have no GPU.</summary>
-    internal const string WayOut = "do without NCCL and with --device cpu: --transport mpi under mpiexec, --transport in-process alone";
+    internal static string WayOut =>
+        $"do without NCCL and with {Setting.DeviceCpu}: {Setting.TransportMpi} under mpiexec, {Setting.TransportInProcess} alone";
 
     private const string Library = "libnccl.so.2";
 
@@ -272,7 +274,7 @@ internal static class NcclSource
     internal static GroupOptions OnGpus(GroupOptions options) => options.Device == DeviceKind.Cpu
         ? throw new FaultException(
             FaultCode.CommandLine,
-            "--transport nccl connects GPUs, but --device cpu computes on none. Give --device cuda, or --transport mpi or in-process.")
+            $"{Setting.TransportNccl} connects GPUs, but {Setting.DeviceCpu} computes on none. Give {Setting.DeviceCuda}, or {Setting.Transport} mpi or in-process.")
         { IsAgreed = true }
         : options with { Device = DeviceKind.Cuda };
 }

@@ -4,6 +4,7 @@ using TreeAttention.Communication.Control;
 using TreeAttention.Communication.InProcess;
 using TreeAttention.Communication.Nccl;
 using TreeAttention.Communication.Staging;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Interop.Posix;
 using TreeAttention.Runtime.Files;
@@ -39,8 +40,8 @@ internal static class GroupLauncher
         {
             throw new FaultException(
                 FaultCode.RanksDisagree,
-                $"--transport in-process makes its ranks itself, but {launcher.Name} started {launcher.Size} processes. Leave --transport out, "
-                + "or start one process with --ranks.")
+                $"{Setting.TransportInProcess} makes its ranks itself, but {launcher.Name} started {launcher.Size} processes. Leave {Setting.Transport} out, "
+                + $"or start one process with {Setting.InProcessRanks}.")
             { IsAgreed = true };
         }
 

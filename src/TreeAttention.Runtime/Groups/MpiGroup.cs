@@ -4,6 +4,7 @@ using TreeAttention.Communication.Control;
 using TreeAttention.Communication.Mpi;
 using TreeAttention.Communication.Nccl;
 using TreeAttention.Communication.Staging;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Runtime.Groups;
@@ -55,14 +56,14 @@ internal static class MpiGroup
         if (options.Ranks is { } ranks && ranks != world.Size)
         {
             throw new FaultException(
-                FaultCode.CommandLine, $"--ranks {ranks}, but the launcher started {world.Size} processes, and each is one rank. Leave --ranks out.")
+                FaultCode.CommandLine, $"{Setting.Ranks} {ranks}, but the launcher started {world.Size} processes, and each is one rank. Leave {Setting.Ranks} out.")
             { IsAgreed = true };
         }
 
         if (options.Nodes is { } nodes && nodes.Count != world.Size)
         {
             throw new FaultException(
-                FaultCode.CommandLine, $"--nodes names the node of {nodes.Count} ranks, but there are {world.Size}: one for each rank.")
+                FaultCode.CommandLine, $"{Setting.Nodes} names the node of {nodes.Count} ranks, but there are {world.Size}: one for each rank.")
             { IsAgreed = true };
         }
 

@@ -4,6 +4,7 @@ using System.Text;
 using TreeAttention.Communication.Control;
 using TreeAttention.Communication.Nccl;
 using TreeAttention.Communication.Nodes;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Interop.Posix;
@@ -69,7 +70,7 @@ internal static class RendezvousGroup
         if ((options.Ranks ?? size) != size || (options.Nodes?.Count ?? size) != size)
         {
             throw new FaultException(
-                FaultCode.CommandLine, $"--ranks and --nodes must fit the {size} processes, each of which is one rank. Leave them out.")
+                FaultCode.CommandLine, $"{Setting.Ranks} and {Setting.Nodes} must fit the {size} processes, each of which is one rank. Leave them out.")
             { IsAgreed = true };
         }
 

@@ -7,6 +7,7 @@ using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Runtime.Groups;
 
 namespace TreeAttention.Runtime.Inspection;
@@ -30,9 +31,9 @@ internal static class MachineInspection
             MpiLibraries(libraries),
             Launchers(environment),
             Launched(environment),
-            Library(libraries, "GPU driver", null, ["libcuda.so.1"], "Install the NVIDIA driver; until then everything runs with --device cpu."),
+            Library(libraries, "GPU driver", null, ["libcuda.so.1"], $"Install the NVIDIA driver; until then everything runs with {Setting.DeviceCpu}."),
             Library(libraries, "NVRTC", environment.NvrtcLibrary, ["libnvrtc.so.13", "libnvrtc.so.12"], "Install the CUDA run-time compiler (libnvrtc); it is needed only with a GPU."),
-            DeviceSource.Inspect("--device auto", environment),
+            DeviceSource.Inspect($"{Setting.DeviceAuto}", environment),
             Library(libraries, "NCCL", environment.NcclLibrary, ["libnccl.so.2"], "Install NCCL 2; it is needed only between GPUs."),
         ];
     }
@@ -54,7 +55,7 @@ internal static class MachineInspection
         const long Enough = 64L << 20;
         if (!Directory.Exists("/dev/shm"))
         {
-            return new Finding("shared memory", false, "/dev/shm is not mounted", "Mount a tmpfs there (containers: --shm-size=1g); --reduction one-shot needs it between processes.");
+            return new Finding("shared memory", false, "/dev/shm is not mounted", $"Mount a tmpfs there (containers: --shm-size=1g); {Setting.ReductionOneShot} needs it between processes.");
         }
 
         long free = new DriveInfo("/dev/shm").AvailableFreeSpace;

@@ -66,7 +66,7 @@ public sealed partial class FeatureMatrixTests
     private static IEnumerable<Row> FlagRows() => _rows.Where(row => row.Names[0].StartsWith("--", StringComparison.Ordinal));
 
     private static IEnumerable<string> FlagsOf(AttentionOption option) =>
-        option.Text is { } text ? [text.Flag] : option.Arrays.Select(array => array.Flag);
+        option.Text is { } text ? [FlagTable.Flags[text.Setting]] : option.Arrays.Select(array => FlagTable.Flags[array.Setting]);
 
     private static string[] NamesOf(string what) => Assert.Single(_rows, row => row.What.StartsWith(what, StringComparison.Ordinal)).Names;
 

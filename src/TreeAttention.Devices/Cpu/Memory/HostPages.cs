@@ -3,6 +3,7 @@ using System.Globalization;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Interop.Posix;
 
@@ -107,7 +108,7 @@ internal static class SystemMemory
         FaultCode.OutOfMemory,
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{bytes:N0} bytes of host memory are needed and {available:N0} are available. Use more ranks on more nodes, a smaller --dtype, or a shorter context."));
+            $"{bytes:N0} bytes of host memory are needed and {available:N0} are available. Use more ranks on more nodes, a smaller {Setting.StorageType}, or a shorter context."));
 
     private static long? Number(string file) =>
         File.Exists(file) && long.TryParse(File.ReadAllText(file), CultureInfo.InvariantCulture, out long value) ? value : null;

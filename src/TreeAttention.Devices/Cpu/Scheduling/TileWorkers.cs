@@ -4,6 +4,7 @@ using System.Linq;
 using System.Runtime.Intrinsics;
 using TreeAttention.Devices.Cpu.Kernels;
 using TreeAttention.Devices.Cpu.Vectors;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Devices.Cpu.Scheduling;
@@ -39,7 +40,7 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
             string has = StorageType.Names(Types.Select(StorageType.Of), "and");
             throw new FaultException(
                 FaultCode.Unavailable,
-                $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has {has}. Choose one of these with --dtype.");
+                $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has {has}. Choose one of these with {Setting.StorageType}.");
         }
 
         // Rows that fill two vectors or less are faster one by one than in a panel of three.

@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Runtime.InteropServices;
 using System.Threading;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Interop.Cuda;
 
 namespace TreeAttention.Devices.Cuda.Driver;
@@ -27,7 +28,7 @@ internal sealed unsafe class CudaContext : IDisposable
         BusAddress = ReadBusAddress(device);
         Multiprocessors = Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         SharedMemoryPerBlock = Attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
-        Architecture = RequireArchitecture(ordinal, "run with --device cpu");
+        Architecture = RequireArchitecture(ordinal, $"run with {Setting.DeviceCpu}");
         nint context;
         CudaFaults.Check(CudaDriver.cuDevicePrimaryCtxRetain(&context, device), "making a context");
         _context = context;
@@ -180,7 +181,7 @@ internal sealed unsafe class CudaContext : IDisposable
         int device;
         return CudaDriver.cuDeviceGet(&device, ordinal) == CUresult.CUDA_SUCCESS
             ? device
-            : throw new FaultException(FaultCode.Unavailable, $"There is no CUDA device {ordinal} on this machine. Run with --device cpu.");
+            : throw new FaultException(FaultCode.Unavailable, $"There is no CUDA device {ordinal} on this machine. Run with {Setting.DeviceCpu}.");
     }
 
     private static string ReadName(int device)

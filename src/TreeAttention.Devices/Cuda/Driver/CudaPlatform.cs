@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Interop.Cuda;
 
 namespace TreeAttention.Devices.Cuda.Driver;
@@ -91,7 +92,7 @@ internal sealed record CudaOptions
     public bool IsEmulated { get; init; }
 
     /// <summary>What a user can do where there is no GPU, for messages; null for nothing, because it is done already.</summary>
-    public string? WayOut { get; init; } = "run with --device cpu";
+    public string? WayOut { get; init; } = $"run with {Setting.DeviceCpu}";
 
     /// <summary>Folder of compiled kernels; null keeps none.</summary>
     public string? CacheFolder { get; init; }
@@ -116,7 +117,7 @@ internal static unsafe class CudaFaults
     internal static FaultException Of(CUresult result, string action) => new(
         FaultCode.DeviceFault,
         $"The GPU failed in {action}: {NameOf(result)} ({(uint)result}), {TextOf(result)}. Its context is lost: start again; if it stays, "
-        + "run with --device cpu.");
+        + $"run with {Setting.DeviceCpu}.");
 
     /// <summary>The driver's name of an error.</summary>
     internal static string NameOf(CUresult result)

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Interop.Cuda;
 
@@ -133,7 +134,7 @@ internal sealed unsafe class DeviceMemoryPool(CudaContext context, MemoryAccount
             throw new FaultException(
                 FaultCode.OutOfMemory,
                 $"{size:N0} bytes of GPU memory could not be allocated: the GPU has {context.TotalMemory():N0}, of which this rank holds "
-                + $"{_reserved:N0}. Use more ranks on more GPUs, a smaller --dtype, or a shorter context.");
+                + $"{_reserved:N0}. Use more ranks on more GPUs, a smaller {Setting.StorageType}, or a shorter context.");
         }
 
         CudaFaults.Check(result, "an allocation");

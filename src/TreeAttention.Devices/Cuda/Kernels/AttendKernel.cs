@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention.Devices.Cuda.Kernels;
@@ -44,7 +45,7 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     /// <summary>What kernels call a storage type.</summary>
     /// <exception cref="FaultException">They have no such type (69).</exception>
     internal static string ElementName(ElementType type) => StorageType.Of(type).KernelName ?? throw new FaultException(
-        FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use --dtype {StorageType.KernelNames("or")}.");
+        FaultCode.Unavailable, $"The GPU does not attend to keys stored as {type.ShortName()}. Use {Setting.StorageType} {StorageType.KernelNames("or")}.");
 
     private static AttendKernel? Prefill(AttentionShape shape, ElementType type, bool hasScoreRules, int sharedLimit)
     {

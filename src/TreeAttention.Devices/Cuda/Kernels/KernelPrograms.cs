@@ -5,6 +5,7 @@ using System.Linq;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Text;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Interop.Cuda;
 
 namespace TreeAttention.Devices.Cuda.Kernels;
@@ -50,7 +51,7 @@ internal sealed unsafe class KernelCompiler(int architecture)
 
         throw new FaultException(
             FaultCode.Unavailable,
-            $"NVRTC {Version} does not know GPUs of compute capability {architecture / 10}.{architecture % 10}. Install a newer NVRTC, or run with --device cpu.");
+            $"NVRTC {Version} does not know GPUs of compute capability {architecture / 10}.{architecture % 10}. Install a newer NVRTC, or run with {Setting.DeviceCpu}.");
     }
 
     private static string[] Options(KernelProgram program, string target) =>
@@ -151,13 +152,13 @@ internal sealed unsafe class KernelCompiler(int architecture)
     private static FaultException Refusal(KernelProgram program, string target, nvrtcResult result, string log) => new(
         FaultCode.Bug,
         $"The kernels {string.Join(", ", program.Expressions)} of {program.File} were not compiled for {target}: {TextOf(result)}. "
-        + $"Report this; until then run with --device cpu.\n{log}");
+        + $"Report this; until then run with {Setting.DeviceCpu}.\n{log}");
 
     private static void Check(nvrtcResult result, string action)
     {
         if (result != nvrtcResult.NVRTC_SUCCESS)
         {
-            throw new FaultException(FaultCode.Bug, $"NVRTC failed in {action}: {TextOf(result)}. Report this; until then run with --device cpu.");
+            throw new FaultException(FaultCode.Bug, $"NVRTC failed in {action}: {TextOf(result)}. Report this; until then run with {Setting.DeviceCpu}.");
         }
     }
 

@@ -158,7 +158,7 @@ public sealed class CudaDeviceTests
         Assert.Equal(FaultCode.DeviceFault, first.Code);
         Assert.Equal(FaultCode.DeviceFault, second.Code);
         Assert.Contains("CUDA_ERROR_LAUNCH_FAILED", first.Message, StringComparison.Ordinal);
-        Assert.Contains("--device cpu", first.Message, StringComparison.Ordinal);
+        Assert.Contains("DeviceKind.Cpu", first.Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -186,7 +186,7 @@ public sealed class CudaDeviceTests
         Assert.All(faults, fault => Assert.Equal(FaultCode.DeviceFault, fault.Code));
         Assert.All(faults, fault => Assert.Contains($"{name} ({code})", fault.Message, StringComparison.Ordinal));
         Assert.All(faults, fault => Assert.Contains("clear_state", fault.Message, StringComparison.Ordinal));
-        Assert.All(faults, fault => Assert.Contains("--device cpu", fault.Message, StringComparison.Ordinal));
+        Assert.All(faults, fault => Assert.Contains("DeviceKind.Cpu", fault.Message, StringComparison.Ordinal));
     }
 
     private static PartialAttention Upload(CudaDevice device, PartialAttention state)

@@ -116,7 +116,7 @@ public sealed class Float8CacheTests
 
             Assert.Equal((FaultCode.BadInput, FaultCode.BadInput), (appended.Code, value.Code));
             Assert.StartsWith("key[batch 0, position 0, head 1, dim 0] is 1624.09998, too large for f8e4m3 with a scale of 3.5, which ends at 1568.", appended.Message, StringComparison.Ordinal);
-            Assert.Contains("Give a larger --value-scale", value.Message, StringComparison.Ordinal);
+            Assert.Contains("Give a larger KeyValueScales.Value", value.Message, StringComparison.Ordinal);
             Assert.True(read is null || read.Message.StartsWith("key[batch 0, position 0, head 1, dim 0] is 1624.1, too large", StringComparison.Ordinal));
             Assert.Equal(0, cache.LengthOf(0));
         });

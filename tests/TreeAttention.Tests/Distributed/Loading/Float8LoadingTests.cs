@@ -76,7 +76,7 @@ public sealed class Float8LoadingTests
         Assert.Equal(448 * Math.Sign(quotient), stored[0]);
         Assert.Equal(FaultCode.BadInput, fault.Code);
         Assert.StartsWith("key[batch 0, position 1, head 0, dim 0] is 1392.0001", fault.Message, StringComparison.Ordinal);
-        Assert.Contains("with a scale of 3, which ends at 1344. Give a larger --key-scale", fault.Message, StringComparison.Ordinal);
+        Assert.Contains("with a scale of 3, which ends at 1344. Give a larger KeyValueScales.Key", fault.Message, StringComparison.Ordinal);
     }
 
     [Fact]

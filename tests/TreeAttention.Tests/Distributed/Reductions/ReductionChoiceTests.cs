@@ -60,6 +60,6 @@ public sealed class ReductionChoiceTests
             2, context => ReductionFactory.Create(ReductionKind.OneShot, context, 4, 4).Dispose(), nodes: [0, 1]));
 
         Assert.Equal(FaultCode.Unavailable, fault.Code);
-        Assert.Contains("--reduction butterfly", fault.Message, StringComparison.Ordinal);
+        Assert.Contains("AttentionPlan.Reduction butterfly", fault.Message, StringComparison.Ordinal);
     }
 }

@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Reflection;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Semantics;
 using Xunit;
 
@@ -29,11 +30,11 @@ public class AttentionOptionTests
     public void No_option_is_used_by_a_call_without_options() => Assert.DoesNotContain(AttentionOption.All, option => option.IsUsedBy(new AttentionOptions()));
 
     [Fact]
-    public void Flags_and_names_are_all_different()
+    public void Settings_and_names_are_all_different()
     {
-        string[] flags = [.. AttentionOption.All.SelectMany(option => option.Text is { } text ? [text.Flag] : option.Arrays.Select(array => array.Flag))];
+        Setting[] settings = [.. AttentionOption.All.SelectMany(option => option.Text is { } text ? [text.Setting] : option.Arrays.Select(array => array.Setting))];
 
-        Assert.Equal(flags.Distinct(), flags);
+        Assert.Equal(settings.Distinct(), settings);
         Assert.Equal(AttentionOption.All.Select(option => option.Name).Distinct(), AttentionOption.All.Select(option => option.Name));
     }
 

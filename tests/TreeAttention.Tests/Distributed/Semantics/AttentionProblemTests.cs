@@ -10,15 +10,15 @@ public sealed class AttentionProblemTests
 
     public static TheoryData<string, string> Faults => new()
     {
-        { "alibi", "--alibi has 5 elements but [query_heads] or [batch, query_heads] asks for 4 or 8." },
-        { "sinks", "--sinks has 8 elements but [query_heads] asks for 4." },
-        { "key-lengths", "--key-lengths has 3 elements but [batch] asks for 2." },
-        { "long-key", "--key-lengths[1] is 11, outside 0 to 10" },
-        { "negative-query", "--query-lengths[0] is -1, outside 0 to 3" },
-        { "dfs-alone", "needs both --dfs-start [batch, query_len] and --dfs-end [batch, key_len]" },
-        { "dfs-end", "--dfs-end has 19 elements but [batch, key_len] asks for 20." },
-        { "tail-mask", "--tail-mask has 23 elements but [batch, query_len, tail] asks for 24." },
-        { "tail-bias", "--tail-bias has 13 elements but [1 or batch, query_len, tail] asks for 12 or 24." },
+        { "alibi", "AttentionOptions.AlibiSlopes has 5 elements but [query_heads] or [batch, query_heads] asks for 4 or 8." },
+        { "sinks", "AttentionOptions.Sinks has 8 elements but [query_heads] asks for 4." },
+        { "key-lengths", "AttentionOptions.KeyLengths has 3 elements but [batch] asks for 2." },
+        { "long-key", "AttentionOptions.KeyLengths[1] is 11, outside 0 to 10" },
+        { "negative-query", "AttentionOptions.QueryLengths[0] is -1, outside 0 to 3" },
+        { "dfs-alone", "needs both AttentionOptions.DfsStart [batch, query_len] and AttentionOptions.DfsEnd [batch, key_len]" },
+        { "dfs-end", "AttentionOptions.DfsEnd has 19 elements but [batch, key_len] asks for 20." },
+        { "tail-mask", "AttentionOptions.TailMask has 23 elements but [batch, query_len, tail] asks for 24." },
+        { "tail-bias", "AttentionOptions.TailBias has 13 elements but [1 or batch, query_len, tail] asks for 12 or 24." },
     };
 
     [Theory, MemberData(nameof(Faults))]

@@ -51,7 +51,7 @@ public class NpyWriterTests : TensorFileTestBase
 
         FaultException fault = CannotCreate(path);
 
-        Assert.Contains("--force", fault.Message, StringComparison.Ordinal);
+        Assert.Contains("give force: true", fault.Message, StringComparison.Ordinal);
         Assert.Equal([1, 2, 3], File.ReadAllBytes(path));
         AssertNothingElse("out.npy");
     }
