@@ -66,7 +66,7 @@ internal sealed class Setting
 
     public static Setting PlacementReplicated { get; } = new("queries that every rank has whole");
 
-    public static Setting PlacementSharded { get; } = new("QueryPlacement.Sharded");
+    public static Setting PlacementSharded { get; } = new("queries that are sharded as the keys are");
 
     public static Setting ShardContiguous { get; } = new("ShardLayout.Contiguous");
 
