@@ -1,7 +1,7 @@
 using System;
 using System.IO;
-using TreeAttention.Distributed.Faults;
 using Microsoft.Win32.SafeHandles;
+using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention.Runtime.Files;
 
