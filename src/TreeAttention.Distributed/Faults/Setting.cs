@@ -64,9 +64,9 @@ internal sealed class Setting
 
     public static Setting NodesOfPlan { get; } = new("AttentionPlan.Nodes");
 
-    public static Setting PlacementReplicated { get; } = new("queries that every rank has whole");
+    public static Setting PlacementReplicated { get; } = new("replicated query placement");
 
-    public static Setting PlacementSharded { get; } = new("queries that are sharded as the keys are");
+    public static Setting PlacementSharded { get; } = new("sharded query placement");
 
     public static Setting ShardContiguous { get; } = new("ShardLayout.Contiguous");
 

@@ -17,7 +17,7 @@ public sealed class IndependenceTests
     [
         "TreeAttention.AttentionOptions", "TreeAttention.AttentionShape", "TreeAttention.ElementType", "TreeAttention.ElementTypes",
         "TreeAttention.Llama3Scaling", "TreeAttention.RotaryOptions", "TreeAttention.TensorView",
-        "TreeAttention.Distributed.Layout.KeyValueScales",
+        "TreeAttention.KeyValueScales",
         "TreeAttention.Distributed.Numerics.ElementConversion", "TreeAttention.Distributed.Numerics.HostMemory",
         "TreeAttention.Distributed.Numerics.MemoryAccount", "TreeAttention.Distributed.Numerics.Region",
         "TreeAttention.Distributed.Numerics.RowStorage", "TreeAttention.Distributed.Numerics.StorageType",

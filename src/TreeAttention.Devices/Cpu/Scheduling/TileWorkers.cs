@@ -35,7 +35,7 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
     /// <exception cref="FaultException">The storage type cannot be computed with here (69).</exception>
     internal TileKind KindFor(AttentionShape shape, ElementType type)
     {
-        if (!Types.Contains(type))
+        if (!Has(type))
         {
             string has = StorageType.Names(Types.Select(StorageType.Of), "and");
             throw new FaultException(
@@ -70,6 +70,9 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
         }
     }
 
+    /// <summary>There is a kernel for the storage type. Every call asks, so it allocates nothing.</summary>
+    protected abstract bool Has(ElementType type);
+
     /// <summary>Makes one worker.</summary>
     protected abstract TileWorker Create(TileKind kind, MemoryAccount account);
 }
@@ -94,6 +97,8 @@ internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount ac
     protected override IReadOnlyCollection<ElementType> Types => _creators.Keys;
 
     protected override int PanelRows => 3 * TWidth.Count;
+
+    protected override bool Has(ElementType type) => _creators.ContainsKey(type);
 
     protected override TileWorker Create(TileKind kind, MemoryAccount account) => _creators[kind.Type](kind, account);
 

@@ -82,7 +82,7 @@ public sealed class Int8CacheTests
 
             Assert.Equal((FaultCode.BadInput, FaultCode.BadInput), (key.Code, value.Code));
             Assert.StartsWith("key[batch 0, position 0, head 1, dim 0] is -446.25, too large for i8 with a scale of 3.5, which ends at 444.5.", key.Message, StringComparison.Ordinal);
-            Assert.Contains("Give a larger --value-scale", value.Message, StringComparison.Ordinal);
+            Assert.Contains("Give a larger KeyValueScales.Value", value.Message, StringComparison.Ordinal);
             Assert.Equal(0, cache.LengthOf(0));
         });
     }

@@ -26,7 +26,7 @@ public sealed class SettingTests
     private static readonly string[] _flagsOfOthers = ["--shm-size=1g", "scripts/build.sh --all", "--gpu-architecture=", "--std=c++17", "--fmad=false"];
 
     // What callers give in an argument or by the order of a tensor's axes, not in a property.
-    private static readonly string[] _plainWords = ["the order of the axes", "force: true", "queries that every rank has whole", "queries that are sharded as the keys are"];
+    private static readonly string[] _plainWords = ["the order of the axes", "force: true", "replicated query placement", "sharded query placement"];
 
     [Fact]
     public void No_text_below_the_command_line_holds_a_flag()

@@ -48,7 +48,7 @@ public sealed class Int8LoadingTests
 
         Assert.Equal(127 * Math.Sign(last), stored[0]);
         Assert.Equal(FaultCode.BadInput, fault.Code);
-        Assert.StartsWith($"key[batch 0, position 1, head 0, dim 0] is {(last < 0 ? "-" : "")}382.5, too large for i8 with a scale of 3, which ends at 381. Give a larger --key-scale", fault.Message, StringComparison.Ordinal);
+        Assert.StartsWith($"key[batch 0, position 1, head 0, dim 0] is {(last < 0 ? "-" : "")}382.5, too large for i8 with a scale of 3, which ends at 381. Give a larger KeyValueScales.Key", fault.Message, StringComparison.Ordinal);
     }
 
     [Fact]

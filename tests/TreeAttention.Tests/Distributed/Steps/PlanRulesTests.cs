@@ -12,7 +12,7 @@ public sealed class PlanRulesTests
     private static readonly AttentionCase _attention = AttentionCases.All[2];
 
     [Theory]
-    [InlineData(AttentionAlgorithm.Tree, ReductionKind.Auto, "sharded", "contiguous", 2, "QueryPlacement.Sharded belongs to ring algorithms")]
+    [InlineData(AttentionAlgorithm.Tree, ReductionKind.Auto, "sharded", "contiguous", 2, "sharded query placement belongs to ring algorithms")]
     [InlineData(AttentionAlgorithm.Ring, ReductionKind.Lanes, "replicated", "lanes", 2, "ReductionKind.Lanes means AttentionAlgorithm.Tree over ShardLayout.Lanes, not ring over lanes. Give AttentionAlgorithm.Tree")]
     [InlineData(AttentionAlgorithm.Tree, ReductionKind.Lanes, "replicated", "zigzag", 2, "not tree over zigzag")]
     public void What_does_not_go_together_is_refused(

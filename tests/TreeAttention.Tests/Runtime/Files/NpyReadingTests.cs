@@ -67,7 +67,6 @@ public class NpyReadingTests : TensorFileTestBase
     [InlineData("|V1", "float8")]
     [InlineData("<u4", ".astype('<i8')")]
     [InlineData("<c8", "'<c8'")]
-    [InlineData("|i1", "'|i1'")]
     [InlineData("<U5", "'<U5'")]
     [InlineData("<f44", "'<f44'")]
     [InlineData("<<f4", "'<<f4'")]
