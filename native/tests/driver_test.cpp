@@ -79,14 +79,14 @@ struct compiled {
 
 compiled compile(const std::string& source, const char* expression) {
   const std::string texts[] = {read("device/primitives.cuh"), read("arguments.cuh"),
-                               read("visibility.cuh"), read("tensor_tiles.cuh")};
+                               read("visibility.cuh"), read("tensor_tiles.cuh"), read("rows.cuh")};
   const char* const headers[] = {texts[0].c_str(), texts[1].c_str(), texts[2].c_str(),
-                                 texts[3].c_str()};
+                                 texts[3].c_str(), texts[4].c_str()};
   const char* const names[] = {"primitives.cuh", "arguments.cuh", "visibility.cuh",
-                               "tensor_tiles.cuh"};
+                               "tensor_tiles.cuh", "rows.cuh"};
   const char* const options[] = {"--gpu-architecture=sm_90", "--std=c++17", "-DUNUSED=1"};
   void* program;
-  EXPECT(nvrtcCreateProgram(&program, source.c_str(), "test.cu", 4, headers, names) == 0);
+  EXPECT(nvrtcCreateProgram(&program, source.c_str(), "test.cu", 5, headers, names) == 0);
   EXPECT(nvrtcAddNameExpression(program, expression) == 0);
   compiled c;
   c.result = nvrtcCompileProgram(program, 3, options);
