@@ -10,6 +10,7 @@ using TreeAttention.Cli.Doctor;
 using TreeAttention.Cli.Output;
 using TreeAttention.Cli.Verify;
 using TreeAttention.Distributed.Faults;
+using TreeAttention.Runtime.Files;
 using TreeAttention.Runtime.Groups;
 
 namespace TreeAttention.Cli;
@@ -18,6 +19,12 @@ namespace TreeAttention.Cli;
 internal static class Program
 {
     private static int Main(string[] arguments)
+    {
+        StandardStream.Reserve();
+        return Terminal.End(Run(arguments));
+    }
+
+    private static int Run(string[] arguments)
     {
         Setting.UseNames(Flags.Names);
         var environment = ProcessEnvironment.Read();
@@ -65,10 +72,6 @@ internal static class Program
         {
             Terminal.Error.WriteLine($"treeattn: this is a bug of treeattn {ProductVersion.Text}, please report it with its command line: {bug}");
             return (int)FaultCode.Bug;
-        }
-        finally
-        {
-            Terminal.Out.Flush();
         }
     }
 
@@ -132,7 +135,7 @@ internal sealed class Interruption : IDisposable
         context.Cancel = true;
         if (speaks)
         {
-            Terminal.Error.WriteLine($"treeattn: stopped by {context.Signal}; finished rows are kept and no file is left half-written.");
+            Terminal.Error.WriteLine($"treeattn: stopped by {context.Signal}; {ResultsFile.Kept}no file is left half-written.");
         }
 
         ProcessEnd.Leave(code);

@@ -9,6 +9,7 @@ namespace TreeAttention.Verification;
 internal sealed class TensorNumbers(TensorView tensor)
 {
     private readonly int _size = tensor.Type.SizeInBytes();
+    private readonly TensorBytes _memory = new(tensor);
     private readonly byte[] _bytes = new byte[tensor.Shape[3] * tensor.Type.SizeInBytes()];
     private readonly float[] _single = new float[tensor.Shape[3]];
 
@@ -19,13 +20,12 @@ internal sealed class TensorNumbers(TensorView tensor)
         long first = (batch * strides[0]) + (position * strides[1]) + (head * strides[2]);
         if (strides[3] == 1)
         {
-            Marshal.Copy(tensor.Address + (nint)(first * _size), _bytes, 0, _bytes.Length);
-            return _bytes;
+            return _memory.At(tensor.Address + (nint)(first * _size), _bytes.Length);
         }
 
         for (int dim = 0; dim < _single.Length; dim++)
         {
-            Marshal.Copy(tensor.Address + (nint)((first + (dim * strides[3])) * _size), _bytes, dim * _size, _size);
+            _memory.At(tensor.Address + (nint)((first + (dim * strides[3])) * _size), _size).CopyTo(_bytes.AsSpan(dim * _size));
         }
 
         return _bytes;

@@ -2,7 +2,6 @@ using System;
 using System.Collections.Generic;
 using System.CommandLine;
 using System.CommandLine.Parsing;
-using System.IO;
 using System.Linq;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Runtime.Files;
@@ -211,10 +210,7 @@ internal static class OutputPaths
         }
     }
 
-    // An input may name a tensor inside its file.
-    private static bool IsSame(string written, string file)
-    {
-        (string target, string taken) = (Path.GetFullPath(written), Path.GetFullPath(file));
-        return target == taken || taken.StartsWith(target + ":", StringComparison.Ordinal);
-    }
+    // An input may name a tensor inside its file; links and other names of one file are that file.
+    private static bool IsSame(string written, string file) =>
+        FileKinds.AreSame(written, file) || (TensorFileSpec.PathIn(file) is { } path && FileKinds.AreSame(written, path));
 }

@@ -2,6 +2,7 @@ using System;
 using System.Diagnostics;
 using System.IO;
 using System.Text;
+using TreeAttention.Runtime.Files;
 
 namespace TreeAttention.Cli.Output;
 
@@ -9,10 +10,28 @@ namespace TreeAttention.Cli.Output;
 internal static class Terminal
 {
     /// <summary>Standard output; flushed by whoever ends a report.</summary>
-    public static TextWriter Out { get; } = new StreamWriter(Console.OpenStandardOutput(), new UTF8Encoding(false), 4096) { AutoFlush = false };
+    public static TextWriter Out { get; } = new StreamWriter(StandardStream.Output, new UTF8Encoding(false), 4096) { AutoFlush = false };
 
-    /// <summary>Standard error, unbuffered.</summary>
-    public static TextWriter Error { get; } = new StreamWriter(Console.OpenStandardError(), new UTF8Encoding(false), 256) { AutoFlush = true };
+    /// <summary>Standard error, unbuffered, for any thread.</summary>
+    public static TextWriter Error { get; } =
+        TextWriter.Synchronized(new StreamWriter(StandardStream.Error, new UTF8Encoding(false), 256) { AutoFlush = true });
+
+    /// <summary>Lets the last lines out.</summary>
+    /// <param name="code">How the run ended.</param>
+    /// <returns>The same code, or that of the stream where a run that was well could not say so.</returns>
+    public static int End(int code)
+    {
+        try
+        {
+            Out.Flush();
+            return code;
+        }
+        catch (FaultException fault)
+        {
+            Error.WriteLine($"treeattn: {fault.Message}");
+            return code == 0 ? (int)fault.Code : code;
+        }
+    }
 }
 
 /// <summary>A bar on the error stream that says how far a long run is: on a terminal alone, so that files and pipes stay clean.</summary>
@@ -21,7 +40,7 @@ internal sealed class ProgressLine(bool speaks, int steps, string unit = "steps"
     private const int Width = 40;
     private static readonly TimeSpan _interval = TimeSpan.FromMilliseconds(200);
 
-    private readonly bool _isShown = speaks && !Console.IsErrorRedirected;
+    private readonly bool _isShown = speaks && StandardStream.IsErrorTerminal;
     private readonly long _start = Stopwatch.GetTimestamp();
     private long _last = Stopwatch.GetTimestamp();
     private int _written;

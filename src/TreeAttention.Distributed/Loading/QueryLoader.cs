@@ -89,9 +89,10 @@ internal static class QueryLoader
 
 /// <summary>Reads the rows (one batch row, position and head; all dimensions) of a BSHD tensor, whatever its strides and element type.</summary>
 /// <remarks>A row that lies in one piece is read where it lies; any other is gathered. Not safe for several threads.</remarks>
-internal sealed unsafe class TensorRows
+internal sealed class TensorRows
 {
     private readonly TensorView _view;
+    private readonly TensorBytes _bytes;
     private readonly int _size;
     private readonly byte[] _gathered;
     private readonly float[] _single;
@@ -116,6 +117,7 @@ internal sealed unsafe class TensorRows
         }
 
         _view = view;
+        _bytes = new TensorBytes(view);
         _size = view.Type.SizeInBytes();
         _gathered = new byte[Dim * _size];
         _single = new float[Dim];
@@ -133,19 +135,16 @@ internal sealed unsafe class TensorRows
     /// <summary>The bytes of a row, as they were stored; valid until the next call.</summary>
     public ReadOnlySpan<byte> Bytes(int batch, int position, int head)
     {
-        byte* first = Address(batch, position, head);
+        nint first = AddressOf(batch, position, head);
         long stride = _view.Strides[3];
         if (stride == 1)
         {
-            return new ReadOnlySpan<byte>(first, _gathered.Length);
+            return _bytes.At(first, _gathered.Length);
         }
 
-        switch (_size)
+        for (int dim = 0; dim < Dim; dim++)
         {
-            case 1: Gather(first, stride, _gathered); break;
-            case 2: Gather((ushort*)first, stride, _gathered); break;
-            case 4: Gather((uint*)first, stride, _gathered); break;
-            default: Gather((ulong*)first, stride, _gathered); break;
+            _bytes.At(first + (nint)(dim * stride * _size), _size).CopyTo(_gathered.AsSpan(dim * _size));
         }
 
         return _gathered;
@@ -181,18 +180,8 @@ internal sealed unsafe class TensorRows
 
     /// <summary>One element, exactly, its head's scale included.</summary>
     public double Element(int batch, int position, int head, int dim) => (_view.HeadScales?[head] ?? 1.0) * ElementConversion.ToDouble(
-        new ReadOnlySpan<byte>(Address(batch, position, head) + (dim * _view.Strides[3] * _size), _size), Type);
+        _bytes.At(AddressOf(batch, position, head) + (nint)(dim * _view.Strides[3] * _size), _size), Type);
 
-    private byte* Address(int batch, int position, int head) =>
-        (byte*)_view.Address + (_view.OffsetOf([batch, position, head]) * _size);
-
-    private static void Gather<T>(T* first, long stride, Span<byte> into)
-        where T : unmanaged
-    {
-        Span<T> elements = MemoryMarshal.Cast<byte, T>(into);
-        for (int i = 0; i < elements.Length; i++)
-        {
-            elements[i] = first[i * stride];
-        }
-    }
+    private nint AddressOf(int batch, int position, int head) =>
+        _view.Address + (nint)(_view.OffsetOf([batch, position, head]) * _size);
 }

@@ -42,6 +42,9 @@ public sealed class TensorView
     /// <remarks>Only a tensor of a type with scales has any: its elements are numbers that were divided by these.</remarks>
     public float[]? HeadScales { get; private init; }
 
+    /// <summary>Where the bytes are read from in place of the memory, which may vanish; null: the memory stays.</summary>
+    internal ITensorSource? Source { get; init; }
+
     /// <summary>Number of axes.</summary>
     public int Rank => Shape.Length;
 
@@ -61,7 +64,7 @@ public sealed class TensorView
                 $"{scales.Length} scales do not fit {Name} {ShapeText} of {Type.ShortName()}: {StorageType.ScaledNames("and")} has one for each head, the third of four axes.");
         }
 
-        return new TensorView(Name, Address, Type, Shape, Strides) { HeadScales = scales };
+        return new TensorView(Name, Address, Type, Shape, Strides) { Source = Source, HeadScales = scales };
     }
 
     /// <summary>The same memory with two axes exchanged. Scales of heads must come after it.</summary>
@@ -71,11 +74,11 @@ public sealed class TensorView
         long[] strides = [.. Strides];
         (shape[first], shape[second]) = (shape[second], shape[first]);
         (strides[first], strides[second]) = (strides[second], strides[first]);
-        return new TensorView(Name, Address, Type, shape, strides);
+        return new TensorView(Name, Address, Type, shape, strides) { Source = Source };
     }
 
     /// <summary>The same memory with one more axis, of length 1, before all others.</summary>
-    public TensorView AddFirstAxis() => new(Name, Address, Type, [1, .. Shape], [Count, .. Strides]);
+    public TensorView AddFirstAxis() => new(Name, Address, Type, [1, .. Shape], [Count, .. Strides]) { Source = Source };
 
     /// <summary>The first <paramref name="length"/> indices of the last axis: MLA's values inside its keys.</summary>
     public TensorView TruncateLastAxis(string name, int length)
@@ -83,7 +86,7 @@ public sealed class TensorView
         ArgumentOutOfRangeException.ThrowIfGreaterThan(length, Shape[^1]);
         long[] shape = [.. Shape];
         shape[^1] = length;
-        return new TensorView(name, Address, Type, shape, Strides) { HeadScales = HeadScales };
+        return new TensorView(name, Address, Type, shape, Strides) { Source = Source, HeadScales = HeadScales };
     }
 
     /// <summary>Some of the indices of the second axis, the length.</summary>
@@ -91,7 +94,7 @@ public sealed class TensorView
     {
         long[] shape = [.. Shape];
         shape[1] = count;
-        return new TensorView(Name, Address + (nint)(first * Strides[1] * Type.SizeInBytes()), Type, shape, Strides) { HeadScales = HeadScales };
+        return new TensorView(Name, Address + (nint)(first * Strides[1] * Type.SizeInBytes()), Type, shape, Strides) { Source = Source, HeadScales = HeadScales };
     }
 
     /// <summary>Elements from the first to the element at these indices.</summary>

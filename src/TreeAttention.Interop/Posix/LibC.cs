@@ -6,6 +6,11 @@ namespace TreeAttention.Interop.Posix;
 internal static unsafe partial class LibC
 {
     internal const int OpenReadWrite = 0x2;
+    internal const int GetDescriptorFlags = 1;
+    internal const int CloseOnExec = 1; // FD_CLOEXEC
+    internal const int Interrupted = 4; // EINTR
+    internal const int TryAgain = 11; // EAGAIN
+    internal const int NameTooLong = 36; // ENAMETOOLONG
     internal const int OpenCreate = 0x40;
     internal const int OpenExclusive = 0x80;
     internal const int OpenCloseOnExec = 0x80000;
@@ -46,6 +51,16 @@ internal static unsafe partial class LibC
     [LibraryImport(Library, EntryPoint = "close", SetLastError = true)]
     internal static partial int CloseFile(int descriptor);
 
+    [LibraryImport(Library, EntryPoint = "write", SetLastError = true)]
+    internal static partial nint Write(int descriptor, byte* bytes, nuint count);
+
+    /// <summary>fcntl with F_GETFD: the flags of a descriptor, or -1 where none is open.</summary>
+    [LibraryImport(Library, EntryPoint = "fcntl", SetLastError = true)]
+    internal static partial int Control(int descriptor, int command);
+
+    [LibraryImport(Library, EntryPoint = "isatty")]
+    internal static partial int IsTerminal(int descriptor);
+
     [LibraryImport(Library, EntryPoint = "unlink", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     internal static partial int RemoveFile(string path);
 
@@ -69,6 +84,9 @@ internal static unsafe partial class FileStatus
     /// <summary>STATX_TYPE: fill in the type bits of the mode.</summary>
     public const uint TypeWanted = 1;
 
+    /// <summary>STATX_INO: fill in the number of the file on its device, which is filled in always.</summary>
+    public const uint NumberWanted = 0x100;
+
     /// <summary>S_IFMT: the type bits of a mode.</summary>
     public const int TypeBits = 0xF000;
 
@@ -82,7 +100,7 @@ internal static unsafe partial class FileStatus
     public const int BlockDevice = 0x6000;
 
     /// <summary>Fills <paramref name="status"/> for what the path leads to, through symbolic links; 0, or -1 on failure.</summary>
-    [LibraryImport("libc", EntryPoint = "statx", StringMarshalling = StringMarshalling.Utf8)]
+    [LibraryImport("libc", EntryPoint = "statx", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
     public static partial int Query(int directory, string path, int flags, uint wanted, Fields* status);
 
@@ -93,6 +111,14 @@ internal static unsafe partial class FileStatus
         /// <summary>stx_mode.</summary>
         [FieldOffset(28)]
         public ushort Mode;
+
+        /// <summary>stx_ino</summary>
+        [FieldOffset(32)]
+        public ulong Number;
+
+        /// <summary>stx_dev_major, stx_dev_minor</summary>
+        [FieldOffset(136)]
+        public ulong Device;
     }
 }
 

@@ -17,11 +17,13 @@ namespace TreeAttention;
 /// A file holds <c>lengths</c> [layers, rows] and <c>padding</c> [rows] of the whole cache, <c>pages</c> [entries, 3], for each page of each row the row,
 /// the page's number in it and where its contents are, and for each layer these contents: <c>layer.N.key</c> [contents, 512, kv_heads, head_dim],
 /// rotated as it was stored, and <c>layer.N.value</c>, as they are stored. With a storage type that has scales <c>key_scales</c> and <c>value_scales</c> [kv_heads] are
-/// what they are to be multiplied by. Pages that rows share are saved once, and shared again when they are loaded. Files of
-/// earlier versions, whose <c>pages</c> are [entries, 2], entry after entry with contents of its own, are loaded as well.
+/// what they are to be multiplied by. <c>save</c> [4] is a number of this save, the same in all of its files, so that files of two
+/// saves, one of which was interrupted, are not taken for one. Pages that rows share are saved once, and shared again when they are loaded. Files of
+/// earlier versions, without <c>save</c>, or whose <c>pages</c> are [entries, 2], entry after entry with contents of its own, are loaded as well.
 /// </remarks>
 public static class CacheFiles
 {
+    internal const string SaveId = "save";
     internal const string KeyScales = "key_scales";
     internal const string ValueScales = "value_scales";
 
@@ -41,14 +43,17 @@ public static class CacheFiles
     }
 
     /// <inheritdoc cref="Save(AttentionGroup, ShardedKvCache, string, bool)"/>
-    internal static void Save(RankContext context, ShardedKvCache cache, string directory, bool force) =>
+    internal static void Save(RankContext context, ShardedKvCache cache, string directory, bool force)
+    {
+        byte[] save = context.Control.AllGather(Guid.NewGuid().ToByteArray())[0];
         RankAgreement.Together(context.Control, () =>
         {
             string name = string.Create(
                 CultureInfo.InvariantCulture, $"{Prefix}{context.Transport.Rank:D5}-of-{context.Transport.Size:D5}.safetensors");
-            Save(cache, Path.Combine(DirectoryAt(directory), name), force);
+            Save(cache, save, Path.Combine(DirectoryAt(directory), name), force);
             return true;
         });
+    }
 
     /// <summary>Fills an empty cache with what was saved, on any number of ranks. Every rank calls it; all succeed or all fail.</summary>
     /// <param name="group">The ranks.</param>
@@ -106,12 +111,13 @@ public static class CacheFiles
         }
     }
 
-    private static void Save(ShardedKvCache cache, string path, bool force)
+    private static void Save(ShardedKvCache cache, byte[] save, string path, bool force)
     {
         CacheOptions options = cache.Options;
         List<(int Page, int[] Rows)> pages = PagesOf(cache);
         int[] entries = [.. pages.SelectMany((content, index) => content.Rows.SelectMany(row => new[] { row, content.Page, index }))];
         using var writer = new SafetensorsWriter(path, force);
+        writer.Declare(SaveId, ElementType.Int32, save.Length / sizeof(int));
         writer.Declare("lengths", ElementType.Int32, options.Layers, options.Rows);
         writer.Declare("padding", ElementType.Int32, options.Rows);
         writer.Declare("pages", ElementType.Int32, entries.Length / 3, 3);
@@ -132,6 +138,7 @@ public static class CacheFiles
         }
 
         writer.Begin();
+        writer.Write(save);
         int[] lengths = [.. Enumerable.Range(0, options.Layers).SelectMany(
             layer => Enumerable.Range(0, options.Rows).Select(row => cache.LengthOf(layer, row)))];
         writer.Write(MemoryMarshal.AsBytes<int>(lengths));

@@ -13,6 +13,7 @@ internal sealed class SavedCache : IDisposable
 {
     private const int Columns = 3;       // row, page, contents
     private const int ColumnsBefore = 2; // without contents: each entry has its own
+    private const int SaveNumbers = 4;
 
     private readonly CacheOptions _options;
     private readonly List<IDisposable> _files = [];
@@ -32,6 +33,8 @@ internal sealed class SavedCache : IDisposable
         {
             _lengths = Integers(paths[0], "lengths", options.Layers, options.Rows);
             _padding = Integers(paths[0], "padding", options.Rows);
+            RequireLengths(paths[0]);
+            RequireOneSave(paths);
             for (int file = 0; file < paths.Length; file++)
             {
                 Open(paths[file], file);
@@ -97,9 +100,46 @@ internal sealed class SavedCache : IDisposable
         return paths;
     }
 
+    private void RequireLengths(string path)
+    {
+        for (int index = 0; index < _lengths.Length; index++)
+        {
+            (int layer, int row) = (index / _options.Rows, index % _options.Rows);
+            if (_lengths[index] < 0 || _padding[row] < 0 || _padding[row] > ShortestOf(row))
+            {
+                throw new FaultException(
+                    FaultCode.BadInput,
+                    $"{path}: row {row} of layer {layer} is said to have {_lengths[index]} tokens, {_padding[row]} of them padding: tokens are not "
+                    + "negative, and padding is part of them. Save the cache again.");
+            }
+        }
+    }
+
+    // A save that was killed between two ranks leaves files of two saves under the names of one.
+    private static void RequireOneSave(string[] paths)
+    {
+        string first = SaveOf(paths[0]);
+        if (Array.Find(paths, path => SaveOf(path) != first) is { } other)
+        {
+            throw new FaultException(
+                FaultCode.BadInput,
+                $"{paths[0]} and {other} are of different saves: the later one did not come to its end. Load another save; this one cannot be mended.");
+        }
+    }
+
+    private static string SaveOf(string path)
+    {
+        using var file = new MappedFile(path, new TensorFileFaults(CacheFiles.SaveId, path));
+        return !SafetensorsHeader.Holds(file, CacheFiles.SaveId, new TensorFileFaults(CacheFiles.SaveId, path))
+            ? ""
+            : string.Join(' ', Integers(path, CacheFiles.SaveId, SaveNumbers));
+    }
+
     private void Open(string path, int file)
     {
-        TensorView pages = Keep(TensorFile.Open($"{path}:pages", "pages")).View;
+        var opened = new MappedFile(path, new TensorFileFaults("cache", path));
+        _files.Add(opened);
+        TensorView pages = TensorFile.ViewOf(opened, path, "pages");
         int columns = pages.Rank == 2 && pages.Shape[1] == ColumnsBefore ? ColumnsBefore : Columns;
         int[] numbers = Integers(path, "pages", pages.Shape[0], columns);
         int contents = 0;
@@ -120,10 +160,10 @@ internal sealed class SavedCache : IDisposable
         KeyValueScales? scales = CacheFiles.ScalesOf(_options);
         for (int layer = 0; layer < _options.Layers; layer++)
         {
-            TensorView key = Tokens(path, $"layer.{layer}.key", contents, _options.HeadDim, scales?.Key);
+            TensorView key = Tokens(opened, path, $"layer.{layer}.key", contents, _options.HeadDim, scales?.Key);
             TensorView? value = _options.ValuesInKeys
                 ? null
-                : Tokens(path, $"layer.{layer}.value", contents, _options.ValueDim, scales?.Value);
+                : Tokens(opened, path, $"layer.{layer}.value", contents, _options.ValueDim, scales?.Value);
             _tokens[layer, file] = new TensorTokens(key, value, _options);
         }
 
@@ -146,9 +186,9 @@ internal sealed class SavedCache : IDisposable
         }
     }
 
-    private TensorView Tokens(string path, string name, long pages, int dim, float[]? scales)
+    private TensorView Tokens(MappedFile file, string path, string name, long pages, int dim, float[]? scales)
     {
-        TensorView view = Keep(TensorFile.Open($"{path}:{name}", name)).View;
+        TensorView view = TensorFile.ViewOf(file, path, name);
         long[] expected = [pages, PageSpan.Keys, _options.KvHeads, dim];
         if (view.Type != _options.Type || !view.Shape.AsSpan().SequenceEqual(expected))
         {
@@ -161,7 +201,7 @@ internal sealed class SavedCache : IDisposable
         return scales is null ? view : view.WithHeadScales(scales);
     }
 
-    private static unsafe int[] Integers(string path, string name, params long[] shape)
+    private static int[] Integers(string path, string name, params long[] shape)
     {
         using var file = TensorFile.Open($"{path}:{name}", name);
         if (file.View.Type != ElementType.Int32 || !file.View.Shape.AsSpan().SequenceEqual(shape))
@@ -172,13 +212,9 @@ internal sealed class SavedCache : IDisposable
                 + "a cache of the same layers and rows.");
         }
 
-        return MemoryMarshal.CreateReadOnlySpan(ref *(int*)file.View.Address, checked((int)file.View.Count)).ToArray();
-    }
-
-    private TensorFile Keep(TensorFile file)
-    {
-        _files.Add(file);
-        return file;
+        int[] integers = new int[file.View.Count];
+        RowMajorReader.Read(file.View, (elements, first) => elements.CopyTo(MemoryMarshal.AsBytes(integers.AsSpan((int)first))));
+        return integers;
     }
 
     /// <summary>One layer's tokens, whichever file they are in.</summary>

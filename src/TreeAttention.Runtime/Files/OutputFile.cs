@@ -30,7 +30,7 @@ internal sealed class OutputFile : IDisposable
             // A link stays a link: what it leads to is replaced.
             bool isLink = !_isStream && new FileInfo(path).LinkTarget is not null;
             _target = _isStream ? path
-                : isLink ? File.ResolveLinkTarget(path, returnFinalTarget: true)!.FullName
+                : isLink ? File.ResolveLinkTarget(Path.GetFullPath(path), returnFinalTarget: true)!.FullName
                 : Path.GetFullPath(path);
         }
         catch (Exception error) when (IsFileFault(error))
@@ -41,6 +41,12 @@ internal sealed class OutputFile : IDisposable
         Refuse(kind);
         if (!_isStream)
         {
+            // The temporary file has a name of its own, so that it says nothing about the length of the real one.
+            if (FileKinds.IsTooLong(_target))
+            {
+                throw CannotCreate("its name is longer than the file system can hold");
+            }
+
             CreateTemporary(0).Dispose();
             RemoveTemporary();
         }

@@ -7,7 +7,7 @@ namespace TreeAttention.Runtime.Files;
 internal delegate void ElementRun(ReadOnlySpan<byte> elements, long first);
 
 /// <summary>Hands out a tensor's elements in row-major order, whatever its strides, in runs that lie one after the other.</summary>
-internal static unsafe class RowMajorReader
+internal static class RowMajorReader
 {
     private const int LongestRun = 4096;
 
@@ -29,30 +29,31 @@ internal static unsafe class RowMajorReader
 
         long step = view.Rank == 0 ? 1 : view.Strides[^1];
         long[] indices = new long[outer];
+        var bytes = new TensorBytes(view);
         for (long first = 0; first < view.Count; first += rowLength)
         {
-            ReadRow(view, view.OffsetOf(indices), step, rowLength, first, take);
+            ReadRow(view, bytes, view.OffsetOf(indices), step, rowLength, first, take);
             Advance(indices, view.Shape);
         }
     }
 
-    private static void ReadRow(TensorView view, long offset, long step, long length, long first, ElementRun take)
+    private static void ReadRow(TensorView view, TensorBytes bytes, long offset, long step, long length, long first, ElementRun take)
     {
         int size = view.Type.SizeInBytes();
         Span<byte> gathered = stackalloc byte[LongestRun * sizeof(double)];
         for (long done = 0; done < length; done += LongestRun)
         {
             int count = (int)Math.Min(LongestRun, length - done);
-            byte* start = (byte*)view.Address + ((offset + (done * step)) * size);
+            nint start = view.Address + (nint)((offset + (done * step)) * size);
             if (step == 1)
             {
-                take(new ReadOnlySpan<byte>(start, count * size), first + done);
+                take(bytes.At(start, count * size), first + done);
                 continue;
             }
 
             for (int i = 0; i < count; i++)
             {
-                new ReadOnlySpan<byte>(start + (i * step * size), size).CopyTo(gathered[(i * size)..]);
+                bytes.At(start + (nint)(i * step * size), size).CopyTo(gathered[(i * size)..]);
             }
 
             take(gathered[..(count * size)], first + done);
@@ -105,6 +106,6 @@ internal static class TensorSample
         }
 
         nint first = view.Address + (nint)(view.OffsetOf(indices) * view.Type.SizeInBytes());
-        return new TensorView(view.Name, first, view.Type, [view.Shape[^1]], [view.Strides[^1]]);
+        return new TensorView(view.Name, first, view.Type, [view.Shape[^1]], [view.Strides[^1]]) { Source = view.Source };
     }
 }

@@ -25,10 +25,7 @@ internal static class SafetensorsHeader
     public static TensorRecord Read(MappedFile file, string? tensor, TensorFileFaults faults)
     {
         ReadOnlySpan<byte> json = ReadJson(file, faults);
-        var parser = new SafetensorsParser(json, sizeof(long), tensor, faults);
-        parser.Read();
-        RequireOneCover(parser.Extents, sizeof(long) + json.Length, file.Length, faults);
-        RequireNamesOnce(parser.Names, json, faults);
+        SafetensorsParser parser = Parse(json, file, tensor, faults);
         SafetensorsEntry entry = parser.Found is { } found && (tensor is not null || parser.Names.Count == 1)
             ? found
             : throw NoSuchTensor(tensor, parser.Names, json, faults);
@@ -39,6 +36,20 @@ internal static class SafetensorsHeader
             $"the types read are {SafetensorsElementTypes.Readable}",
             "Convert the tensor to one of them");
         return new TensorRecord(type, entry.Shape, ColumnMajor: false, sizeof(long) + json.Length + entry.Begin);
+    }
+
+    /// <summary>The file, whose header is whole, has a tensor of this name.</summary>
+    /// <exception cref="FaultException">The header breaks a rule, or the file is truncated (65).</exception>
+    public static bool Holds(MappedFile file, string tensor, TensorFileFaults faults) =>
+        Parse(ReadJson(file, faults), file, tensor, faults).Found is not null;
+
+    private static SafetensorsParser Parse(ReadOnlySpan<byte> json, MappedFile file, string? tensor, TensorFileFaults faults)
+    {
+        var parser = new SafetensorsParser(json, sizeof(long), tensor, faults);
+        parser.Read();
+        RequireOneCover(parser.Extents, sizeof(long) + json.Length, file.Length, faults);
+        RequireNamesOnce(parser.Names, json, faults);
+        return parser;
     }
 
     private static ReadOnlySpan<byte> ReadJson(MappedFile file, TensorFileFaults faults)

@@ -2,7 +2,6 @@ using System;
 using System.Globalization;
 using System.IO;
 using System.Text;
-using TreeAttention.Interop.Posix;
 using TreeAttention.Runtime.Files;
 
 namespace TreeAttention;
@@ -43,8 +42,7 @@ public sealed class TensorFile : IDisposable
             TensorRecord record = parsed.Format == TensorFormat.Npy
                 ? NpyHeader.Read(file, faults)
                 : SafetensorsHeader.Read(file, parsed.Tensor, faults);
-            var view = new TensorView(name, file.AddressOf(record.Offset), record.Type, record.Shape, record.Strides());
-            return new TensorFile(file, view);
+            return new TensorFile(file, ViewOf(file, record, name));
         }
         catch
         {
@@ -55,6 +53,14 @@ public sealed class TensorFile : IDisposable
 
     /// <inheritdoc/>
     public void Dispose() => _file.Dispose();
+
+    /// <summary>One of the tensors of a safetensors file that is open already. Valid as long as the file is.</summary>
+    /// <exception cref="FaultException">As of <see cref="Open"/>.</exception>
+    internal static TensorView ViewOf(MappedFile file, string path, string tensor) =>
+        ViewOf(file, SafetensorsHeader.Read(file, tensor, new TensorFileFaults(tensor, path)), tensor);
+
+    private static TensorView ViewOf(MappedFile file, TensorRecord record, string name) =>
+        new(name, file.AddressOf(record.Offset), record.Type, record.Shape, record.Strides()) { Source = file };
 }
 
 /// <summary>What a user writes to name a tensor: <c>PATH.npy</c>, <c>PATH.safetensors</c> or <c>PATH.safetensors:TENSOR</c>.</summary>
@@ -93,6 +99,19 @@ internal readonly record struct TensorFileSpec(string Path, TensorFormat Format,
         return split ?? whole ?? throw NoTensorFile(text, name);
     }
 
+    /// <summary>The file in what a user wrote; null where it names no tensor file, or none that there is.</summary>
+    public static string? PathIn(string text)
+    {
+        try
+        {
+            return Parse(text, "").Path;
+        }
+        catch (FaultException)
+        {
+            return null;
+        }
+    }
+
     private static TensorFileSpec? Whole(string text) =>
         text.EndsWith(NpyEnding, StringComparison.Ordinal) ? new TensorFileSpec(text, TensorFormat.Npy, null)
         : text.EndsWith(SafetensorsEnding, StringComparison.Ordinal) ? new TensorFileSpec(text, TensorFormat.Safetensors, null)
@@ -117,49 +136,6 @@ internal enum TensorFormat
 
     /// <summary>Hugging Face's .safetensors: named tensors.</summary>
     Safetensors,
-}
-
-/// <summary>What a path leads to, through symbolic links.</summary>
-internal enum FileKind
-{
-    /// <summary>Nothing, or nothing that may be looked at: opening it tells why.</summary>
-    Unknown,
-
-    /// <summary>A file with contents and a length.</summary>
-    Regular,
-
-    /// <summary>A directory.</summary>
-    Directory,
-
-    /// <summary>A disk, whose contents a write would destroy.</summary>
-    BlockDevice,
-
-    /// <summary>A pipe, a socket, a terminal, <c>/dev/null</c>: bytes go in or come out, but none are kept.</summary>
-    Stream,
-}
-
-/// <summary>Asks the system for the kind of a file without opening it.</summary>
-internal static class FileKinds
-{
-    /// <summary>The kind of the file at <paramref name="path"/>.</summary>
-    public static unsafe FileKind Of(string path)
-    {
-        if (path.Length == 0 || path.Contains('\0', StringComparison.Ordinal))
-        {
-            return FileKind.Unknown;
-        }
-
-        FileStatus.Fields fields;
-        return FileStatus.Query(FileStatus.WorkingDirectory, path, 0, FileStatus.TypeWanted, &fields) != 0
-            ? FileKind.Unknown
-            : (fields.Mode & FileStatus.TypeBits) switch
-            {
-                FileStatus.Regular => FileKind.Regular,
-                FileStatus.Directory => FileKind.Directory,
-                FileStatus.BlockDevice => FileKind.BlockDevice,
-                _ => FileKind.Stream,
-            };
-    }
 }
 
 /// <summary>Where a tensor lies in its file and what it is; checked against the file's length.</summary>
@@ -228,6 +204,17 @@ internal sealed class TensorFileFaults(string name, string path)
         new(
             FaultCode.BadInput,
             $"{name} {path} is truncated: {field} at byte {offset} declares {declared} bytes, the file has {actualBytes}. {WriteAgain}.");
+
+    /// <summary>Bytes that were there when the file was opened are gone (65).</summary>
+    public FaultException Shortened(long offset, long declared, long actualBytes) =>
+        new(
+            FaultCode.BadInput,
+            $"{name} {path} became shorter while it was read: byte {offset} of {declared} is gone, the file has {actualBytes}. "
+            + "Read it when whoever writes it is done; a program that replaces a file by renaming does no harm.");
+
+    /// <summary>The disk or the network failed (74).</summary>
+    public FaultException Failed(string reason, Exception inner) =>
+        new(FaultCode.InputOutput, $"{name} {path} could not be read to its end: {reason.TrimEnd('.')}. Check its disk or network file system.", inner);
 
     /// <summary>The file itself is not what was asked for (65).</summary>
     public FaultException Unnamed(string what, string wayOut) =>

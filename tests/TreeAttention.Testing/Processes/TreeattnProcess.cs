@@ -55,6 +55,10 @@ internal sealed class TreeattnProcess : IDisposable
     public static TreeattnProcess Start(IReadOnlyList<string> arguments, params ReadOnlySpan<(string Name, string Value)> variables) =>
         new(new ProcessTree(new ProcessStartInfo(_program, arguments), variables));
 
+    /// <summary>Starts the program by a shell that redirects its streams, as <c>&gt;/dev/full</c>.</summary>
+    public static TreeattnProcess StartRedirected(string redirection, IReadOnlyList<string> arguments) =>
+        new(new ProcessTree(new ProcessStartInfo("/bin/bash", ["-c", $"exec \"$0\" \"$@\" {redirection}", _program, .. arguments])));
+
     /// <summary>Starts it as ranks under <c>openmpi</c> or <c>mpich</c>; skips the test where that is not installed.</summary>
     public static TreeattnProcess StartRanks(
         string mpi, int ranks, IReadOnlyList<string> arguments, params ReadOnlySpan<(string Name, string Value)> variables) =>

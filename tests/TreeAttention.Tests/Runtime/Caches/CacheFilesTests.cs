@@ -183,6 +183,52 @@ public sealed class CacheFilesTests : IDisposable
     }
 
     [Fact]
+    public void Files_of_two_saves_under_one_name_are_refused()
+    {
+        string first = Path.Combine(_directory, "cache-00000-of-00002.safetensors");
+        CacheRanks.Run(2, context =>
+        {
+            using var cache = new ShardedKvCache(context, _decode.CacheOptions);
+            _decode.Fill(cache, 1100);
+            CacheFiles.Save(context, cache, _directory, force: false);
+        });
+        byte[] before = File.ReadAllBytes(first);
+        CacheRanks.Run(2, context =>
+        {
+            using var cache = new ShardedKvCache(context, _decode.CacheOptions);
+            _decode.Fill(cache, 1100);
+            CacheFiles.Save(context, cache, _directory, force: true);
+        });
+        File.WriteAllBytes(first, before); // as if the second save had been killed before rank 0 came to its end
+
+        FaultException fault = LoadFault(_decode.CacheOptions);
+
+        Assert.Equal(FaultCode.BadInput, fault.Code);
+        Assert.Contains("are of different saves", fault.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("lengths", -1)]
+    [InlineData("padding", -1)]
+    [InlineData("padding", 2000)]
+    public void Lengths_that_no_cache_has_are_refused(string tensor, int number)
+    {
+        CacheRanks.Run(1, context =>
+        {
+            using var cache = new ShardedKvCache(context, _decode.CacheOptions);
+            _decode.Fill(cache, 1100);
+            CacheFiles.Save(context, cache, _directory, force: false);
+        });
+        string path = Directory.GetFiles(_directory).Single();
+        byte[] bytes = File.ReadAllBytes(path);
+        int at = bytes.AsSpan().IndexOf(MemoryMarshal.AsBytes<int>(tensor == "padding" ? _decode.Padding : _decode.Before));
+        BitConverter.TryWriteBytes(bytes.AsSpan(at), number);
+        File.WriteAllBytes(path, bytes);
+
+        Assert.Contains("is said to have", LoadFault(_decode.CacheOptions).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Pages_of_16_tokens_in_any_order_are_imported()
     {
         var decode = new DecodeCase("imported") { Before = [100, 37], KvHeads = 2, Options = new AttentionOptions { Causal = true } };

@@ -1,6 +1,8 @@
 using System;
 using System.IO;
+using System.Linq;
 using System.Runtime.Versioning;
+using TreeAttention.Distributed.Loading;
 using TreeAttention.Runtime.Files;
 using TreeAttention.Testing.Tensors;
 using Xunit;
@@ -56,6 +58,30 @@ public class TensorFileAccessTests : TensorFileTestBase
     {
         RefusedWith(Save(new byte[9], "a.txt"), ".safetensors:TENSOR");
         RefusedWith(Save(new byte[9], "a.npz"), "unzip");
+    }
+
+    [Theory]
+    [InlineData("(4, 20000, 1, 8)", false)]
+    [InlineData("(4, 20000, 1, 8)", true)] // the first axis runs fastest: rows are gathered from all over the file
+    public void A_file_that_becomes_shorter_while_it_is_read_is_65_and_no_signal(string shape, bool columnMajor)
+    {
+        float[] numbers = [.. Enumerable.Range(0, 640_000).Select(i => (float)i)];
+        byte[] bytes = TensorFileBytes.Npy("<f4", columnMajor, shape, TensorFileBytes.Floats(numbers));
+        string path = Save(bytes, "a.npy");
+        using var file = TensorFile.Open(path, "key");
+        var rows = new TensorRows(file.View);
+        double[] row = new double[8];
+        rows.Read(0, 0, 0, row);
+        Assert.Equal(columnMajor ? 80_000.0 : 1.0, row[1]);
+
+        using (var shorter = new FileStream(path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
+        {
+            shorter.SetLength(bytes.Length - 1);
+        }
+
+        FaultException fault = Assert.Throws<FaultException>(() => rows.Read(3, 19_999, 0, row));
+        Assert.Equal(FaultCode.BadInput, fault.Code);
+        Assert.Contains($"became shorter while it was read: byte {bytes.Length - 1} of {bytes.Length} is gone", fault.Message, StringComparison.Ordinal);
     }
 
     [Fact]
