@@ -1,5 +1,3 @@
-using System;
-using System.Linq;
 using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Semantics;
@@ -146,14 +144,14 @@ internal static class DecodeRules
         }
     }
 
-    /// <summary>Throws unless the rows of a call are different rows of the cache.</summary>
-    /// <exception cref="ShapeMismatchException">They are not.</exception>
+    /// <summary>Throws unless the rows of a step are different rows of the cache.</summary>
+    /// <exception cref="ShapeMismatchException">They are not, or there is none.</exception>
     public static void RequireDifferent(ShardedKvCache cache, int[] rows)
     {
-        if (rows.Distinct().Count() != rows.Length || Array.Exists(rows, row => row < 0 || row >= cache.Options.Rows))
+        cache.Rows.RequireDifferent(rows);
+        if (rows.Length == 0)
         {
-            throw new ShapeMismatchException(
-                $"The rows {string.Join(',', rows)} of a call must be different rows of the cache, which has 0 to {cache.Options.Rows - 1}.");
+            throw new ShapeMismatchException("A step needs at least one row of the cache.");
         }
     }
 }

@@ -1,5 +1,6 @@
 using System;
 using System.Linq;
+using System.Runtime.CompilerServices;
 
 namespace TreeAttention.Distributed.Cache;
 
@@ -15,6 +16,38 @@ internal sealed class CacheRows(CacheOptions options, CachePages pages, Action<i
 
     /// <summary>Every row, in order.</summary>
     public int[] All { get; } = [.. Enumerable.Range(0, options.Rows)];
+
+    /// <summary>Throws unless there is such a layer.</summary>
+    public void RequireLayer(int layer)
+    {
+        if ((uint)layer >= (uint)options.Layers)
+        {
+            throw new ArgumentOutOfRangeException(nameof(layer), layer, $"The cache has the layers 0 to {options.Layers - 1}.");
+        }
+    }
+
+    /// <summary>Throws unless there is such a row.</summary>
+    public void RequireRow(int row, [CallerArgumentExpression(nameof(row))] string? parameter = null)
+    {
+        if ((uint)row >= (uint)options.Rows)
+        {
+            throw new ArgumentOutOfRangeException(parameter, row, $"The cache has the rows 0 to {options.Rows - 1}.");
+        }
+    }
+
+    /// <summary>Throws unless the rows of a call are different rows of the cache. Allocates nothing.</summary>
+    /// <exception cref="ShapeMismatchException">They are not.</exception>
+    public void RequireDifferent(ReadOnlySpan<int> rows)
+    {
+        for (int i = 0; i < rows.Length; i++)
+        {
+            if ((uint)rows[i] >= (uint)options.Rows || rows[..i].Contains(rows[i]))
+            {
+                throw new ShapeMismatchException(
+                    $"The rows {string.Join(',', rows.ToArray())} of a call must be different rows of the cache, which has 0 to {options.Rows - 1}.", nameof(rows));
+            }
+        }
+    }
 
     /// <summary>Tokens of a row that a layer holds.</summary>
     public int LengthOf(int layer, int row) => _lengths[(layer * options.Rows) + row];
@@ -61,6 +94,19 @@ internal sealed class CacheRows(CacheOptions options, CachePages pages, Action<i
     /// <summary>Says that a layer has so many tokens more of a row.</summary>
     public void Advance(int layer, int row, int tokens) => _lengths[(layer * options.Rows) + row] += tokens;
 
+    /// <summary>A layer has so many tokens of a row again, and pages that were found for more are given back.</summary>
+    public void Rewind(int layer, int row, int length)
+    {
+        _lengths[(layer * options.Rows) + row] = length;
+        int longest = 0;
+        for (int other = 0; other < options.Layers; other++)
+        {
+            longest = Math.Max(longest, LengthOf(other, row));
+        }
+
+        pages.Truncate(row, longest);
+    }
+
     /// <inheritdoc cref="ShardedKvCache.Truncate"/>
     public void Truncate(int row, int length)
     {
@@ -74,7 +120,7 @@ internal sealed class CacheRows(CacheOptions options, CachePages pages, Action<i
     }
 
     /// <inheritdoc cref="ShardedKvCache.Keep"/>
-    public void Keep(int row, int first, ReadOnlySpan<int> kept, TokenMover mover)
+    public void Keep(int row, int first, ReadOnlySpan<int> kept, TokenMover mover, Action<Exception> lose)
     {
         int length = LengthOf(0, row);
         for (int layer = 1; layer < options.Layers; layer++)
@@ -92,12 +138,20 @@ internal sealed class CacheRows(CacheOptions options, CachePages pages, Action<i
         }
 
         pages.Detach(row, first, first + kept.Length, prepare);
-        for (int i = 0; i < kept.Length; i++)
+        try
         {
-            if (kept[i] != i)
+            for (int i = 0; i < kept.Length; i++)
             {
-                mover.Move(row, first + kept[i], first + i);
+                if (kept[i] != i)
+                {
+                    mover.Move(row, first + kept[i], first + i);
+                }
             }
+        }
+        catch (Exception error)
+        {
+            lose(error); // some tokens lie where others did
+            throw;
         }
 
         Truncate(row, first + kept.Length);

@@ -50,7 +50,7 @@ internal sealed class CacheView
         int longest = 0;
         foreach (int row in _rows)
         {
-            longest = Math.Max(longest, _cache.LengthOf(layer, row));
+            longest = Math.Max(longest, _cache.Rows.LengthOf(layer, row));
         }
 
         int pages = _cache.OwnPages(longest);
@@ -66,7 +66,7 @@ internal sealed class CacheView
         (bool isChanged, bool isMoved) = (false, false);
         for (int batch = 0; batch < _rows.Length; batch++)
         {
-            int length = _cache.LengthOf(layer, _rows[batch]);
+            int length = _cache.Rows.LengthOf(layer, _rows[batch]);
             if (length != KeyLengths[batch])
             {
                 int first = Math.Min(length, KeyLengths[batch]) / PageSpan.Keys;
@@ -106,7 +106,7 @@ internal sealed class CacheView
 
         for (int batch = 0; batch < _rows.Length; batch++)
         {
-            KeyLengths[batch] = _cache.LengthOf(layer, _rows[batch]);
+            KeyLengths[batch] = _cache.Rows.LengthOf(layer, _rows[batch]);
             FillPages(batch, 0, PageSpan.PagesFor(longest));
         }
     }

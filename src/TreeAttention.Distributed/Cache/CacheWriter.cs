@@ -77,7 +77,7 @@ internal sealed class CacheWriter : IDisposable
     /// <exception cref="FaultException">A number must not be stored (65).</exception>
     public void StoreAt(int layer, int row, int position, int tokens, bool isRotated)
     {
-        RequireStorable(layer, [row], position - _cache.LengthOf(layer, row), tokens, [], TakeKeys(tokens), TakeValues(tokens), isRotated);
+        RequireStorable(layer, [row], position - _cache.Rows.LengthOf(layer, row), tokens, [], TakeKeys(tokens), TakeValues(tokens), isRotated);
         Reserve(tokens);
         PlaceTokens(0, row, position, tokens);
         Send(
@@ -103,7 +103,7 @@ internal sealed class CacheWriter : IDisposable
         Reserve(rows.Length * tokens);
         for (int i = 0; i < rows.Length; i++)
         {
-            PlaceTokens(i * tokens, rows[i], _cache.LengthOf(layer, rows[i]), tokens);
+            PlaceTokens(i * tokens, rows[i], _cache.Rows.LengthOf(layer, rows[i]), tokens);
         }
 
         for (int i = 0; i < depths.Length; i++)
@@ -152,7 +152,7 @@ internal sealed class CacheWriter : IDisposable
         for (int i = 0; i < rows.Length * tokens; i++)
         {
             (int row, int token) = (rows[i / tokens], i % tokens);
-            int length = _cache.LengthOf(layer, row) + behind;
+            int length = _cache.Rows.LengthOf(layer, row) + behind;
             int turn = _cache.TurnOf(row, length + (depths.IsEmpty ? token : depths[i]));
             _check.RequireKey(row, length + token, turn, key.Slice(i * options.KeyFloats, options.KeyFloats), isRotated);
         }
@@ -160,7 +160,7 @@ internal sealed class CacheWriter : IDisposable
         for (int i = 0; i < rows.Length * tokens; i++)
         {
             int row = rows[i / tokens];
-            int position = _cache.LengthOf(layer, row) + behind + (i % tokens);
+            int position = _cache.Rows.LengthOf(layer, row) + behind + (i % tokens);
             _check.RequireValue(row, position, value.Slice(i * options.ValueFloats, options.ValueFloats));
         }
     }
@@ -171,6 +171,9 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
 {
     private readonly CacheOptions _options = cache.Options;
 
+    /// <summary>A source of tokens is being read.</summary>
+    public bool IsReading { get; private set; }
+
     /// <summary>Appends tokens of the host's memory; where a step's input is given they are only written into it, which then stores them.</summary>
     public void Append(
         int layer, ReadOnlySpan<int> which, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths, IStepInput? input)
@@ -179,11 +182,26 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
         RequireDepths(which.Length, tokens, depths);
         writer.RequireStorable(layer, which, tokens, depths, key, value);
         rows.MakeRoom(layer, which, tokens);
+        try
+        {
+            Store(layer, which, tokens, key, value, depths, input);
+        }
+        catch (Exception error)
+        {
+            GiveBack(layer, which, error);
+            throw;
+        }
+
+        Advance(layer, which, tokens);
+        cache.Bound.Measure(_options.ValuesInKeys ? key : value);
+    }
+
+    private void Store(
+        int layer, ReadOnlySpan<int> which, int tokens, ReadOnlySpan<float> key, ReadOnlySpan<float> value, ReadOnlySpan<int> depths, IStepInput? input)
+    {
         key.CopyTo(input is null ? writer.TakeKeys(which.Length * tokens) : input.Keys);
         value.CopyTo(input is null ? writer.TakeValues(which.Length * tokens) : input.Values);
         writer.Store(layer, which, tokens, depths, input);
-        Advance(layer, which, tokens);
-        cache.Bound.Measure(_options.ValuesInKeys ? key : value);
     }
 
     /// <summary>Appends tokens of the device's memory, unchecked; where a step's input is given it has them, and then stores them.</summary>
@@ -192,7 +210,16 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
         int tokens = TokensIn(which.Length, key.Count, value.Count);
         RequireDepths(which.Length, tokens, depths);
         rows.MakeRoom(layer, which, tokens);
-        writer.Store(layer, which, tokens, depths, key, value, input);
+        try
+        {
+            writer.Store(layer, which, tokens, depths, key, value, input);
+        }
+        catch (Exception error)
+        {
+            GiveBack(layer, which, error);
+            throw;
+        }
+
         Advance(layer, which, tokens);
         cache.Bound.Forget();
     }
@@ -200,31 +227,70 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
     /// <inheritdoc cref="ShardedKvCache.AppendShard"/>
     public void AppendShard(int layer, int row, int tokens, ITokenSource source)
     {
-        int first = rows.LengthOf(layer, row);
+        var before = new CacheMark(cache, layer, [row]);
         rows.MakeRoom(layer, [row], tokens);
+        try
+        {
+            StoreOwn(layer, row, tokens, source);
+        }
+        catch (Exception error)
+        {
+            before.Restore(error);
+            throw;
+        }
+
+        rows.Advance(layer, row, tokens);
+        cache.Bound.Forget();
+    }
+
+    private void StoreOwn(int layer, int row, int tokens, ITokenSource source)
+    {
+        int first = rows.LengthOf(layer, row);
         for (int position = first; position < first + tokens;)
         {
             int end = Math.Min(first + tokens, (position / PageSpan.Keys * PageSpan.Keys) + PageSpan.Keys);
             if (cache.IsOwn(position / PageSpan.Keys))
             {
                 int count = end - position;
-                Span<float> keys = writer.TakeKeys(count);
-                Span<float> values = writer.TakeValues(count);
-                for (int i = 0; i < count; i++)
-                {
-                    source.Read(
-                        row, position + i, keys.Slice(i * _options.KeyFloats, _options.KeyFloats),
-                        values.Slice(i * _options.ValueFloats, _options.ValueFloats));
-                }
-
+                Read(source, row, position, count);
                 writer.StoreAt(layer, row, position, count, source.IsRotated);
             }
 
             position = end;
         }
+    }
 
-        rows.Advance(layer, row, tokens);
-        cache.Bound.Forget();
+    private void Read(ITokenSource source, int row, int position, int count)
+    {
+        Span<float> keys = writer.TakeKeys(count);
+        Span<float> values = writer.TakeValues(count);
+        IsReading = true;
+        try
+        {
+            for (int i = 0; i < count; i++)
+            {
+                source.Read(
+                    row, position + i, keys.Slice(i * _options.KeyFloats, _options.KeyFloats), values.Slice(i * _options.ValueFloats, _options.ValueFloats));
+            }
+        }
+        finally
+        {
+            IsReading = false;
+        }
+    }
+
+    // Nothing was counted yet: only the room is given back.
+    private void GiveBack(int layer, ReadOnlySpan<int> which, Exception error)
+    {
+        if (error is FaultException { Code: FaultCode.DeviceFault })
+        {
+            cache.Lose(error);
+        }
+
+        foreach (int row in which)
+        {
+            rows.Rewind(layer, row, rows.LengthOf(layer, row));
+        }
     }
 
     private int TokensIn(int count, long keyFloats, long valueFloats)
@@ -234,7 +300,8 @@ internal sealed class CacheAppender(ShardedKvCache cache, CacheRows rows, CacheW
         {
             throw new ShapeMismatchException(
                 $"{keyFloats} key and {valueFloats} value elements are not the same number of tokens for each of {count} rows: a token has "
-                + $"{_options.KvHeads} × {_options.HeadDim} key and {_options.ValueFloats} value elements, and a row at most {_options.MaxLength} tokens.");
+                + $"{_options.KvHeads} × {_options.HeadDim} key and {_options.ValueFloats} value elements, and a row at most {_options.MaxLength} tokens.",
+                keyFloats != tokens * count * _options.KeyFloats ? "key" : "value");
         }
 
         return (int)tokens;

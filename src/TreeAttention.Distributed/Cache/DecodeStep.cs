@@ -46,6 +46,7 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     internal DecodeStep(RankContext context, ShardedKvCache cache, DecodeOptions options)
     {
         (_cache, _context, _device) = (cache, context, context.Device);
+        Tenancy = new Tenancy(context.Door, nameof(DecodeStep), Close);
         _rows = options.Rows ?? [.. Enumerable.Range(0, cache.Options.Rows)];
         DecodeRules.Check(cache, options, _rows);
         CacheOptions sizes = cache.Options;
@@ -99,17 +100,17 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     internal void Run(
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
-        RequireQueries(query);
-        if (StreamedFor(key.Length) is { } streamed)
+        RequireCall(layer, query, output.Length, lse.Length);
+        var before = new CacheMark(_cache, layer, _rows);
+        try
         {
-            RunWhole(streamed, layer, query, key, value, output, lse);
-            return;
+            AppendAndAttend(layer, query, key, value, output, lse);
         }
-
-        int before = _cache.LengthOf(layer, _rows[0]);
-        _cache.Append(layer, _rows, key, value, key.IsEmpty ? [] : _depths);
-        int tokens = _cache.LengthOf(layer, _rows[0]) - before;
-        Attend(layer, query, tokens, output, lse);
+        catch (Exception error)
+        {
+            before.Restore(error);
+            throw;
+        }
     }
 
     /// <summary>The same over tensors in the device's memory, in the order of a stream of the caller's; on a GPU the host does not wait for the device.</summary>
@@ -130,25 +131,19 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     /// <exception cref="FaultException">The cache is full (71): nothing was stored. Or the ranks failed.</exception>
     internal void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
     {
+        _cache.Rows.RequireLayer(layer);
         RequireQueries(query.Count);
         _caller.RequireResult(Problem.Shape, Problem.Shape.QueryLength, output, lse);
+        var before = new CacheMark(_cache, layer, _rows);
         _caller.Begin(stream);
         try
         {
-            if (StreamedFor(key.Count) is { } streamed && value.Count == streamed.Input.DeviceValues.Count)
-            {
-                _caller.Finish(Problem, _queries.Indices, RunOnDevice(streamed, layer, query, key, value), output, lse);
-                return;
-            }
-
-            Region queries = _caller.Take(StepTensor.Query, query);
-            int before = _cache.LengthOf(layer, _rows[0]);
-            _cache.Append(
-                layer, _rows, _caller.Take(StepTensor.Key, key), _caller.Take(StepTensor.Value, value), key.Count == 0 ? [] : _depths);
-            int tokens = _cache.LengthOf(layer, _rows[0]) - before;
-            _view.Follow(layer);
-            _device.ArrangeQueries(Problem.Shape, queries, AnglesBehind(tokens), _queries);
-            _caller.Finish(Problem, _queries.Indices, _step.Enqueue(_queries, _shards[layer]), output, lse);
+            AppendAndAttend(layer, query, key, value, output, lse);
+        }
+        catch (Exception error)
+        {
+            before.Restore(error);
+            throw;
         }
         finally
         {
@@ -160,18 +155,22 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     /// <inheritdoc cref="Run(int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float})"/>
     internal void Attend(int layer, ReadOnlySpan<float> query, Span<float> output, Span<float> lse)
     {
-        RequireQueries(query);
+        RequireCall(layer, query, output.Length, lse.Length);
         Attend(layer, query, Problem.Shape.QueryLength, output, lse);
     }
 
-    /// <inheritdoc/>
-    RankContext IGroupStep<LayerCall>.Context => _context;
+    /// <summary>The step's life.</summary>
+    internal Tenancy Tenancy { get; }
 
     /// <inheritdoc/>
-    RankContext IGroupStep<DeviceLayerCall>.Context => _context;
+    RankContext IGroupStep.Context => _context;
 
     /// <inheritdoc/>
-    RankContext IGroupStep<LookCall>.Context => _context;
+    void IGroupStep.RequireUsable()
+    {
+        Tenancy.RequireLiving();
+        _cache.RequireUsable();
+    }
 
     /// <inheritdoc/>
     void IGroupStep<LayerCall>.Run(LayerCall call) => Run(call.Layer, call.Query, call.Key, call.Value, call.Output, call.Lse);
@@ -183,8 +182,11 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     /// <inheritdoc/>
     void IGroupStep<LookCall>.Run(LookCall call) => Attend(call.Layer, call.Query, call.Output, call.Lse);
 
-    /// <inheritdoc/>
-    public void Dispose()
+    /// <summary>Frees what the step holds; when another thread is in a call of its group, as soon as that is over. Any number of times.</summary>
+    public void Dispose() => Tenancy.End();
+
+    /// <summary>Frees what the step holds, at once: for whoever made it for itself alone.</summary>
+    internal void Close()
     {
         _streamed?.Dispose();
         _step.Dispose();
@@ -192,6 +194,39 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
         _caller.Dispose();
         _result?.Dispose();
         _device.Free(_queries.Values);
+    }
+
+    private void AppendAndAttend(
+        int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
+    {
+        if (StreamedFor(key.Length) is { } streamed)
+        {
+            RunWhole(streamed, layer, query, key, value, output, lse);
+            return;
+        }
+
+        int before = _cache.Rows.LengthOf(layer, _rows[0]);
+        _cache.Append(layer, _rows, key, value, key.IsEmpty ? [] : _depths);
+        int tokens = _cache.Rows.LengthOf(layer, _rows[0]) - before;
+        Attend(layer, query, tokens, output, lse);
+    }
+
+    private void AppendAndAttend(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse)
+    {
+        if (StreamedFor(key.Count) is { } streamed && value.Count == streamed.Input.DeviceValues.Count)
+        {
+            _caller.Finish(Problem, _queries.Indices, RunOnDevice(streamed, layer, query, key, value), output, lse);
+            return;
+        }
+
+        Region queries = _caller.Take(StepTensor.Query, query);
+        int before = _cache.Rows.LengthOf(layer, _rows[0]);
+        _cache.Append(
+            layer, _rows, _caller.Take(StepTensor.Key, key), _caller.Take(StepTensor.Value, value), key.Count == 0 ? [] : _depths);
+        int tokens = _cache.Rows.LengthOf(layer, _rows[0]) - before;
+        _view.Follow(layer);
+        _device.ArrangeQueries(Problem.Shape, queries, AnglesBehind(tokens), _queries);
+        _caller.Finish(Problem, _queries.Indices, _step.Enqueue(_queries, _shards[layer]), output, lse);
     }
 
     // Where the device has a stream, and as many tokens come as there are queries.
@@ -264,8 +299,16 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
         {
             throw new ShapeMismatchException(
                 $"A step of {Problem.Shape.Batch} rows × {Problem.Shape.QueryLength} queries × {Problem.Shape.QueryHeads} heads × "
-                + $"{Problem.Shape.HeadDim} was given {count} query elements.");
+                + $"{Problem.Shape.HeadDim} was given {count} query elements.", "query");
         }
+    }
+
+    // All that can be refused without looking at the keys: nothing was changed yet.
+    private void RequireCall(int layer, ReadOnlySpan<float> query, int output, int lse)
+    {
+        _cache.Rows.RequireLayer(layer);
+        RequireQueries(query);
+        AttentionEdge.RequireSizes(Problem.Shape, Problem.Shape.QueryLength, output, lse);
     }
 
     private void RequireQueries(ReadOnlySpan<float> query)

@@ -1,6 +1,7 @@
 using System;
 using System.Buffers.Binary;
 using System.Numerics.Tensors;
+using System.Threading;
 using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
@@ -22,6 +23,7 @@ public sealed class ShardedKvCache : IDisposable
     private readonly CacheWriter _writer;
     private readonly CacheAppender _appender;
     private readonly TokenMover _mover;
+    private Exception? _lost;
 
     /// <summary>Makes an empty cache. Every rank calls it with the same options; the memory alone may differ.</summary>
     /// <param name="context">The rank.</param>
@@ -33,6 +35,7 @@ public sealed class ShardedKvCache : IDisposable
         options.Validate();
         Options = options;
         Context = context;
+        Tenancy = new Tenancy(context.Door, nameof(ShardedKvCache), Close);
         (_rank, _ranks) = options.Replicated ? (0, 1) : (context.Transport.Rank, context.Transport.Size);
         Lanes = [.. LaneTree.LanesOf(_rank, _ranks)];
         Pages = new CachePages(options.Rows, options.MostPages, CacheCapacity.Agree(context, options));
@@ -49,6 +52,15 @@ public sealed class ShardedKvCache : IDisposable
 
     /// <summary>Bytes of keys and values that this rank has room for, over all layers.</summary>
     public long Bytes => Contents.Plan.Bytes * Options.Layers;
+
+    /// <summary>A fault came in the middle of a change, and nobody knows what the cache holds: its calls and steps over it throw. Dispose of it, and fill another one.</summary>
+    /// <remarks>
+    /// A step that fails leaves the cache as it was. Lost is what a GPU held that failed (202), and a row whose accepted tokens could not all be moved.
+    /// </remarks>
+    public bool IsLost => Volatile.Read(ref _lost) is not null;
+
+    /// <summary>The cache's life.</summary>
+    internal Tenancy Tenancy { get; }
 
     /// <summary>The rank that the cache was made with.</summary>
     internal RankContext Context { get; }
@@ -73,37 +85,68 @@ public sealed class ShardedKvCache : IDisposable
     internal int Ranks => _ranks;
 
     /// <summary>Tokens of a row that a layer holds.</summary>
-    public int LengthOf(int layer, int row) => Rows.LengthOf(layer, row);
+    /// <exception cref="ArgumentOutOfRangeException">There is no such layer or row.</exception>
+    public int LengthOf(int layer, int row)
+    {
+        Tenancy.RequireLiving();
+        Rows.RequireLayer(layer);
+        Rows.RequireRow(row);
+        return Rows.LengthOf(layer, row);
+    }
 
     /// <summary>Tokens of a row that the first layer holds.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such row.</exception>
     public int LengthOf(int row) => LengthOf(0, row);
 
     /// <summary>Rotary position of a row's first token: what its left padding takes; 0 without.</summary>
-    public int LeftPaddingOf(int row) => Rows.PaddingOf(row);
+    /// <exception cref="ArgumentOutOfRangeException">There is no such row.</exception>
+    public int LeftPaddingOf(int row)
+    {
+        Tenancy.RequireLiving();
+        Rows.RequireRow(row);
+        return Rows.PaddingOf(row);
+    }
 
     /// <summary>Position by which a row's token is rotated.</summary>
-    internal int TurnOf(int row, int position) => LeftPaddingOf(row) + position;
+    internal int TurnOf(int row, int position) => Rows.PaddingOf(row) + position;
 
     /// <summary>Says that an empty row begins with padding, which is never stored: its first token gets this rotary position.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such row, or the padding is negative.</exception>
     /// <exception cref="InvalidOperationException">The row has tokens.</exception>
-    public void PadLeft(int row, int padding) => Rows.PadLeft(row, padding);
+    public void PadLeft(int row, int padding)
+    {
+        using RankDoor.Visit visit = Enter(nameof(PadLeft));
+        Rows.RequireRow(row);
+        Rows.PadLeft(row, padding);
+    }
 
     /// <summary>Appends the same number of tokens to every row of a layer; every rank gives all of them.</summary>
     /// <param name="layer">The layer.</param>
     /// <param name="key">[rows, tokens, kv_heads, head_dim], not rotated.</param>
     /// <param name="value">[rows, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <inheritdoc cref="Append(int, ReadOnlySpan{int}, ReadOnlySpan{float}, ReadOnlySpan{float})" path="/exception"/>
-    public void Append(int layer, ReadOnlySpan<float> key, ReadOnlySpan<float> value) => Append(layer, Rows.All, key, value);
+    public void Append(int layer, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
+    {
+        using RankDoor.Visit visit = Enter(nameof(Append));
+        Rows.RequireLayer(layer);
+        _appender.Append(layer, Rows.All, key, value, depths: [], null);
+    }
 
     /// <summary>Appends the same number of tokens to some rows of a layer; every rank gives all of them.</summary>
     /// <param name="layer">The layer.</param>
     /// <param name="rows">Different rows.</param>
     /// <param name="key">[rows given, tokens, kv_heads, head_dim], not rotated.</param>
     /// <param name="value">[rows given, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
-    /// <exception cref="ShapeMismatchException">The keys or values are no whole tokens for each row.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such layer.</exception>
+    /// <exception cref="ShapeMismatchException">The rows are not different rows of the cache; the keys or values are no whole tokens for each row.</exception>
     /// <exception cref="FaultException">The cache is full (71) or a number must not be stored (65), on every rank alike; nothing was stored.</exception>
-    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value) =>
+    public void Append(int layer, ReadOnlySpan<int> rows, ReadOnlySpan<float> key, ReadOnlySpan<float> value)
+    {
+        using RankDoor.Visit visit = Enter(nameof(Append));
+        Rows.RequireLayer(layer);
+        Rows.RequireDifferent(rows);
         _appender.Append(layer, rows, key, value, depths: [], null);
+    }
 
     /// <summary>The same for the nodes of token trees, whose rotary positions are their depths behind the row's tokens.</summary>
     /// <param name="layer">The layer.</param>
@@ -132,15 +175,34 @@ public sealed class ShardedKvCache : IDisposable
     /// <exception cref="FaultException">
     /// The cache is full (71), a number that this rank stores must not be stored (65), or the source failed; then the row is as it was.
     /// </exception>
-    public void AppendShard(int layer, int row, int tokens, ITokenSource source) => _appender.AppendShard(layer, row, tokens, source);
+    /// <exception cref="ArgumentException">There is no such layer or row, the number of tokens is negative, or there is no source.</exception>
+    public void AppendShard(int layer, int row, int tokens, ITokenSource source)
+    {
+        ArgumentNullException.ThrowIfNull(source);
+        ArgumentOutOfRangeException.ThrowIfNegative(tokens);
+        using RankDoor.Visit visit = Enter(nameof(AppendShard));
+        Rows.RequireLayer(layer);
+        Rows.RequireRow(row);
+        _appender.AppendShard(layer, row, tokens, source);
+    }
 
     /// <summary>Tells every rank how large the values of all ranks are. Every rank calls it, after <see cref="AppendShard"/>.</summary>
-    public void ShareLimits() => Bound.Share(Context.Control, Contents.LargestValue());
+    public void ShareLimits()
+    {
+        using RankDoor.Visit visit = Enter(nameof(ShareLimits));
+        Bound.Share(Context.Control, Contents.LargestValue());
+    }
 
     /// <summary>Takes the last tokens of a row away, in every layer.</summary>
     /// <param name="row">The row.</param>
     /// <param name="length">Tokens that stay; layers that have less keep what they have.</param>
-    public void Truncate(int row, int length) => Rows.Truncate(row, length);
+    /// <exception cref="ArgumentOutOfRangeException">There is no such row, or the length is negative.</exception>
+    public void Truncate(int row, int length)
+    {
+        using RankDoor.Visit visit = Enter(nameof(Truncate));
+        Rows.RequireRow(row);
+        Rows.Truncate(row, length);
+    }
 
     /// <summary>Keeps some of the last tokens of a row, one after the other, and takes the rest of them away, in every layer. Every rank calls it.</summary>
     /// <remarks>Tokens keep the rotation that they were appended with: a path of a token tree, appended at its depths, then stands right.</remarks>
@@ -149,15 +211,29 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="kept">Which tokens stay, as ascending offsets from <paramref name="first"/>.</param>
     /// <exception cref="ShapeMismatchException">The offsets do not ascend, or some layer has no token there.</exception>
     /// <exception cref="FaultException">Pages that the row shares cannot be copied: the cache is full (71); nothing was changed.</exception>
-    internal void Keep(int row, int first, ReadOnlySpan<int> kept) => Rows.Keep(row, first, kept, _mover);
+    internal void Keep(int row, int first, ReadOnlySpan<int> kept) => Rows.Keep(row, first, kept, _mover, Lose);
 
     /// <summary>This rank stores the tokens at a position, of whichever row.</summary>
-    public bool Owns(int position) => IsOwn(position / PageSpan.Keys);
+    /// <exception cref="ArgumentOutOfRangeException">The position is negative.</exception>
+    public bool Owns(int position)
+    {
+        Tenancy.RequireLiving();
+        ArgumentOutOfRangeException.ThrowIfNegative(position);
+        return IsOwn(position / PageSpan.Keys);
+    }
 
     /// <summary>Which page of its owner's memory holds the tokens around a position: rows that share a page name the same. Every rank knows it.</summary>
     /// <param name="row">The row.</param>
     /// <param name="position">A position that some layer has.</param>
-    public int SlotOf(int row, int position) => Pages.SlotOf(row, position / PageSpan.Keys);
+    /// <exception cref="ArgumentOutOfRangeException">There is no such row, or no layer of it has the position.</exception>
+    public int SlotOf(int row, int position)
+    {
+        Tenancy.RequireLiving();
+        Rows.RequireRow(row);
+        ArgumentOutOfRangeException.ThrowIfNegative(position);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(position, Pages.LengthOf(row));
+        return Pages.SlotOf(row, position / PageSpan.Keys);
+    }
 
     /// <summary>Reads a stored token back, on the rank that owns it.</summary>
     /// <param name="layer">The layer.</param>
@@ -166,10 +242,22 @@ public sealed class ShardedKvCache : IDisposable
     /// <param name="key">[kv_heads, head_dim], rotated as it was stored.</param>
     /// <param name="value">[kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <returns>False on the other ranks, which get nothing.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such layer or row, or the layer has no token there.</exception>
+    /// <exception cref="ShapeMismatchException">There is not room for one token's key and value.</exception>
     public bool TryRead(int layer, int row, int position, Span<float> key, Span<float> value)
     {
+        using RankDoor.Visit visit = Enter(nameof(TryRead));
+        Rows.RequireLayer(layer);
+        Rows.RequireRow(row);
         ArgumentOutOfRangeException.ThrowIfNegative(position);
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(position, LengthOf(layer, row));
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(position, Rows.LengthOf(layer, row));
+        if (key.Length != Options.KeyFloats || value.Length != Options.ValueFloats)
+        {
+            throw new ShapeMismatchException(
+                $"A token has {Options.KeyFloats} key and {Options.ValueFloats} value elements, but there is room for {key.Length} and {value.Length}.",
+                key.Length != Options.KeyFloats ? nameof(key) : nameof(value));
+        }
+
         if (!IsOwn(position / PageSpan.Keys))
         {
             return false;
@@ -180,17 +268,58 @@ public sealed class ShardedKvCache : IDisposable
     }
 
     /// <summary>Empties a row; its padding goes too.</summary>
-    public void Release(int row) => Rows.Release(row);
+    /// <exception cref="ArgumentOutOfRangeException">There is no such row.</exception>
+    public void Release(int row)
+    {
+        using RankDoor.Visit visit = Enter(nameof(Release));
+        Rows.RequireRow(row);
+        Rows.Release(row);
+    }
 
     /// <summary>Makes a row begin with the first tokens of another one: their pages are shared until one of the rows writes to them.</summary>
     /// <param name="from">The row that has the tokens.</param>
     /// <param name="to">The row that gets them; what it held is released.</param>
     /// <param name="length">Tokens that are shared, at most those that every layer of the row has.</param>
     /// <exception cref="InvalidOperationException">The row has fewer tokens in some layer, or is forked into itself.</exception>
-    public void Fork(int from, int to, int length) => Rows.Fork(from, to, length);
+    /// <exception cref="ArgumentOutOfRangeException">There is no such row, or the length is negative.</exception>
+    public void Fork(int from, int to, int length)
+    {
+        using RankDoor.Visit visit = Enter(nameof(Fork));
+        Rows.RequireRow(from);
+        Rows.RequireRow(to);
+        ArgumentOutOfRangeException.ThrowIfNegative(length);
+        Rows.Fork(from, to, length);
+    }
 
-    /// <inheritdoc/>
-    public void Dispose()
+    /// <summary>Frees the memory; when another thread is in a call of the group, as soon as that is over. Any number of times.</summary>
+    /// <remarks>Steps over the cache then throw <see cref="ObjectDisposedException"/>; they may be disposed of before or after.</remarks>
+    public void Dispose() => Tenancy.End();
+
+    /// <summary>Throws when the cache cannot be used any more.</summary>
+    /// <exception cref="ObjectDisposedException">It was disposed of.</exception>
+    /// <exception cref="InvalidOperationException">A source of tokens is being read.</exception>
+    internal void RequireUsable()
+    {
+        Tenancy.RequireLiving();
+        RequireKept();
+        if (_appender.IsReading)
+        {
+            throw new InvalidOperationException($"A step was run by the source of tokens that {nameof(AppendShard)} reads: it may read alone.");
+        }
+    }
+
+    /// <summary>Nobody knows any more what the cache holds.</summary>
+    internal void Lose(Exception reason) => Interlocked.CompareExchange(ref _lost, reason, null);
+
+    private void RequireKept()
+    {
+        if (Volatile.Read(ref _lost) is { } reason)
+        {
+            throw new InvalidOperationException($"The cache was lost: {reason.Message} Dispose of it, and make and fill another one.", reason);
+        }
+    }
+
+    private void Close()
     {
         _writer.Dispose();
         _mover.Dispose();
@@ -223,6 +352,24 @@ public sealed class ShardedKvCache : IDisposable
         }
 
         return pages;
+    }
+
+    // The calls that change the cache. Inside a source's Read the writer's memory is in use.
+    private RankDoor.Visit Enter(string call)
+    {
+        RankDoor.Visit visit = Tenancy.Enter(call);
+        try
+        {
+            RequireKept();
+            return _appender.IsReading
+                ? throw new InvalidOperationException($"{call} was called by the source of tokens that {nameof(AppendShard)} reads: it may read alone.")
+                : visit;
+        }
+        catch
+        {
+            visit.Dispose();
+            throw;
+        }
     }
 
     private void Prepare(int rank, int source, int slot)

@@ -34,6 +34,7 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
     {
         _rows = options.Rows ?? [.. Enumerable.Range(0, cache.Options.Rows)];
         (_context, _cache, _trees) = (context, cache, trees);
+        Tenancy = new Tenancy(context.Door, nameof(SpeculativeStep), Close);
         _before = new int[_rows.Length];
         Array.Fill(_before, -1);
         _lengths = new int[_rows.Length];
@@ -60,6 +61,7 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
     internal void Run(
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
+        _cache.Rows.RequireLayer(layer);
         int[] lengths = LengthsBefore(layer);
         _step.Run(layer, query, key, value, output, lse);
         lengths.CopyTo(_before, 0);
@@ -76,6 +78,7 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
     /// <exception cref="InvalidOperationException">The layer holds nodes already on which nobody has decided.</exception>
     internal void Run(int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream)
     {
+        _cache.Rows.RequireLayer(layer);
         int[] lengths = LengthsBefore(layer);
         _step.Run(layer, query, key, value, output, lse, stream);
         lengths.CopyTo(_before, 0);
@@ -90,20 +93,25 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
     {
         int before = Decide(batch, path);
         _cache.Keep(_rows[batch], before, path);
+        _before[batch] = -1;
     }
 
     /// <summary>Drops all nodes of a row.</summary>
     /// <exception cref="InvalidOperationException">The row has no tree, or not in every layer.</exception>
     internal void Reject(int batch) => Commit(batch, []);
 
-    /// <inheritdoc/>
-    RankContext IGroupStep<LayerCall>.Context => _context;
+    /// <summary>The step's life.</summary>
+    internal Tenancy Tenancy { get; }
 
     /// <inheritdoc/>
-    RankContext IGroupStep<DeviceLayerCall>.Context => _context;
+    RankContext IGroupStep.Context => _context;
 
     /// <inheritdoc/>
-    RankContext IGroupStep<DecisionCall>.Context => _context;
+    void IGroupStep.RequireUsable()
+    {
+        Tenancy.RequireLiving();
+        _cache.RequireUsable();
+    }
 
     /// <inheritdoc/>
     void IGroupStep<LayerCall>.Run(LayerCall call) => Run(call.Layer, call.Query, call.Key, call.Value, call.Output, call.Lse);
@@ -115,24 +123,26 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
     /// <inheritdoc/>
     void IGroupStep<DecisionCall>.Run(DecisionCall call) => Commit(call.Batch, call.Path);
 
-    /// <inheritdoc/>
-    public void Dispose() => _step.Dispose();
+    /// <inheritdoc cref="DecodeStep.Dispose"/>
+    public void Dispose() => Tenancy.End();
+
+    private void Close() => _step.Close();
 
     private int[] LengthsBefore(int layer)
     {
         for (int batch = 0; batch < _rows.Length; batch++)
         {
-            if (_before[batch] >= 0 && _before[batch] != _cache.LengthOf(layer, _rows[batch]))
+            if (_before[batch] >= 0 && _before[batch] != _cache.Rows.LengthOf(layer, _rows[batch]))
             {
                 throw new InvalidOperationException(
-                    $"Layer {layer} has {_cache.LengthOf(layer, _rows[batch])} tokens in row {_rows[batch]}, not the {_before[batch]} before the tree: "
+                    $"Layer {layer} has {_cache.Rows.LengthOf(layer, _rows[batch])} tokens in row {_rows[batch]}, not the {_before[batch]} before the tree: "
                     + "commit or reject the tree first.");
             }
         }
 
         for (int batch = 0; batch < _rows.Length; batch++)
         {
-            _lengths[batch] = _cache.LengthOf(layer, _rows[batch]);
+            _lengths[batch] = _cache.Rows.LengthOf(layer, _rows[batch]);
         }
 
         return _lengths;
@@ -140,10 +150,15 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
 
     private int Decide(int batch, ReadOnlySpan<int> path)
     {
+        if ((uint)batch >= (uint)_rows.Length)
+        {
+            throw new ArgumentOutOfRangeException(nameof(batch), batch, $"The step has the batch rows 0 to {_rows.Length - 1}.");
+        }
+
         int before = _before[batch];
         for (int layer = 0; layer < _cache.Options.Layers; layer++)
         {
-            if (before < 0 || _cache.LengthOf(layer, _rows[batch]) != before + Nodes)
+            if (before < 0 || _cache.Rows.LengthOf(layer, _rows[batch]) != before + Nodes)
             {
                 throw new InvalidOperationException($"Row {_rows[batch]} has no tree of {Nodes} nodes in layer {layer} to decide on: run every layer first.");
             }
@@ -158,7 +173,6 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
             }
         }
 
-        _before[batch] = -1;
         return before;
     }
 }

@@ -27,4 +27,16 @@ public sealed class FaultException : Exception
 }
 
 /// <summary>Two things that must agree in shape do not, or a shape describes no attention call.</summary>
-public sealed class ShapeMismatchException(string message) : ArgumentException(message);
+public sealed class ShapeMismatchException : ArgumentException
+{
+    private readonly string _message;
+
+    /// <summary>A mismatch with a message that stands alone.</summary>
+    /// <param name="message">What disagrees, and the rule.</param>
+    /// <param name="parameter">The parameter that has it, where it is one.</param>
+    public ShapeMismatchException(string message, string? parameter = null)
+        : base(message, parameter) => _message = message;
+
+    /// <inheritdoc/>
+    public override string Message => _message;
+}

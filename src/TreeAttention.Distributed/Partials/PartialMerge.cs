@@ -181,7 +181,8 @@ internal static class AttentionEdge
         {
             throw new ShapeMismatchException(
                 $"{shape.Batch} × {shape.QueryHeads} heads × {count} queries are {rows} rows × {shape.ValueDim}, but there is room for {output} "
-                + $"elements of output and {lse} of the log-sum-exp.");
+                + $"elements of output and {lse} of the log-sum-exp.",
+                output != rows * shape.ValueDim ? nameof(output) : nameof(lse));
         }
     }
 

@@ -100,4 +100,8 @@ internal interface ITransport : IDisposable
 /// <param name="Transport">The data plane.</param>
 /// <param name="Device">The rank's device.</param>
 /// <param name="Control">The control plane.</param>
-internal sealed record RankContext(ITransport Transport, IDevice Device, IControlPlane Control);
+internal sealed record RankContext(ITransport Transport, IDevice Device, IControlPlane Control)
+{
+    /// <summary>Through which every call of the public face passes; parts of a group have that of the whole.</summary>
+    public RankDoor Door { get; init; } = new();
+}

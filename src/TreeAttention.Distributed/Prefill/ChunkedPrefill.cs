@@ -44,7 +44,7 @@ internal sealed class ChunkedPrefill : PrefillStep
     public override IEnumerable<PromptToken> TokensOf(int rank) => Tokens;
 
     /// <inheritdoc/>
-    protected override void Dispose(bool disposing) => _steps.ForEach(entry => entry.Step.Dispose());
+    private protected override void Close() => _steps.ForEach(entry => entry.Step.Close());
 
     private protected override void RunPrompts(
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
@@ -89,7 +89,7 @@ internal sealed class ChunkedPrefill : PrefillStep
 
         if (_steps.Count == MostSteps)
         {
-            _steps[0].Step.Dispose();
+            _steps[0].Step.Close();
             _steps.RemoveAt(0);
         }
 

@@ -22,6 +22,7 @@ public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
     {
         (Context, Cache, Options, Rows, Tokens) = (context, cache, options, rows, tokens);
         _check = new StorageCheck(cache.Options);
+        Tenancy = new Tenancy(context.Door, nameof(PrefillStep), Close);
     }
 
     /// <summary>The tokens that this rank gives and gets the results of, in their order: its share of each prompt, or with chunked all.</summary>
@@ -71,6 +72,7 @@ public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
     internal void Run(
         int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse)
     {
+        Cache.Rows.RequireLayer(layer);
         if (Options.Method != PrefillMethod.Chunked)
         {
             RequireEmpty(layer);
@@ -92,25 +94,44 @@ public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
         }
 
         RankAgreement.Settle(Context.Control, fault);
-        Cache.Rows.MakeRoom(layer, Rows, Options.Lengths);
-        RunPrompts(layer, query, key, value, output, lse);
+        var before = new CacheMark(Cache, layer, Rows, new int[Rows.Length]);
+        try
+        {
+            Cache.Rows.MakeRoom(layer, Rows, Options.Lengths);
+            RunPrompts(layer, query, key, value, output, lse);
+        }
+        catch (Exception error)
+        {
+            before.Restore(error);
+            throw;
+        }
     }
 
+    /// <summary>The step's life.</summary>
+    internal Tenancy Tenancy { get; }
+
     /// <inheritdoc/>
-    RankContext IGroupStep<LayerCall>.Context => Context;
+    RankContext IGroupStep.Context => Context;
+
+    /// <inheritdoc/>
+    void IGroupStep.RequireUsable()
+    {
+        Tenancy.RequireLiving();
+        Cache.RequireUsable();
+    }
 
     /// <inheritdoc/>
     void IGroupStep<LayerCall>.Run(LayerCall call) => Run(call.Layer, call.Query, call.Key, call.Value, call.Output, call.Lse);
 
-    /// <inheritdoc/>
+    /// <inheritdoc cref="DecodeStep.Dispose"/>
     public void Dispose()
     {
-        Dispose(disposing: true);
+        Tenancy.End();
         GC.SuppressFinalize(this);
     }
 
     /// <summary>Frees what the step allocated.</summary>
-    protected abstract void Dispose(bool disposing);
+    private protected abstract void Close();
 
     /// <summary>Attends and stores: sizes and numbers are right, there is room.</summary>
     private protected abstract void RunPrompts(
@@ -120,10 +141,10 @@ public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
     {
         foreach (int row in Rows)
         {
-            if (Cache.LengthOf(layer, row) > 0)
+            if (Cache.Rows.LengthOf(layer, row) > 0)
             {
                 throw new InvalidOperationException(
-                    $"Row {row} has {Cache.LengthOf(layer, row)} tokens in layer {layer}: {Options.Method.Name()} begins empty rows. Release the row, or continue it "
+                    $"Row {row} has {Cache.Rows.LengthOf(layer, row)} tokens in layer {layer}: {Options.Method.Name()} begins empty rows. Release the row, or continue it "
                     + "with chunked prefill.");
             }
         }
@@ -162,14 +183,14 @@ public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
 
         for (int i = 0; i < Tokens.Count; i++)
         {
-            int position = Cache.LengthOf(layer, Tokens[i].Row) + Tokens[i].Index;
+            int position = Cache.Rows.LengthOf(layer, Tokens[i].Row) + Tokens[i].Index;
             _check.RequireKey(
                 Tokens[i].Row, position, Cache.TurnOf(Tokens[i].Row, position), key.Slice(i * sizes.KeyFloats, sizes.KeyFloats), isRotated: false);
         }
 
         for (int i = 0; i < Tokens.Count; i++)
         {
-            int position = Cache.LengthOf(layer, Tokens[i].Row) + Tokens[i].Index;
+            int position = Cache.Rows.LengthOf(layer, Tokens[i].Row) + Tokens[i].Index;
             _check.RequireValue(Tokens[i].Row, position, value.Slice(i * sizes.ValueFloats, sizes.ValueFloats));
         }
     }

@@ -49,7 +49,7 @@ internal sealed class ShardedPrefill : PrefillStep
     public override IEnumerable<PromptToken> TokensOf(int rank) => _prompts.TokensOf(rank, Context.Transport.Size);
 
     /// <inheritdoc/>
-    protected override void Dispose(bool disposing)
+    private protected override void Close()
     {
         _query.Dispose();
         _key.Dispose();

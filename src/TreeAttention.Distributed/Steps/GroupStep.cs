@@ -3,14 +3,22 @@ using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Distributed.Steps;
 
-/// <summary>A step as a group runs it: every kind of call goes through one door, which watches for faults and cancellation.</summary>
-/// <typeparam name="TCall">What one call takes: <see cref="LayerCall"/>, <see cref="DeviceLayerCall"/>, <see cref="LookCall"/>, <see cref="DecisionCall"/>.</typeparam>
-internal interface IGroupStep<TCall>
-    where TCall : allows ref struct
+/// <summary>A step as a group sees it: whose it is, and whether it can be run.</summary>
+internal interface IGroupStep
 {
     /// <summary>The rank that the step was made with.</summary>
     RankContext Context { get; }
 
+    /// <summary>Throws when the step, or the cache that it was made over, cannot be used any more.</summary>
+    /// <exception cref="ObjectDisposedException">One of them was disposed of.</exception>
+    void RequireUsable();
+}
+
+/// <summary>A step as a group runs it: every kind of call goes through one door, which watches for faults and cancellation.</summary>
+/// <typeparam name="TCall">What one call takes: <see cref="LayerCall"/>, <see cref="DeviceLayerCall"/>, <see cref="LookCall"/>, <see cref="DecisionCall"/>.</typeparam>
+internal interface IGroupStep<TCall> : IGroupStep
+    where TCall : allows ref struct
+{
     /// <summary>Does the call's work.</summary>
     void Run(TCall call);
 }

@@ -38,7 +38,9 @@ public static class CacheFiles
     /// <exception cref="FaultException">A file cannot be created (73) or written (74).</exception>
     public static void Save(AttentionGroup group, ShardedKvCache cache, string directory, bool force = false)
     {
-        group.RequireOwn(cache);
+        ArgumentNullException.ThrowIfNull(group);
+        ArgumentException.ThrowIfNullOrEmpty(directory);
+        using RankDoor.Visit visit = group.EnterWith(cache, nameof(Save));
         Save(group.Context, cache, directory, force);
     }
 
@@ -63,7 +65,9 @@ public static class CacheFiles
     /// <exception cref="FaultException">A file is missing (66) or does not fit the cache (65), or the cache is too small (71).</exception>
     public static void Load(AttentionGroup group, ShardedKvCache cache, string directory)
     {
-        group.RequireOwn(cache);
+        ArgumentNullException.ThrowIfNull(group);
+        ArgumentException.ThrowIfNullOrEmpty(directory);
+        using RankDoor.Visit visit = group.EnterWith(cache, nameof(Load));
         Load(group.Context, cache, directory);
     }
 

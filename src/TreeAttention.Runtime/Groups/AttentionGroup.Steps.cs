@@ -1,5 +1,6 @@
 using System;
 using System.Threading;
+using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Steps;
 using TreeAttention.Runtime.Groups;
 
@@ -23,7 +24,7 @@ public sealed partial class AttentionGroup
     public void Prefill(
         PrefillStep prefill, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output,
         Span<float> lse, CancellationToken cancellation = default) =>
-        Run(prefill, new LayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse }, cancellation);
+        Run(nameof(Prefill), prefill, new LayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse }, cancellation);
 
     /// <summary>One decode step: appends new tokens to a layer, attends to all that it then holds, and has the exact result on every rank.</summary>
     /// <param name="step">From <see cref="CreateStep"/>.</param>
@@ -44,7 +45,7 @@ public sealed partial class AttentionGroup
     public void Decode(
         DecodeStep step, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output, Span<float> lse,
         CancellationToken cancellation = default) =>
-        Run(step, new LayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse }, cancellation);
+        Run(nameof(Decode), step, new LayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse }, cancellation);
 
     /// <summary>The same over tensors in the memory of this rank's device, in the order of a stream of the caller's.</summary>
     /// <remarks>
@@ -68,7 +69,9 @@ public sealed partial class AttentionGroup
     public void Decode(
         DecodeStep step, int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse, nint stream = 0,
         CancellationToken cancellation = default) =>
-        Run(step, new DeviceLayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse, Stream = stream }, cancellation);
+        Run(
+            nameof(Decode), step,
+            new DeviceLayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse, Stream = stream }, cancellation);
 
     /// <summary>Attends to what a layer holds and appends nothing: the last keys are those of the queries' own tokens.</summary>
     /// <param name="step">From <see cref="CreateStep"/>.</param>
@@ -83,7 +86,7 @@ public sealed partial class AttentionGroup
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public void Attend(
         DecodeStep step, int layer, ReadOnlySpan<float> query, Span<float> output, Span<float> lse, CancellationToken cancellation = default) =>
-        Run(step, new LookCall { Layer = layer, Query = query, Output = output, Lse = lse }, cancellation);
+        Run(nameof(Attend), step, new LookCall { Layer = layer, Query = query, Output = output, Lse = lse }, cancellation);
 
     /// <summary>Attention without a cache: every rank gives its own keys and values, and gets the exact result over those of all ranks.</summary>
     /// <remarks>
@@ -105,6 +108,7 @@ public sealed partial class AttentionGroup
     public (float[] Output, float[] Lse) Attend(
         ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, AttendOptions options, CancellationToken cancellation = default)
     {
+        RequireWhole(options);
         if (options.Plan.Algorithm == AttentionAlgorithm.Single && Size > 1)
         {
             throw new ArgumentException(
@@ -112,7 +116,7 @@ public sealed partial class AttentionGroup
         }
 
         var attention = new OneShotAttention(this, options);
-        Run(attention, new ShardCall { Query = query, Key = key, Value = value }, cancellation);
+        Run(nameof(Attend), attention, new ShardCall { Query = query, Key = key, Value = value }, cancellation);
         return (attention.Output, attention.Lse);
     }
 
@@ -134,7 +138,7 @@ public sealed partial class AttentionGroup
     public void Speculate(
         SpeculativeStep step, int layer, ReadOnlySpan<float> query, ReadOnlySpan<float> key, ReadOnlySpan<float> value, Span<float> output,
         Span<float> lse, CancellationToken cancellation = default) =>
-        Run(step, new LayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse }, cancellation);
+        Run(nameof(Speculate), step, new LayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse }, cancellation);
 
     /// <summary>The same over tensors in the memory of this rank's device, in the order of a stream of the caller's, as decode steps have them.</summary>
     /// <param name="step">From <see cref="CreateSpeculativeStep"/>.</param>
@@ -155,7 +159,7 @@ public sealed partial class AttentionGroup
         SpeculativeStep step, int layer, DeviceTensor query, DeviceTensor key, DeviceTensor value, DeviceTensor output, DeviceTensor lse,
         nint stream = 0, CancellationToken cancellation = default) =>
         Run(
-            step,
+            nameof(Speculate), step,
             new DeviceLayerCall { Layer = layer, Query = query, Key = key, Value = value, Output = output, Lse = lse, Stream = stream },
             cancellation);
 
@@ -167,7 +171,7 @@ public sealed partial class AttentionGroup
     /// <exception cref="InvalidOperationException">The row has no tree, or not in every layer.</exception>
     /// <exception cref="FaultException">Pages that the row shares cannot be copied: the cache is full (71), on every rank alike. Or a rank failed.</exception>
     public void Commit(SpeculativeStep step, int batch, params ReadOnlySpan<int> path) =>
-        Run(step, new DecisionCall { Batch = batch, Path = path }, CancellationToken.None);
+        Run(nameof(Commit), step, new DecisionCall { Batch = batch, Path = path }, CancellationToken.None);
 
     /// <summary>Drops all nodes of a row's tree, in every layer.</summary>
     /// <param name="step">A step that ran in every layer.</param>
@@ -177,10 +181,13 @@ public sealed partial class AttentionGroup
     public void Reject(SpeculativeStep step, int batch) => Commit(step, batch);
 
     // The one door of every step: what a rank alone meets in it ends the group for all.
-    private void Run<TCall>(IGroupStep<TCall> step, TCall call, CancellationToken cancellation)
+    private void Run<TCall>(string name, IGroupStep<TCall> step, TCall call, CancellationToken cancellation)
         where TCall : allows ref struct
     {
+        using RankDoor.Visit visit = Enter(name);
+        ArgumentNullException.ThrowIfNull(step);
         RequireOwn(step.Context, "step", nameof(step));
+        step.RequireUsable();
         using CancellationTokenRegistration registration = Watch(cancellation);
         try
         {
@@ -192,6 +199,13 @@ public sealed partial class AttentionGroup
             cancellation.ThrowIfCancellationRequested();
             throw;
         }
+    }
+
+    private static void RequireWhole(AttendOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(options.Attention, nameof(options));
+        ArgumentNullException.ThrowIfNull(options.Plan, nameof(options));
     }
 
     private CancellationTokenRegistration Watch(CancellationToken cancellation)

@@ -17,6 +17,8 @@ namespace TreeAttention;
 public sealed partial class AttentionGroup : IDisposable
 {
     private readonly AttentionGroup? _whole; // whose ranks this is a part of
+    private readonly Tenants _made = new();
+    private readonly Tenancy _tenancy;
     private Action<Exception?>? _leave;
     private Exception? _fault;
 
@@ -25,11 +27,16 @@ public sealed partial class AttentionGroup : IDisposable
         Context = context;
         Threads = threads;
         Description = description;
+        _tenancy = new Tenancy(context.Door, nameof(AttentionGroup), Leave);
     }
 
-    /// <summary>Some ranks of a group, or its ranks over another context: a fault that this rank meets there ends the whole.</summary>
+    /// <summary>Some ranks of a group, or its ranks over another context: a fault that this rank meets there ends the whole, and it ends with the whole.</summary>
     internal AttentionGroup(RankContext context, AttentionGroup whole, string description)
-        : this(context, whole.Threads, description) => _whole = whole;
+        : this(context, whole.Threads, description)
+    {
+        _whole = whole;
+        _tenancy.Join(whole._made);
+    }
 
     /// <summary>The transport, the device and the control plane of this rank.</summary>
     internal RankContext Context { get; }
@@ -121,13 +128,15 @@ public sealed partial class AttentionGroup : IDisposable
     /// <param name="key">Orders the ranks of a part.</param>
     public AttentionGroup Split(int color, int key)
     {
+        using RankDoor.Visit visit = Enter(nameof(Split));
         ArgumentOutOfRangeException.ThrowIfNegative(color);
         long[][] choices = Gather(color, key);
         int[] members = [.. Enumerable.Range(0, Size).Where(rank => choices[rank][0] == color).OrderBy(rank => choices[rank][1]).ThenBy(rank => rank)];
         ITransport transport = Context.Transport.Split(color, key);
 #pragma warning disable CA2000 // the control plane of a part holds nothing
         var part = new AttentionGroup(
-            new RankContext(transport, Context.Device, new PartControlPlane(Context.Control, members)), this, $"{members.Length} of {Description}");
+            new RankContext(transport, Context.Device, new PartControlPlane(Context.Control, members)) { Door = Context.Door },
+            this, $"{members.Length} of {Description}");
 #pragma warning restore CA2000
         part.LeaveBy(_ => transport.Dispose());
         return part;
@@ -135,44 +144,78 @@ public sealed partial class AttentionGroup : IDisposable
 
     /// <summary>Makes an empty KV cache whose keys are sharded over the ranks. Every rank calls it with the same options; it belongs to the caller.</summary>
     /// <exception cref="FaultException">The options describe no cache (65), or it does not fit in some rank's memory (71).</exception>
-    public ShardedKvCache CreateCache(CacheOptions options) => Together(() => new ShardedKvCache(Context, options));
+    public ShardedKvCache CreateCache(CacheOptions options)
+    {
+        using RankDoor.Visit visit = Enter(nameof(CreateCache));
+        ArgumentNullException.ThrowIfNull(options);
+        ShardedKvCache cache = Settle(() => new ShardedKvCache(Context, options));
+        cache.Tenancy.Join(_made);
+        return cache;
+    }
 
     /// <summary>Prepares decode steps over a cache: everything is allocated here, nothing in a step. It belongs to the caller.</summary>
-    /// <param name="cache">A cache of this group; it must outlive the step.</param>
+    /// <param name="cache">A cache of this group.</param>
     /// <param name="options">Sizes of the queries, meaning of attention, how the ranks meet.</param>
     /// <exception cref="FaultException">The options contradict the cache or themselves (2, 65), or memory is short (71).</exception>
     /// <exception cref="ArgumentException">The cache is of another group.</exception>
     public DecodeStep CreateStep(ShardedKvCache cache, DecodeOptions options)
     {
-        RequireOwn(cache);
-        return Together(() => new DecodeStep(Context, cache, options));
+        using RankDoor.Visit visit = Enter(nameof(CreateStep));
+        RequireUsable(cache);
+        RequireWhole(options);
+        DecodeStep step = Settle(() => new DecodeStep(Context, cache, options));
+        step.Tenancy.Join(_made);
+        return step;
     }
 
     /// <summary>Prepares the verification of token trees over a cache. It belongs to the caller.</summary>
-    /// <param name="cache">A cache of this group; it must outlive the step.</param>
+    /// <param name="cache">A cache of this group.</param>
     /// <param name="options">As for <see cref="CreateStep"/>.</param>
     /// <param name="trees">One tree for all batch rows, or one for each, of the same number of nodes.</param>
     /// <exception cref="FaultException">The options contradict the cache, the trees or themselves (2, 65), or memory is short (71).</exception>
     /// <exception cref="ArgumentException">The cache is of another group.</exception>
     public SpeculativeStep CreateSpeculativeStep(ShardedKvCache cache, DecodeOptions options, params IReadOnlyList<TokenTree> trees)
     {
-        RequireOwn(cache);
-        return Together(() => new SpeculativeStep(Context, cache, options, trees));
+        using RankDoor.Visit visit = Enter(nameof(CreateSpeculativeStep));
+        RequireUsable(cache);
+        RequireWhole(options);
+        ArgumentNullException.ThrowIfNull(trees);
+        if (trees.Contains(null))
+        {
+            throw new ArgumentException("A tree is null: give one tree for all rows, or one for each.", nameof(trees));
+        }
+
+        SpeculativeStep step = Settle(() => new SpeculativeStep(Context, cache, options, trees));
+        step.Tenancy.Join(_made);
+        return step;
     }
 
     /// <summary>Prepares the prefill of prompts into a cache: every rank gives its share of them, or with chunked all. It belongs to the caller.</summary>
-    /// <param name="cache">A cache of this group; it must outlive the prefill.</param>
+    /// <param name="cache">A cache of this group.</param>
     /// <param name="options">Prompts, meaning of attention, method.</param>
     /// <exception cref="FaultException">The options contradict the cache or themselves (2, 65), or memory is short (71).</exception>
     /// <exception cref="ArgumentException">The cache is of another group.</exception>
     public PrefillStep CreatePrefill(ShardedKvCache cache, PrefillOptions options)
     {
-        RequireOwn(cache);
-        return Together(() => PrefillStep.Create(Context, cache, options));
+        using RankDoor.Visit visit = Enter(nameof(CreatePrefill));
+        RequireUsable(cache);
+        RequireWhole(options);
+        PrefillStep prefill = Settle(() => PrefillStep.Create(Context, cache, options));
+        prefill.Tenancy.Join(_made);
+        return prefill;
     }
 
-    /// <summary>Leaves the group: in order, or, after a fault that only this rank met, telling the others.</summary>
-    public void Dispose() => Interlocked.Exchange(ref _leave, null)?.Invoke(_fault);
+    /// <summary>Leaves the group: in order, or, after a fault that only this rank met, telling the others. Any number of times.</summary>
+    /// <remarks>
+    /// A thread that is in a call finishes it first. What the group made ends with it: steps, caches and parts may be disposed of before or after.
+    /// </remarks>
+    public void Dispose()
+    {
+        if (_tenancy.End())
+        {
+            _tenancy.AwaitFreed();
+        }
+    }
 
     /// <summary>What a rank that leaves does: in order, or with the fault that it alone met.</summary>
     internal void LeaveBy(Action<Exception?> leave) => _leave = leave;
@@ -180,14 +223,23 @@ public sealed partial class AttentionGroup : IDisposable
     /// <summary>Does a part of the work that can fail on single ranks; when it fails anywhere, every rank throws the same fault.</summary>
     /// <remarks>Every rank calls it. Afterwards either all ranks go on or all leave, with one code.</remarks>
     /// <exception cref="FaultException">The fault of the lowest rank that failed.</exception>
-    public T Together<T>(Func<T> work) => RankAgreement.Together(Context.Control, work);
+    public T Together<T>(Func<T> work)
+    {
+        using RankDoor.Visit visit = Enter(nameof(Together));
+        ArgumentNullException.ThrowIfNull(work);
+        return Settle(work);
+    }
 
     /// <inheritdoc cref="Together{T}(Func{T})"/>
-    public void Together(Action work) => Together(() =>
+    public void Together(Action work)
     {
-        work();
-        return true;
-    });
+        ArgumentNullException.ThrowIfNull(work);
+        Together(() =>
+        {
+            work();
+            return true;
+        });
+    }
 
     /// <summary>Refuses to work when the ranks were started with different settings.</summary>
     /// <param name="settings">Names and values; the same names on every rank.</param>
@@ -197,9 +249,54 @@ public sealed partial class AttentionGroup : IDisposable
     /// <summary>Gathers the same number of integers of every rank on every rank: [rank][index].</summary>
     internal long[][] Gather(params ReadOnlySpan<long> mine) => SettingsAgreement.Gather(Context.Control, mine);
 
-    /// <summary>Refuses a cache of another group.</summary>
-    /// <exception cref="ArgumentException">It is one.</exception>
-    internal void RequireOwn(ShardedKvCache cache) => RequireOwn(cache.Context, "cache", nameof(cache));
+    /// <summary>Goes in for a call over a cache of this group.</summary>
+    /// <exception cref="ArgumentException">The cache is of another group.</exception>
+    /// <exception cref="ObjectDisposedException">The group or the cache was disposed of.</exception>
+    internal RankDoor.Visit EnterWith(ShardedKvCache cache, string call)
+    {
+        RankDoor.Visit visit = Enter(call);
+        try
+        {
+            RequireUsable(cache);
+            return visit;
+        }
+        catch
+        {
+            visit.Dispose();
+            throw;
+        }
+    }
+
+    private RankDoor.Visit Enter(string call)
+    {
+        RankDoor.Visit visit = _tenancy.Enter(call);
+        if (FaultThatEnded is not { } fault)
+        {
+            return visit;
+        }
+
+        visit.Dispose();
+        throw new FaultException(
+            (fault as FaultException)?.Code ?? FaultCode.Bug, $"The group has ended, dispose of it: {fault.Message}", fault)
+        { Rank = (fault as FaultException)?.Rank };
+    }
+
+    private Exception? FaultThatEnded => _fault ?? _whole?.FaultThatEnded;
+
+    private T Settle<T>(Func<T> work) => RankAgreement.Together(Context.Control, work);
+
+    private void Leave()
+    {
+        _made.EndAllInside();
+        Interlocked.Exchange(ref _leave, null)?.Invoke(_fault);
+    }
+
+    private void RequireUsable(ShardedKvCache cache)
+    {
+        ArgumentNullException.ThrowIfNull(cache);
+        RequireOwn(cache.Context, "cache", nameof(cache));
+        cache.RequireUsable();
+    }
 
     private void RequireOwn(RankContext context, string what, string parameter)
     {
@@ -208,5 +305,21 @@ public sealed partial class AttentionGroup : IDisposable
             throw new ArgumentException(
                 $"The {what} is of another group than this one, which is {Description}: use it with the group and rank that made it.", parameter);
         }
+    }
+
+    private static void RequireWhole(DecodeOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(options.Attention, nameof(options));
+        ArgumentNullException.ThrowIfNull(options.Plan, nameof(options));
+    }
+
+    private static void RequireWhole(PrefillOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(options.Lengths, nameof(options));
+        ArgumentNullException.ThrowIfNull(options.Attention, nameof(options));
+        ArgumentNullException.ThrowIfNull(options.Layout, nameof(options));
+        ArgumentNullException.ThrowIfNull(options.Plan, nameof(options));
     }
 }

@@ -28,6 +28,12 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
     /// <inheritdoc/>
     public RankContext Context => group.Context;
 
+    /// <inheritdoc/>
+    public void RequireUsable()
+    {
+        // It lives as long as its one call.
+    }
+
     /// <summary>[batch, query_len, query_heads, value_dim], after the run.</summary>
     public float[] Output { get; private set; } = [];
 

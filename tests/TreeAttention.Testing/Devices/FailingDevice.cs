@@ -7,7 +7,10 @@ using TreeAttention.Distributed.Semantics;
 namespace TreeAttention.Testing.Devices;
 
 /// <summary>A device that fails when it is asked to attend once too often.</summary>
-internal sealed class FailingDevice(IDevice inner, int attends) : IDevice
+/// <param name="inner">What computes until then.</param>
+/// <param name="attends">How often it attends.</param>
+/// <param name="error">What it throws then; a time-out when null.</param>
+internal sealed class FailingDevice(IDevice inner, int attends, Exception? error = null) : IDevice
 {
     private int _left = attends;
 
@@ -36,7 +39,7 @@ internal sealed class FailingDevice(IDevice inner, int attends) : IDevice
     {
         if (_left-- == 0)
         {
-            throw new TimeoutException("the device is out of time");
+            throw error ?? new TimeoutException("the device is out of time");
         }
 
         inner.Attend(problem, queries, shard, into);
