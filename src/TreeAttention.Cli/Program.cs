@@ -1,6 +1,7 @@
 using System;
 using System.CommandLine;
 using System.IO;
+using System.Linq;
 using System.Runtime.InteropServices;
 using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Attend;
@@ -29,21 +30,16 @@ internal static class Program
         Setting.UseNames(Flags.Names);
         var environment = ProcessEnvironment.Read();
         bool speaks = environment.SpeaksForAll;
+        using var interruption = new Interruption(speaks);
         RootCommand root = BuildCommands(environment);
         ParseResult parsed = root.Parse(arguments, new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
-        if (parsed.Errors.Count > 0)
-        {
-            if (speaks)
-            {
-                ReportErrors(parsed);
-            }
-
-            return (int)FaultCode.CommandLine;
-        }
-
-        using var interruption = new Interruption(speaks);
         try
         {
+            if (parsed.Errors.Count > 0)
+            {
+                GroupLauncher.Refuse(new GroupOptions(), environment, new FaultException(FaultCode.CommandLine, Words(parsed, environment)));
+            }
+
             return parsed.Invoke(new InvocationConfiguration
             {
                 EnableDefaultExceptionHandler = false,
@@ -90,15 +86,11 @@ internal static class Program
     private static int Launch(ProcessEnvironment environment, GroupOptions options, Func<AttentionGroup, FaultCode> work) =>
         (int)GroupLauncher.Run(options, environment, work);
 
-    private static void ReportErrors(ParseResult parsed)
+    private static string Words(ParseResult parsed, ProcessEnvironment environment)
     {
-        foreach (System.CommandLine.Parsing.ParseError error in parsed.Errors)
-        {
-            Terminal.Error.WriteLine($"treeattn: {error.Message}");
-        }
-
+        string rank = environment.SpeaksForAll ? "" : $"rank {environment.Rank}: ";
         string command = parsed.CommandResult.Command is RootCommand ? "" : $" {parsed.CommandResult.Command.Name}";
-        Terminal.Error.WriteLine($"treeattn{command} --help lists what there is.");
+        return $"{rank}{string.Join("\ntreeattn: ", parsed.Errors.Select(error => error.Message))}\ntreeattn{command} --help lists what there is.";
     }
 }
 

@@ -13,6 +13,8 @@ internal static class Flags
         [Setting.InProcessRanks] = "--ranks",
         [Setting.Nodes] = "--nodes",
         [Setting.StallTimeout] = "--stall-timeout",
+        [Setting.JoinTimeout] = "--join-timeout",
+        [Setting.Device] = "--device",
         [Setting.Transport] = "--transport",
         [Setting.TransportInProcess] = "--transport in-process",
         [Setting.TransportMpi] = "--transport mpi",

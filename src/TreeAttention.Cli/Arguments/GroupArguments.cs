@@ -1,10 +1,11 @@
 using System;
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Globalization;
 
 namespace TreeAttention.Cli.Arguments;
 
-/// <summary>The options that say which ranks work: <c>--ranks --transport --device --oversubscribe-gpus --threads --nodes --stall-timeout</c>.</summary>
+/// <summary>The options that say which ranks work: <c>--ranks --transport --device --oversubscribe-gpus --threads --nodes --stall-timeout --join-timeout</c>.</summary>
 internal sealed class GroupArguments
 {
     private readonly Option<int?> _ranks = new("--ranks")
@@ -42,7 +43,14 @@ internal sealed class GroupArguments
     {
         Description = "Seconds without progress of a rank that end an MPI job (201); in-process ranks are not watched.",
         DefaultValueFactory = _ => 10,
-        CustomParser = result => ArgumentText.Number(result, value => value is > 0 and <= 86_400, "a number of seconds above 0") ?? 0,
+        CustomParser = Seconds,
+    };
+
+    private readonly Option<double> _joinTimeout = new("--join-timeout")
+    {
+        Description = "Seconds from the start within which the ranks that are processes must have come together (else 201).",
+        DefaultValueFactory = _ => 60,
+        CustomParser = Seconds,
     };
 
     /// <summary>Makes the options known to a command.</summary>
@@ -55,6 +63,7 @@ internal sealed class GroupArguments
         command.Add(_threads);
         command.Add(_nodes);
         command.Add(_stallTimeout);
+        command.Add(_joinTimeout);
     }
 
     /// <summary>The group that the command line asks for.</summary>
@@ -67,7 +76,11 @@ internal sealed class GroupArguments
         Threads = parsed.GetValue(_threads),
         Nodes = ArgumentText.Given(parsed, _nodes),
         StallTimeout = TimeSpan.FromSeconds(parsed.GetValue(_stallTimeout)),
+        JoinTimeout = TimeSpan.FromSeconds(parsed.GetValue(_joinTimeout)),
     };
+
+    private static double Seconds(ArgumentResult result) =>
+        ArgumentText.Number(result, value => value is > 0 and <= 86_400, "a number of seconds above 0") ?? 0;
 }
 
 /// <summary>What <c>--cache-memory</c> says: bytes of each rank, or a share of what is free.</summary>

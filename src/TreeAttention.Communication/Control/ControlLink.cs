@@ -50,6 +50,9 @@ internal sealed class ControlLink : IDisposable
 
     internal bool IsOpen => !HasLeft && LostAt == null;
 
+    /// <summary>The other end has sent a heartbeat.</summary>
+    internal bool HasBeaten { get; private set; }
+
     internal long Count { get; private set; }
 
     internal TimeSpan Standing { get; private set; }
@@ -159,11 +162,12 @@ internal sealed class ControlLink : IDisposable
     /// <summary>Takes over a heartbeat.</summary>
     internal void Hear(ReadOnlySpan<byte> beat)
     {
+        HasBeaten = true;
         (Count, Standing) = ControlBeat.Read(beat);
         Operation = ControlBeat.ReadOperation(beat, Operation);
     }
 
-    internal RankPulse PulseAt(long now) => new(Rank, Place, Count, Operation, Standing, TimeSpan.FromMilliseconds(now - LastHeard), HasLeft);
+    internal RankPulse PulseAt(long now) => new(Rank, Place, Count, Operation, Standing, TimeSpan.FromMilliseconds(now - LastHeard), HasLeft, HasBeaten);
 
     public void Dispose() => _socket.Dispose();
 }

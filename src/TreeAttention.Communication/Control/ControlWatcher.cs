@@ -30,7 +30,7 @@ internal sealed class ControlWatcher(int rank, ControlLink[] links, StallLimits 
         ControlLink? lost = links.FirstOrDefault(link => link.LostAt != null);
         return lost != null ? now - lost.LostAt >= patience ? Lost(lost, now) : null
             : rank == 0 ? JudgeAll(now)
-            : links[0].IsOpen && now - links[0].LastHeard >= limits.Operation.TotalMilliseconds + patience - GraceMilliseconds ? Silent(now)
+            : links[0].IsOpen && now - links[0].LastHeard >= limits.Silence(links[0].HasBeaten).TotalMilliseconds + patience - GraceMilliseconds ? Silent(now)
             : null;
     }
 
@@ -57,7 +57,7 @@ internal sealed class ControlWatcher(int rank, ControlLink[] links, StallLimits 
     private RankPulse OwnPulse(long now)
     {
         (long count, string? operation, TimeSpan standing) = clock.Look(now, wasPaused: false);
-        return new RankPulse(rank, ControlRendezvous.OwnPlace, count, operation, standing, TimeSpan.Zero, HasLeft: false);
+        return new RankPulse(rank, ControlRendezvous.OwnPlace, count, operation, standing, TimeSpan.Zero, HasLeft: false, HasBeaten: true);
     }
 
     private FaultException Stalled(int guilty, string reason) => new(
@@ -70,7 +70,7 @@ internal sealed class ControlWatcher(int rank, ControlLink[] links, StallLimits 
 /// <summary>Decides from the pulses of all ranks whether the group stands still, and whose fault it is.</summary>
 /// <remarks>
 /// Nothing is wrong while no rank waits in a communication operation for longer than its limit. Then, in this order: a rank
-/// that left or is silent is at fault. While some rank computes, within its larger limit, or changes its state, the group
+/// that left or is silent is at fault, also during the first operations, whose limit is larger. While some rank computes, within its larger limit, or changes its state, the group
 /// moves. A rank that stands still outside any operation did not arrive, and is at fault. When all stand in
 /// communication, in different operations, they are at odds; in the same one it may be a long transfer, which has the larger
 /// limit. Numbers of operations are told, never compared: the leader of a node has more of them than the others.
@@ -80,12 +80,13 @@ internal static class StallJudge
     /// <summary>The rank at fault and the reason; null when all is well.</summary>
     internal static (int Rank, string Reason)? Judge(IReadOnlyList<RankPulse> pulses, StallLimits limits)
     {
-        RankPulse[] waiting = [.. pulses.Where(pulse => !pulse.HasLeft && pulse.IsCommunicating && pulse.Standing >= limits.For(pulse.Count))];
+        RankPulse[] waiting = [.. pulses.Where(pulse => !pulse.HasLeft && pulse.IsCommunicating && pulse.Standing >= limits.Operation)];
         if (waiting.Length == 0)
         {
             return null;
         }
 
+        // The first operations may take long, but a process that compiles or loads still gives signs of life.
         RankPulse waiter = waiting.MaxBy(pulse => pulse.Standing);
         RankPulse[] others = [.. pulses.Where(pulse => pulse.Rank != waiter.Rank)];
         foreach (RankPulse other in others)
@@ -95,7 +96,7 @@ internal static class StallJudge
                 return (other.Rank, $"{other.Name} has left, but {waiter.Name} waits {waiter.Where} for {Seconds(waiter.Standing)}");
             }
 
-            if (other.Silence >= limits.Operation)
+            if (other.Silence >= limits.Silence(other.HasBeaten))
             {
                 return (other.Rank,
                     $"{other.Name} is stopped or unreachable: no sign of life for {Seconds(other.Silence)}, last seen {other.Where} "
@@ -103,7 +104,8 @@ internal static class StallJudge
             }
         }
 
-        return others.Any(other => other.Standing < (other.IsComputing ? limits.Compute : limits.For(waiter.Count))) ? null
+        return waiter.Standing < limits.For(waiter.Count) ? null
+            : others.Any(other => other.Standing < (other.IsComputing ? limits.Compute : limits.For(waiter.Count))) ? null
             : others.Any(other => !other.IsCommunicating) ? JudgeMissing(others, waiter)
             : JudgeArrived(others, waiter, limits);
     }
@@ -146,11 +148,17 @@ internal sealed record StallLimits
     /// <summary>The same for a rank that sends heartbeats and says that it computes, and for a transfer in which all ranks take part.</summary>
     public TimeSpan Compute { get; init; } = TimeSpan.FromMinutes(10);
 
+    /// <summary>All ranks must have come together within so long; also the longest silence before a rank's first heartbeat.</summary>
+    public TimeSpan Join { get; init; } = TimeSpan.FromSeconds(60);
+
     /// <summary>Time between two heartbeats.</summary>
     public TimeSpan Beat { get; init; } = TimeSpan.FromMilliseconds(500);
 
     /// <summary>Off: nobody watches, and a group with a dead rank may hang for ever.</summary>
     public bool IsWatching { get; init; } = true;
+
+    /// <summary>The longest silence of a rank: one that has not beaten yet may wait for others to connect.</summary>
+    internal TimeSpan Silence(bool hasBeaten) => hasBeaten || Join < Operation ? Operation : Join;
 
     internal TimeSpan For(long operation) => operation <= WarmUpOperations ? WarmUp : Operation;
 }
@@ -200,8 +208,9 @@ internal sealed class OperationClock
 /// <param name="Standing">How long it has been in this very state, by its own clock, while it was running.</param>
 /// <param name="Silence">How long ago it was last heard.</param>
 /// <param name="HasLeft">It said goodbye.</param>
+/// <param name="HasBeaten">It has sent a heartbeat: it has connected to all that it waits for.</param>
 internal readonly record struct RankPulse(
-    int Rank, string Place, long Count, string? Operation, TimeSpan Standing, TimeSpan Silence, bool HasLeft)
+    int Rank, string Place, long Count, string? Operation, TimeSpan Standing, TimeSpan Silence, bool HasLeft, bool HasBeaten)
 {
     internal bool IsComputing => Operation != null && Operation.StartsWith(StallLimits.ComputeOperation, StringComparison.Ordinal);
 

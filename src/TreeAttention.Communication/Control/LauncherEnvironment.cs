@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Globalization;
+using System.Text;
 
 namespace TreeAttention.Communication.Control;
 
@@ -24,6 +25,9 @@ internal sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Si
     /// <summary>Where the ranks can meet without MPI: host and port of rank 0; null where nobody says.</summary>
     public string? Rendezvous { get; init; }
 
+    /// <summary>What the launcher calls this run, where it says so: two steps of one allocation are two runs.</summary>
+    public string? Job { get; init; }
+
     /// <summary>The process is one of a launcher's.</summary>
     public bool IsPresent => Name != null;
 
@@ -39,6 +43,7 @@ internal sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Si
             return new(RendezvousVariable, IsOpenMpi: false, Number("TREEATTN_WORLD_SIZE") ?? Number("SLURM_STEP_NUM_TASKS"), Number("TREEATTN_RANK") ?? Number("SLURM_PROCID"))
             {
                 Rendezvous = address,
+                Job = SlurmJob(read),
             };
         }
 
@@ -57,7 +62,8 @@ internal sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Si
         {
             return new("Slurm's srun without an MPI plug-in", IsOpenMpi: true, Number("SLURM_STEP_NUM_TASKS"), Number("SLURM_PROCID"))
             {
-                Rendezvous = SlurmRendezvous(read("SLURM_STEP_NODELIST"), Number("SLURM_JOB_ID") ?? 0),
+                Rendezvous = SlurmRendezvous(read("SLURM_STEP_NODELIST"), Number("SLURM_JOB_ID") ?? 0, Number("SLURM_STEP_ID") ?? 0),
+                Job = SlurmJob(read),
             };
         }
 
@@ -68,23 +74,32 @@ internal sealed record LauncherEnvironment(string? Name, bool IsOpenMpi, int? Si
             int.TryParse(read(variable), NumberStyles.None, CultureInfo.InvariantCulture, out int value) ? value : null;
     }
 
-    // The first node of the step has rank 0: of gpu[003-007,9],cpu1 that is gpu003. Jobs that share a node get ports of their own.
-    private static string? SlurmRendezvous(string? nodes, int job)
+    private static string? SlurmJob(Func<string, string?> read) =>
+        read("SLURM_JOB_ID") is { Length: > 0 } job && read("SLURM_STEP_ID") is { Length: > 0 } step ? $"{job}.{step}" : null;
+
+    // The first node of the step has rank 0. Jobs and steps that share a node get ports of their own.
+    private static string? SlurmRendezvous(string? nodes, int job, int step) => string.IsNullOrEmpty(nodes) ? null
+        : string.Create(CultureInfo.InvariantCulture, $"{FirstNode(nodes)}:{20000 + (((job * 16L) + step) % 20000)}");
+
+    // Of gpu[003-007,9]-ib,cpu1 that is gpu003-ib: of each bracket the first number, up to the first comma outside of brackets.
+    private static string FirstNode(string nodes)
     {
-        if (string.IsNullOrEmpty(nodes))
+        var first = new StringBuilder();
+        for (int at = 0; at < nodes.Length && nodes[at] != ',';)
         {
-            return null;
+            if (nodes[at] != '[')
+            {
+                first.Append(nodes[at++]);
+                continue;
+            }
+
+            int close = nodes.IndexOf(']', at);
+            string numbers = close < 0 ? nodes[(at + 1)..] : nodes[(at + 1)..close];
+            int stop = numbers.IndexOfAny(['-', ',']);
+            first.Append(stop < 0 ? numbers : numbers[..stop]);
+            at = close < 0 ? nodes.Length : close + 1;
         }
 
-        int end = nodes.IndexOfAny(['[', ',']);
-        string first = end < 0 ? nodes : nodes[..end];
-        if (end >= 0 && nodes[end] == '[')
-        {
-            string numbers = nodes[(end + 1)..];
-            int stop = numbers.IndexOfAny(['-', ',', ']']);
-            first += stop < 0 ? numbers : numbers[..stop];
-        }
-
-        return string.Create(CultureInfo.InvariantCulture, $"{first}:{20000 + (job % 20000)}");
+        return first.ToString();
     }
 }

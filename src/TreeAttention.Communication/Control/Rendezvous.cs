@@ -9,7 +9,7 @@ using System.Net.NetworkInformation;
 using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text;
-using System.Threading;
+using TreeAttention.Distributed.Faults;
 using TreeAttention.Interop.Posix;
 
 namespace TreeAttention.Communication.Control;
@@ -20,20 +20,20 @@ internal static unsafe class ControlRendezvous
     private const int TokenBytes = 16;
     private const int MostPlaceBytes = 300;
     private const int MostHelloBytes = TokenBytes + sizeof(int) + MostPlaceBytes;
-    private static readonly TimeSpan _limit = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan _refusedLimit = TimeSpan.FromSeconds(5);
     private static readonly TimeSpan _helloLimit = TimeSpan.FromSeconds(5);
 
     internal static string OwnPlace => $"{Environment.MachineName}, pid {Environment.ProcessId}";
 
     /// <summary>Connects this rank: on rank 0 a link to every other rank, elsewhere one to rank 0.</summary>
     /// <exception cref="FaultException">Not all came in time (201).</exception>
-    internal static ControlLink[] Connect(int rank, int size, bool onOneNode, Func<byte[], byte[]> broadcast, Traffic traffic)
+    internal static ControlLink[] Connect(int rank, int size, bool onOneNode, Func<byte[], byte[]> broadcast, TimeSpan limit, Traffic traffic)
     {
         if (rank != 0)
         {
             string[] lines = Encoding.UTF8.GetString(broadcast([])).Split('\n');
             var toRankZero = new ControlLink[1];
-            toRankZero[0] = Join(rank, lines, traffic);
+            toRankZero[0] = Join(rank, lines, limit, traffic);
             return toRankZero;
         }
 
@@ -43,7 +43,7 @@ internal static unsafe class ControlRendezvous
         IEnumerable<string> addresses = onOneNode ? [IPAddress.Loopback.ToString()] : OwnAddresses();
         string[] invitation = [Convert.ToHexString(token), OwnPlace, port.ToString(CultureInfo.InvariantCulture), .. addresses];
         broadcast(Encoding.UTF8.GetBytes(string.Join('\n', invitation)));
-        return Accept(listener, size, token, traffic);
+        return Accept(listener, size, token, limit, traffic);
     }
 
     // From the system: .NET's own would want OpenSSL.
@@ -82,13 +82,13 @@ internal static unsafe class ControlRendezvous
             .Select(address => address.ToString());
 
     // Whoever connects without the token is dropped: the port may be seen by others.
-    private static ControlLink[] Accept(Socket listener, int size, byte[] token, Traffic traffic)
+    private static ControlLink[] Accept(Socket listener, int size, byte[] token, TimeSpan limit, Traffic traffic)
     {
         var links = new ControlLink?[size];
         var clock = Stopwatch.StartNew();
         while (links.Count(link => link != null) < size - 1)
         {
-            TimeSpan left = _limit - clock.Elapsed;
+            TimeSpan left = limit - clock.Elapsed;
             if (left <= TimeSpan.Zero || !listener.Poll(left, SelectMode.SelectRead))
             {
                 foreach (ControlLink? link in links)
@@ -99,8 +99,8 @@ internal static unsafe class ControlRendezvous
                 IEnumerable<int> missing = Enumerable.Range(1, size - 1).Where(rank => links[rank] == null);
                 throw new FaultException(
                     FaultCode.NoProgress,
-                    $"Rank {string.Join(", ", missing)} of {size} did not connect to rank 0 ({OwnPlace}) within {_limit.TotalSeconds:0} s. "
-                    + "The nodes must reach each other by TCP; look for a firewall.");
+                    $"Rank {string.Join(", ", missing)} of {size} did not connect to rank 0 ({OwnPlace}) within {limit.TotalSeconds:0} s. "
+                    + $"The nodes must reach each other by TCP; look for a firewall, or give slow ones a longer {Setting.JoinTimeout}.");
             }
 
             ControlLink? came = Greet(listener.Accept(), token, traffic);
@@ -156,16 +156,19 @@ internal static unsafe class ControlRendezvous
         return bytes is >= 0 and <= MostHelloBytes ? ControlLink.HeaderBytes + bytes : ControlLink.HeaderBytes;
     }
 
-    private static ControlLink Join(int rank, string[] invitation, Traffic traffic)
+    private static ControlLink Join(int rank, string[] invitation, TimeSpan limit, Traffic traffic)
     {
         byte[] token = Convert.FromHexString(invitation[0]);
         int port = int.Parse(invitation[2], CultureInfo.InvariantCulture);
         var clock = Stopwatch.StartNew();
-        do
+        TimeSpan? refusedSince = null;
+        while (clock.Elapsed < limit)
         {
+            int refused = 0;
             foreach (string address in invitation[3..])
             {
-                Socket? socket = TryConnect(IPAddress.Parse(address), port);
+                (Socket? socket, bool isRefused) = TryConnect(IPAddress.Parse(address), port);
+                refused += isRefused ? 1 : 0;
                 if (socket != null)
                 {
                     var link = new ControlLink(socket, 0, invitation[1], traffic);
@@ -173,11 +176,18 @@ internal static unsafe class ControlRendezvous
                     return link;
                 }
             }
+
+            // Rank 0 listened before it invited: where nobody listens any more, it is gone.
+            refusedSince = refused == invitation.Length - 3 ? refusedSince ?? clock.Elapsed : null;
+            if (clock.Elapsed - refusedSince > _refusedLimit)
+            {
+                throw new FaultException(FaultCode.PeerLost, $"Rank 0 ({invitation[1]}) has ended before rank {rank} could connect to it. Look for its own messages.") { Rank = 0 };
+            }
         }
-        while (clock.Elapsed < _limit);
+
         throw new FaultException(
             FaultCode.NoProgress,
-            $"Rank {rank} could not connect to rank 0 ({invitation[1]}) at {string.Join(", ", invitation[3..])}, port {port}. "
+            $"Rank {rank} could not connect to rank 0 ({invitation[1]}) at {string.Join(", ", invitation[3..])}, port {port}, within {limit.TotalSeconds:0} s. "
             + "The nodes must reach each other by TCP; look for a firewall.")
         { Rank = rank };
     }
@@ -193,193 +203,25 @@ internal static unsafe class ControlRendezvous
         return hello;
     }
 
-    private static Socket? TryConnect(IPAddress address, int port)
+    private static (Socket? Socket, bool IsRefused) TryConnect(IPAddress address, int port)
     {
+        bool isRefused = false;
         var socket = new Socket(address.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
         try
         {
             if (socket.ConnectAsync(address, port).Wait(TimeSpan.FromSeconds(2)))
             {
-                return socket;
+                return (socket, false);
             }
         }
-        catch (AggregateException error) when (error.InnerException is SocketException)
+        catch (AggregateException error) when (error.InnerException is SocketException reason)
         {
             // Not this address, or not yet: the caller tries the next one.
+            isRefused = reason.SocketErrorCode == SocketError.ConnectionRefused;
             System.Threading.Thread.Sleep(20);
         }
 
         socket.Dispose();
-        return null;
-    }
-}
-
-/// <summary>Where processes meet that no MPI started: rank 0 listens at an address that all were told, and gives a few bytes to each.</summary>
-/// <remarks>It is what <see cref="TcpControlPlane.Connect"/> takes in place of a broadcast by MPI. Whoever reaches the port gets the bytes: use it inside a cluster.</remarks>
-internal sealed class TcpRendezvous
-{
-    private const int MostBytes = 1 << 20;
-    private static readonly TimeSpan _limit = TimeSpan.FromSeconds(60);
-
-    private readonly string _host;
-    private readonly int _port;
-    private readonly int _rank;
-    private readonly int _size;
-
-    /// <summary>One rank's view.</summary>
-    /// <param name="address">Host and port of rank 0: <c>node17:29400</c>, <c>127.0.0.1:29400</c>, <c>[::1]:29400</c>.</param>
-    /// <param name="rank">This rank.</param>
-    /// <param name="size">Number of ranks.</param>
-    /// <exception cref="FaultException">The address is none (2).</exception>
-    public TcpRendezvous(string address, int rank, int size)
-    {
-        int colon = address.LastIndexOf(':');
-        if (colon <= 0 || !int.TryParse(address[(colon + 1)..], NumberStyles.None, CultureInfo.InvariantCulture, out _port) || _port is 0 or > 65535)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine, $"'{address}' is no address to meet at: give the host of rank 0 and a free port, as in TREEATTN_RENDEZVOUS=node17:29400.")
-            { IsAgreed = true };
-        }
-
-        (_host, _rank, _size) = (address[..colon].Trim('[', ']'), rank, size);
-    }
-
-    /// <summary>The address is one of this machine alone: so all ranks are on it.</summary>
-    public bool IsLoopback => _host == "localhost" || (IPAddress.TryParse(_host, out IPAddress? address) && IPAddress.IsLoopback(address));
-
-    /// <summary>Gives every rank the bytes of rank 0. Every rank calls it.</summary>
-    /// <param name="bytes">Looked at on rank 0 only.</param>
-    /// <exception cref="FaultException">Not all ranks came within a minute (201), or the port is taken (69).</exception>
-    public byte[] Broadcast(byte[] bytes)
-    {
-        if (_rank == 0)
-        {
-            Give(bytes);
-            return bytes;
-        }
-
-        return Take();
-    }
-
-    private void Give(byte[] bytes)
-    {
-        using Socket listener = Listen();
-        byte[] message = new byte[sizeof(int) + bytes.Length];
-        BinaryPrimitives.WriteInt32LittleEndian(message, bytes.Length);
-        bytes.CopyTo(message, sizeof(int));
-        HashSet<int> missing = [.. Enumerable.Range(1, _size - 1)];
-        for (var clock = Stopwatch.StartNew(); missing.Count > 0;)
-        {
-            TimeSpan left = _limit - clock.Elapsed;
-            if (left <= TimeSpan.Zero || !listener.Poll(left, SelectMode.SelectRead))
-            {
-                throw new FaultException(
-                    FaultCode.NoProgress,
-                    $"Rank {string.Join(", ", missing.Order())} of {_size} did not come to {_host}:{_port} within {_limit.TotalSeconds:0} s. Start every rank "
-                    + "with the same TREEATTN_RENDEZVOUS and TREEATTN_WORLD_SIZE, each with a TREEATTN_RANK of its own.");
-            }
-
-            using Socket came = listener.Accept();
-            if (TrySend(came, message, out int rank))
-            {
-                missing.Remove(rank);
-            }
-        }
-    }
-
-    private Socket Listen()
-    {
-        bool isVersion4 = !Socket.OSSupportsIPv6 || (IsLoopback && !_host.Contains(':', StringComparison.Ordinal));
-        IPAddress here = isVersion4
-            ? IsLoopback ? IPAddress.Loopback : IPAddress.Any
-            : IsLoopback ? IPAddress.IPv6Loopback : IPAddress.IPv6Any;
-        var listener = new Socket(here.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
-        try
-        {
-            if (!isVersion4)
-            {
-                listener.DualMode = true;
-            }
-
-            listener.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.ReuseAddress, true);
-            listener.Bind(new IPEndPoint(here, _port));
-            listener.Listen(_size);
-            return listener;
-        }
-        catch (SocketException error)
-        {
-            listener.Dispose();
-            throw new FaultException(
-                FaultCode.Unavailable, $"Rank 0 cannot listen at port {_port}: {error.Message}. Choose a free port in TREEATTN_RENDEZVOUS.", error);
-        }
-    }
-
-    // A visitor says its rank and gets the bytes; one that says nothing sensible is left.
-    private bool TrySend(Socket socket, byte[] message, out int rank)
-    {
-        rank = 0;
-        try
-        {
-            socket.ReceiveTimeout = socket.SendTimeout = 5000;
-            Span<byte> said = stackalloc byte[sizeof(int)];
-            ReceiveAll(socket, said);
-            rank = BinaryPrimitives.ReadInt32LittleEndian(said);
-            if (rank <= 0 || rank >= _size)
-            {
-                return false;
-            }
-
-            for (int sent = 0; sent < message.Length;)
-            {
-                sent += socket.Send(message.AsSpan(sent), SocketFlags.None);
-            }
-
-            return true;
-        }
-        catch (SocketException)
-        {
-            return false;
-        }
-    }
-
-    private byte[] Take()
-    {
-        byte[] number = new byte[sizeof(int)];
-        for (var clock = Stopwatch.StartNew(); clock.Elapsed < _limit; Thread.Sleep(50))
-        {
-            using var socket = new Socket(SocketType.Stream, ProtocolType.Tcp);
-            try
-            {
-                socket.ReceiveTimeout = (int)_limit.TotalMilliseconds;
-                socket.Connect(_host, _port);
-                BinaryPrimitives.WriteInt32LittleEndian(number, _rank);
-                socket.Send(number, SocketFlags.None);
-                ReceiveAll(socket, number);
-                int bytes = BinaryPrimitives.ReadInt32LittleEndian(number);
-                if (bytes is >= 0 and <= MostBytes)
-                {
-                    byte[] message = new byte[bytes];
-                    ReceiveAll(socket, message);
-                    return message;
-                }
-            }
-            catch (SocketException)
-            {
-                // Rank 0 is not there yet.
-            }
-        }
-
-        throw new FaultException(
-            FaultCode.NoProgress,
-            $"Rank {_rank} of {_size} did not find rank 0 at {_host}:{_port} within {_limit.TotalSeconds:0} s. Start rank 0 on that host, and look for a firewall.");
-    }
-
-    private static void ReceiveAll(Socket socket, Span<byte> into)
-    {
-        while (into.Length > 0)
-        {
-            int bytes = socket.Receive(into, SocketFlags.None);
-            into = bytes > 0 ? into[bytes..] : throw new SocketException((int)SocketError.ConnectionReset);
-        }
+        return (null, isRefused);
     }
 }

@@ -69,12 +69,12 @@ internal sealed class TcpControlPlane : IControlPlane
     /// <param name="limits">How long ranks may wait for each other.</param>
     /// <param name="traffic">Counts the control bytes.</param>
     /// <param name="onFault">Ends the process on a fault: tells the user, aborts the job. Called on any thread.</param>
-    /// <exception cref="FaultException">Not all ranks came within a minute (201); the message names them.</exception>
+    /// <exception cref="FaultException">Not all ranks came in time (201), or rank 0 is gone (200); the message names them.</exception>
     public static TcpControlPlane Connect(
         int rank, int size, bool onOneNode, Func<byte[], byte[]> broadcast, StallLimits limits, Traffic traffic,
         Action<FaultCode, string> onFault)
     {
-        ControlLink[] links = size == 1 ? [] : ControlRendezvous.Connect(rank, size, onOneNode, broadcast, traffic);
+        ControlLink[] links = size == 1 ? [] : ControlRendezvous.Connect(rank, size, onOneNode, broadcast, limits.Join, traffic);
         return new TcpControlPlane(rank, size, links, limits, onFault);
     }
 

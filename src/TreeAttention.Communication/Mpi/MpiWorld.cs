@@ -28,8 +28,10 @@ internal sealed unsafe class MpiWorld : IDisposable
     private readonly nint _communicator;
     private readonly MpiChannel _bootstrap;
     private readonly MpiNodes _nodes;
+    private FaultCode _code;
+    private string? _untold;
 
-    private MpiWorld(MpiLibrary library, LauncherEnvironment launcher, Action<string> warn)
+    private MpiWorld(MpiLibrary library, LauncherEnvironment launcher, Action<string> warn, JoinGuard? guard)
     {
         (_library, _warn, _communicator) = (library, warn, library.Constants.CommWorld);
         if (MpiLibrary.IsRunning)
@@ -38,6 +40,7 @@ internal sealed unsafe class MpiWorld : IDisposable
         }
 
         int provided = 0;
+        guard?.Enter("in MPI_Init");
         int error = MpiNative.InitThread(null, null, library.Constants.ThreadMultiple, &provided);
         if (error != 0)
         {
@@ -54,6 +57,7 @@ internal sealed unsafe class MpiWorld : IDisposable
             throw MpiRefusals.OtherWorld(launcher, library, Size);
         }
 
+        guard?.Enter("for all ranks to say where they are");
         _nodes = MpiNodes.Gather(_bootstrap);
         AppDomain.CurrentDomain.ProcessExit += AbortUnlessLeft;
     }
@@ -123,17 +127,18 @@ internal sealed unsafe class MpiWorld : IDisposable
     /// <param name="launcher">What the launcher told this process.</param>
     /// <param name="libraryPath">The library to load, instead of the usual names.</param>
     /// <param name="warn">Takes a sentence for the user when leaving gets stuck; null drops it.</param>
+    /// <param name="guard">Ends the process when ranks do not come; hears what is waited for.</param>
     /// <exception cref="FaultException">
     /// No MPI (69); the launcher and the library disagree on the ranks, or two MPIs are in this process (78).
     /// </exception>
-    public static MpiWorld Join(LauncherEnvironment launcher, string? libraryPath = null, Action<string>? warn = null)
+    public static MpiWorld Join(LauncherEnvironment launcher, string? libraryPath = null, Action<string>? warn = null, JoinGuard? guard = null)
     {
         if (Interlocked.Exchange(ref _joined, 1) != 0)
         {
             throw new InvalidOperationException("MPI can be joined once in a process: keep the world.");
         }
 
-        return new MpiWorld(Load(libraryPath != null ? [libraryPath] : launcher.Candidates), launcher, warn ?? (_ => { }));
+        return new MpiWorld(Load(libraryPath != null ? [libraryPath] : launcher.Candidates), launcher, warn ?? (_ => { }), guard);
     }
 
     /// <summary>Joins over a communicator of the caller's, who has initialised MPI. Every rank of the communicator calls it.</summary>
@@ -200,7 +205,10 @@ internal sealed unsafe class MpiWorld : IDisposable
     /// <summary>Leaves a caller's communicator after a fault: what others may still wait in is not waited for, and is MPI_Finalize's.</summary>
     public void Abandon() => HasLeft = true;
 
-    /// <summary>Leaves the job, when every rank does; at most 10 seconds, after which the process ends with its exit code so far.</summary>
+    /// <summary>How the work ended, should leaving get stuck: the code to end with, and a fault that nobody has told yet.</summary>
+    public void EndsWith(FaultCode code, string? untold) => (_code, _untold) = (code, untold);
+
+    /// <summary>Leaves the job, when every rank does; at most 10 seconds, after which the process ends with the code of its work.</summary>
     public void Dispose()
     {
         if (IsGuest && MayCall)
@@ -243,8 +251,14 @@ internal sealed unsafe class MpiWorld : IDisposable
         _teardownLimit,
         () =>
         {
-            _warn($"Rank {Rank} of {Size}: the work is complete, but MPI_Finalize did not end within {_teardownLimit.TotalSeconds:0} s. Leaving without it.");
-            LibC.ExitNow(Environment.ExitCode);
+            if (Rank == 0 && _untold is not null)
+            {
+                _warn(_untold);
+            }
+
+            string work = _untold is not null ? "the work has failed" : _code == FaultCode.None ? "the work is complete" : $"the work ended with {(int)_code}";
+            _warn($"Rank {Rank} of {Size}: {work}, but MPI_Finalize did not end within {_teardownLimit.TotalSeconds:0} s. Leaving without it.");
+            LibC.ExitNow(_code == FaultCode.None ? Environment.ExitCode : (int)_code);
         });
 
     private void AbortUnlessLeft(object? sender, EventArgs arguments) =>

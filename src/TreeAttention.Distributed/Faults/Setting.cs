@@ -29,6 +29,10 @@ internal sealed class Setting
 
     public static Setting StallTimeout { get; } = new("GroupOptions.StallTimeout");
 
+    public static Setting JoinTimeout { get; } = new("GroupOptions.JoinTimeout");
+
+    public static Setting Device { get; } = new("GroupOptions.Device");
+
     public static Setting Transport { get; } = new("GroupOptions.Transport");
 
     public static Setting TransportInProcess { get; } = new("TransportKind.InProcess");

@@ -38,14 +38,40 @@ internal static class GroupLauncher
 
         if (environment.Launcher is { Size: > 1 } launcher)
         {
-            throw new FaultException(
+            Refuse(options, environment, new FaultException(
                 FaultCode.RanksDisagree,
-                $"{Setting.TransportInProcess} makes its ranks itself, but {launcher.Name} started {launcher.Size} processes. Leave {Setting.Transport} out, "
-                + $"or start one process with {Setting.InProcessRanks}.")
-            { IsAgreed = true };
+                $"{(environment.SpeaksForAll ? "" : $"rank {environment.Rank}: ")}{Setting.TransportInProcess} makes its ranks itself, but {launcher.Name} started {launcher.Size} processes. Leave {Setting.Transport} out, "
+                + $"or start one process with {Setting.InProcessRanks}."));
         }
 
         return RunInProcess(options, environment, work);
+    }
+
+    /// <summary>Ends all ranks by a fault that this one has before it could join: the others would wait for it. Does not return.</summary>
+    /// <param name="options">How long to wait for the others.</param>
+    /// <param name="environment">Who launched the process.</param>
+    /// <param name="refusal">The fault.</param>
+    /// <exception cref="FaultException">Always: the fault of the lowest rank that has one, agreed where the ranks could meet.</exception>
+    public static void Refuse(GroupOptions options, ProcessEnvironment environment, FaultException refusal)
+    {
+        options = options with { Ranks = null, Nodes = null };
+        try
+        {
+            if (environment.Launcher is { Size: > 1, Rendezvous: not null })
+            {
+                RendezvousGroup.Run(options, environment, _ => refusal.Code, refusal);
+            }
+            else if (environment.Launcher is { Size: not 1, IsPresent: true })
+            {
+                MpiGroup.Run(options, environment, _ => refusal.Code, refusal);
+            }
+        }
+        catch (FaultException fault) when (fault is not { IsAgreed: true, Rank: not null })
+        {
+            // The ranks could not meet: there is no MPI, or no launcher of it, and this rank's own fault is what there is to tell.
+        }
+
+        throw new FaultException(refusal.Code, refusal.Message, refusal) { IsAgreed = true };
     }
 
     internal static int ThreadsOf(GroupOptions options, int ranksOfNode) =>

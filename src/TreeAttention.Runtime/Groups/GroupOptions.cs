@@ -60,6 +60,9 @@ public sealed record GroupOptions
 
     /// <summary>A rank that makes no progress for so long is a fault (201).</summary>
     public TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>Ranks that are processes must have come together within so long, else the group is not formed (201).</summary>
+    public TimeSpan JoinTimeout { get; init; } = TimeSpan.FromSeconds(60);
 }
 
 /// <summary>What the process finds in its environment; the one place where variables are read.</summary>
@@ -70,6 +73,9 @@ public sealed record ProcessEnvironment
 
     /// <summary>A launcher (mpiexec, srun) started this process as one of several.</summary>
     public bool IsLaunched => Launcher.IsPresent;
+
+    /// <summary>This process among those that the launcher started; null when nobody says.</summary>
+    internal int? Rank => Launcher.Rank;
 
     /// <summary>This process is rank 0, or alone: it tells what all have to say.</summary>
     public bool SpeaksForAll => Launcher is not { Rank: > 0 };

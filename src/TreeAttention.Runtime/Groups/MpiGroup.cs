@@ -4,7 +4,6 @@ using TreeAttention.Communication.Control;
 using TreeAttention.Communication.Mpi;
 using TreeAttention.Communication.Nccl;
 using TreeAttention.Communication.Staging;
-using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Runtime.Groups;
@@ -13,10 +12,26 @@ namespace TreeAttention.Runtime.Groups;
 internal static class MpiGroup
 {
     /// <summary>Joins the job, runs the work, leaves. A fault of this rank alone ends the whole job with its code.</summary>
-    public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
+    /// <param name="options">What the group is made of.</param>
+    /// <param name="environment">The process's.</param>
+    /// <param name="work">The rank's work.</param>
+    /// <param name="refusal">Why this rank cannot take part: it joins all the same, since the others wait for it, and ends all ranks by it.</param>
+    public static FaultCode Run(
+        GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work, FaultException? refusal = null)
     {
-        using MpiWorld world = Join(environment);
-        return Guarded(world, () => RunOn(world, options, environment, work));
+        using var guard = new JoinGuard(environment.Launcher, FirstAgreement.JoinLimit(options, refusal), Warn, refusal);
+        using MpiWorld world = Join(environment, guard);
+        try
+        {
+            FaultCode code = Guarded(world, () => RunOn(world, guard, options, environment, work, refusal));
+            world.EndsWith(code, null);
+            return code;
+        }
+        catch (FaultException fault)
+        {
+            world.EndsWith(fault.Code, fault.Message);
+            throw;
+        }
     }
 
     private static FaultCode Guarded(MpiWorld world, Func<FaultCode> work)
@@ -39,11 +54,11 @@ internal static class MpiGroup
     }
 
     // A process that could not join knows no other rank, but what keeps it out keeps all out.
-    private static MpiWorld Join(ProcessEnvironment environment)
+    private static MpiWorld Join(ProcessEnvironment environment, JoinGuard guard)
     {
         try
         {
-            return MpiWorld.Join(environment.Launcher, environment.MpiLibrary, Warn);
+            return MpiWorld.Join(environment.Launcher, environment.MpiLibrary, Warn, guard);
         }
         catch (FaultException fault) when (fault.Code is FaultCode.RanksDisagree or FaultCode.Unavailable)
         {
@@ -51,29 +66,23 @@ internal static class MpiGroup
         }
     }
 
-    private static FaultCode RunOn(MpiWorld world, GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
+    private static FaultCode RunOn(
+        MpiWorld world, JoinGuard guard, GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work,
+        FaultException? refusal)
     {
-        if (options.Ranks is { } ranks && ranks != world.Size)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine, $"{Setting.Ranks} {ranks}, but the launcher started {world.Size} processes, and each is one rank. Leave {Setting.Ranks} out.")
-            { IsAgreed = true };
-        }
-
-        if (options.Nodes is { } nodes && nodes.Count != world.Size)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine, $"{Setting.Nodes} names the node of {nodes.Count} ranks, but there are {world.Size}: one for each rank.")
-            { IsAgreed = true };
-        }
-
-        using MpiTransport transport = world.CreateTransport(options.Nodes);
-        var limits = new StallLimits { Operation = options.StallTimeout };
+        using MpiTransport transport = world.CreateTransport(options.Nodes?.Count == world.Size ? options.Nodes : null);
+        var limits = new StallLimits { Operation = options.StallTimeout, Join = options.JoinTimeout };
+        guard.Enter("for all ranks to connect");
         using var control = TcpControlPlane.Connect(
             world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, code, reason));
 
         // The job ends while this rank's control plane is still open: ranks that wait for it there would report it lost, with another code.
-        return Guarded(world, () => RunWith(world, transport, control, options, environment, work));
+        return Guarded(world, () =>
+        {
+            FirstAgreement.Settle(control, options, environment, refusal);
+            guard.Dispose();
+            return RunWith(world, transport, control, options, environment, work);
+        });
     }
 
     private static FaultCode RunWith(

@@ -4,7 +4,6 @@ using System.Text;
 using TreeAttention.Communication.Control;
 using TreeAttention.Communication.Nccl;
 using TreeAttention.Communication.Nodes;
-using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Interop.Posix;
@@ -16,22 +15,38 @@ namespace TreeAttention.Runtime.Groups;
 internal static class RendezvousGroup
 {
     /// <summary>Joins the others, runs the work, leaves. A fault of this rank alone ends all with its code.</summary>
-    public static FaultCode Run(GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work)
+    public static FaultCode Run(
+        GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work, FaultException? refusal = null)
     {
-        (int rank, int size) = PlaceOf(environment.Launcher, options);
-        var rendezvous = new TcpRendezvous(environment.Launcher.Rendezvous!, rank, size);
+        (int rank, int size) = PlaceOf(environment.Launcher);
+        refusal ??= FirstAgreement.Misfit(options, rank, size);
+        TimeSpan limit = FirstAgreement.JoinLimit(options, refusal);
+        var rendezvous = new TcpRendezvous(environment.Launcher.Rendezvous!, Visitor(environment.Launcher, rank, size), limit);
         var traffic = new Traffic();
-        var limits = new StallLimits { Operation = options.StallTimeout };
-        using var control = TcpControlPlane.Connect(
-            rank, size, rendezvous.IsLoopback, rendezvous.Broadcast, limits, traffic, (code, reason) => End(rank, code, reason));
+        var limits = new StallLimits { Operation = options.StallTimeout, Join = limit };
+        using TcpControlPlane control = Connect();
         try
         {
+            FirstAgreement.Settle(control, options, environment, refusal);
             return RunOn(control, traffic, options, environment, work);
         }
         catch (Exception error) when (error is not FaultException { IsAgreed: true })
         {
             control.Abort((error as FaultException)?.Code ?? FaultCode.Bug, error is FaultException ? error.Message : error.ToString());
             throw;
+        }
+
+        TcpControlPlane Connect()
+        {
+            try
+            {
+                return TcpControlPlane.Connect(
+                    rank, size, rendezvous.IsLoopback, rendezvous.Broadcast, limits, traffic, (code, reason) => End(rank, code, reason));
+            }
+            catch (FaultException) when (refusal is not null)
+            {
+                throw refusal;
+            }
         }
     }
 
@@ -56,29 +71,26 @@ internal static class RendezvousGroup
         return code;
     }
 
-    private static (int Rank, int Size) PlaceOf(LauncherEnvironment launcher, GroupOptions options)
+    private static (int Rank, int Size) PlaceOf(LauncherEnvironment launcher) => launcher is { Rank: { } rank, Size: { } size } && rank < size
+        ? (rank, size)
+        : throw new FaultException(
+            FaultCode.CommandLine,
+            $"The ranks are to meet at {launcher.Rendezvous}, but this is rank {launcher.Rank ?? -1} of {launcher.Size ?? -1} (-1: unknown): set TREEATTN_RANK "
+            + "(0 to size - 1) and TREEATTN_WORLD_SIZE, or start by srun.")
+        { IsAgreed = !(launcher.Rank >= launcher.Size) }; // a place behind the last is this process's fault alone: no rank 0 tells it
+
+    // What the program was called is left out: a rank may have it from another place than the others.
+    private static RendezvousVisitor Visitor(LauncherEnvironment launcher, int rank, int size)
     {
-        if (launcher is not { Rank: { } rank, Size: { } size } || rank >= size)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine,
-                $"The ranks are to meet at {launcher.Rendezvous}, but this is rank {launcher.Rank ?? -1} of {launcher.Size ?? -1} (-1: unknown): set TREEATTN_RANK "
-                + "(0 to size - 1) and TREEATTN_WORLD_SIZE, or start by srun.")
-            { IsAgreed = !(launcher.Rank >= launcher.Size) }; // a place behind the last is this process's fault alone: no rank 0 tells it
-        }
-
-        if ((options.Ranks ?? size) != size || (options.Nodes?.Count ?? size) != size)
-        {
-            throw new FaultException(
-                FaultCode.CommandLine, $"{Setting.Ranks} and {Setting.Nodes} must fit the {size} processes, each of which is one rank. Leave them out.")
-            { IsAgreed = true };
-        }
-
-        return (rank, size);
+        string[] like = [Environment.CurrentDirectory, .. Environment.GetCommandLineArgs()[1..]];
+        long job = launcher.Job is { } name ? NumberOf(name) | 1 : 0;
+        return new RendezvousVisitor(rank, size, job, NumberOf(string.Join('\0', like)));
     }
 
+    private static long NumberOf(string text) => (long)(ulong)Fingerprint.Of(Encoding.UTF8.GetBytes(text));
+
     /// <summary>The same number on the ranks of a machine, and almost surely another on others.</summary>
-    internal static long MachineNumber() => (long)(ulong)Fingerprint.Of(Encoding.UTF8.GetBytes(Environment.MachineName));
+    internal static long MachineNumber() => NumberOf(Environment.MachineName);
 
     /// <summary>The node of each rank: ranks whose machine has the same name share it.</summary>
     internal static int[] NodesOf(IControlPlane control) =>

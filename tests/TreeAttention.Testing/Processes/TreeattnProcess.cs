@@ -46,18 +46,20 @@ internal sealed record TreeattnResult(int ExitCode, string Output, string Errors
 /// <summary>The real program as a process, alone or under an MPI launcher.</summary>
 internal sealed class TreeattnProcess : IDisposable
 {
-    private static readonly string _program = FindProgram();
+    /// <summary>The program that was built last.</summary>
+    public static string Program { get; } = FindProgram();
+
     private readonly ProcessTree _tree;
 
     private TreeattnProcess(ProcessTree tree) => _tree = tree;
 
     /// <summary>Starts the program alone; the process is the program itself.</summary>
     public static TreeattnProcess Start(IReadOnlyList<string> arguments, params ReadOnlySpan<(string Name, string Value)> variables) =>
-        new(new ProcessTree(new ProcessStartInfo(_program, arguments), variables));
+        new(new ProcessTree(new ProcessStartInfo(Program, arguments), variables));
 
     /// <summary>Starts the program by a shell that redirects its streams, as <c>&gt;/dev/full</c>.</summary>
     public static TreeattnProcess StartRedirected(string redirection, IReadOnlyList<string> arguments) =>
-        new(new ProcessTree(new ProcessStartInfo("/bin/bash", ["-c", $"exec \"$0\" \"$@\" {redirection}", _program, .. arguments])));
+        new(new ProcessTree(new ProcessStartInfo("/bin/bash", ["-c", $"exec \"$0\" \"$@\" {redirection}", Program, .. arguments])));
 
     /// <summary>Starts it as ranks under <c>openmpi</c> or <c>mpich</c>; skips the test where that is not installed.</summary>
     public static TreeattnProcess StartRanks(
@@ -68,7 +70,7 @@ internal sealed class TreeattnProcess : IDisposable
     public static TreeattnProcess StartPrograms(
         string mpi, (int Ranks, IReadOnlyList<string> Arguments)[] programs, params ReadOnlySpan<(string Name, string Value)> variables) =>
         new(new ProcessTree(
-            ProcessTree.Launch(mpi, [.. programs.Select(program => (program.Ranks, (IReadOnlyList<string>)[_program, .. program.Arguments]))]), variables));
+            ProcessTree.Launch(mpi, [.. programs.Select(program => (program.Ranks, (IReadOnlyList<string>)[Program, .. program.Arguments]))]), variables));
 
     /// <summary>Runs the program alone to its end.</summary>
     public static TreeattnResult Run(params IReadOnlyList<string> arguments)

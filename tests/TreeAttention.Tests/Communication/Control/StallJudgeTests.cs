@@ -71,6 +71,20 @@ public sealed class StallJudgeTests
         Assert.Contains("disagree on what comes next", verdict?.Reason, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(50, 11, true, true)]
+    [InlineData(2, 11, true, true)] // the first operations may take longer, but silence is silence
+    [InlineData(2, 11, false, false)] // it may be waiting itself for one that has not connected
+    [InlineData(2, 61, false, true)]
+    public void A_rank_that_is_silent_while_others_wait_is_at_fault(long count, double seconds, bool hasBeaten, bool expected)
+    {
+        RankPulse silent = Pulse(1, 1, null, seconds) with { Silence = TimeSpan.FromSeconds(seconds), HasBeaten = hasBeaten };
+
+        (int Rank, string Reason)? verdict = Judge(Pulse(0, count, "barrier", seconds), silent);
+
+        Assert.Equal(expected ? 1 : null, verdict?.Rank);
+    }
+
     [Fact]
     public void A_rank_that_left_while_others_wait_is_at_fault()
     {
@@ -82,5 +96,5 @@ public sealed class StallJudgeTests
     private static (int Rank, string Reason)? Judge(params RankPulse[] pulses) => StallJudge.Judge(pulses, _limits);
 
     private static RankPulse Pulse(int rank, long count, string? operation, double standing) =>
-        new(rank, $"b07, pid {100 + rank}", count, operation, TimeSpan.FromSeconds(standing), TimeSpan.FromSeconds(0.4), HasLeft: false);
+        new(rank, $"b07, pid {100 + rank}", count, operation, TimeSpan.FromSeconds(standing), TimeSpan.FromSeconds(0.4), HasLeft: false, HasBeaten: true);
 }

@@ -82,14 +82,17 @@ public sealed class MpiSetUpTests
     }
 
     [Theory]
-    [InlineData("gpu[003-007,9],cpu1", "123456", "gpu003:23456")]
-    [InlineData("alone", "7", "alone:20007")]
-    [InlineData("a12,b3", "40000", "a12:20000")]
-    [InlineData("n[5]", "1", "n5:20001")]
-    public void Slurm_without_MPI_meets_on_the_first_node_at_a_port_of_the_job(string nodes, string job, string address)
+    [InlineData("gpu[003-007,9],cpu1", "123456", "0", "gpu003:35296")]
+    [InlineData("alone", "7", "0", "alone:20112")]
+    [InlineData("alone", "7", "3", "alone:20115")] // two steps at once in one allocation
+    [InlineData("a12,b3", "40000", "0", "a12:20000")]
+    [InlineData("n[5]", "1", "0", "n5:20016")]
+    [InlineData("node[1-2]-ib,node9", "1", "0", "node1-ib:20016")]
+    [InlineData("r[2,4]n[07-09],x", "1", "0", "r2n07:20016")]
+    public void Slurm_without_MPI_meets_on_the_first_node_at_a_port_of_the_step(string nodes, string job, string step, string address)
     {
         LauncherEnvironment slurm = Read(
-            ("SLURM_STEP_ID", "0"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_PROCID", "3"), ("SLURM_STEP_NODELIST", nodes), ("SLURM_JOB_ID", job));
+            ("SLURM_STEP_ID", step), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_PROCID", "3"), ("SLURM_STEP_NODELIST", nodes), ("SLURM_JOB_ID", job));
 
         Assert.Equal((address, 3, 8), (slurm.Rendezvous, slurm.Rank!.Value, slurm.Size!.Value));
     }
