@@ -10,6 +10,8 @@ internal static class CoveringArray
     /// <summary>A level that is not chosen yet in a row that is being made.</summary>
     public const int Open = -1;
 
+    private const int Candidates = 6; // of each row, the best of which is taken
+
     /// <summary>A pairwise covering array, built greedily: always the same for the same levels.</summary>
     /// <param name="levels">How many levels each factor has.</param>
     public static IReadOnlyList<int[]> Pairs(params int[] levels) => Pairs(levels, _ => true);
@@ -33,23 +35,35 @@ internal static class CoveringArray
         while (open.Count > 0)
         {
             (int first, int second, int a, int b) = open.Min;
-            int[] row = With(With(Blank(levels), first, a), second, b);
-            for (int factor = 0; factor < levels.Length; factor++)
-            {
-                if (row[factor] == Open)
-                {
-                    // Equal gains are broken in turn: a row that is almost free has other levels than the last one.
-                    int turn = rows.Count + factor;
-                    row[factor] = Enumerable.Range(0, levels[factor]).Select(i => (i + turn) % levels[factor])
-                        .Where(level => allowed(With(row, factor, level))).MaxBy(level => Gain(open, row, factor, level));
-                }
-            }
-
+            int[] begun = With(With(Blank(levels), first, a), second, b);
+            int[] row = Enumerable.Range(0, Candidates)
+                .Select(n => Complete(begun, n * levels.Length / Candidates, rows.Count, levels, allowed, open))
+                .MaxBy(candidate => PairsOf(candidate).Count(open.Contains))!;
             open.ExceptWith(PairsOf(row));
             rows.Add(row);
         }
 
         return rows;
+    }
+
+    // Chooses the open levels one after the other, from one factor on: each so that most open pairs meet.
+    private static int[] Complete(
+        int[] begun, int start, int rows, int[] levels, Func<int[], bool> allowed, SortedSet<(int, int, int, int)> open)
+    {
+        int[] row = [.. begun];
+        for (int n = 0; n < levels.Length; n++)
+        {
+            int factor = (start + n) % levels.Length;
+            if (row[factor] == Open)
+            {
+                // Equal gains are broken in turn: a row that is almost free has other levels than the last one.
+                int turn = rows + factor;
+                row[factor] = Enumerable.Range(0, levels[factor]).Select(i => (i + turn) % levels[factor])
+                    .Where(level => allowed(With(row, factor, level))).MaxBy(level => Gain(open, row, factor, level));
+            }
+        }
+
+        return row;
     }
 
     private static int[] Blank(int[] levels) => [.. Enumerable.Repeat(Open, levels.Length)];

@@ -16,7 +16,9 @@ using TreeAttention.Verification;
 
 namespace TreeAttention.Cli.Verify;
 
-/// <summary>The cases of <c>treeattn verify</c>: a pairwise covering array over plans, layouts, types, sizes and options.</summary>
+/// <summary>
+/// The cases of <c>treeattn verify</c>: a pairwise covering array over plans, layouts, types, sizes and options, then each option alone.
+/// </summary>
 /// <remarks>
 /// Every plan meets every layout, and both meet every level of every size and option, as do these each other, so far as they
 /// go together: the reproducible plan has its own layout, explicit shard lengths with sharded queries ask for as many queries
@@ -48,16 +50,21 @@ internal sealed class VerifyCases
     public VerifyCases(IReadOnlyList<VerifyPlan> plans, int ranks, int seed)
     {
         (_plans, _ranks, _seed) = (plans, ranks, seed);
-        _rows = CoveringArray.Pairs(
+        IReadOnlyList<int[]> array = CoveringArray.Pairs(
             [
                 plans.Count, LengthsLayout + 1, _types.Length, 4, _groups.Length, _headDims.Length, _keyLengths.Length, _batches.Length,
                 _queryLengths.Length, 2, .. OptionLevels.Counts,
             ],
             GoTogether);
+        FirstAlone = array.Count;
+        _rows = [.. array, .. OptionLevels.Alone.Select(AloneRow)];
     }
 
-    /// <summary>Cases of one pass over the array.</summary>
+    /// <summary>Cases of one pass: the array, then those with one option alone.</summary>
     public int Count => _rows.Count;
+
+    /// <summary>The first case with one option alone.</summary>
+    public int FirstAlone { get; }
 
     /// <summary>A case; beyond <see cref="Count"/> the array is gone through again with other numbers.</summary>
     public VerifyCase At(int index)
@@ -97,6 +104,24 @@ internal sealed class VerifyCases
             && (plan is not { IsReproducible: true } || layout is CoveringArray.Open or LanesLayout)
             && (!sharesLengths || queries is CoveringArray.Open or AsManyAsKeys)
             && (shortContext || !(sharesLengths || queries == AsManyAsKeys));
+    }
+
+    // An option where it shows: three batch rows, nine queries with keys before and behind them, heads of 96, which make scores large
+    // where the scale does. Plans and layouts take turns; so do few query rows of a KV head, and enough for the prefill kernel.
+    private int[] AloneRow(int[] options, int turn)
+    {
+        int[] row = new int[FirstOption + options.Length];
+        options.CopyTo(row, FirstOption);
+        row[PlanFactor] = turn % _plans.Count;
+        row[GroupFactor] = Array.IndexOf(_groups, turn % 2 == 0 ? 1 : 4);
+        row[HeadDimFactor] = Array.IndexOf(_headDims, 96);
+        row[KeyFactor] = Array.IndexOf(_keyLengths, 100);
+        row[BatchFactor] = OptionLevels.NeedOneBatchRow(options) ? OneBatchRow : 1;
+        row[QueryFactor] = Array.IndexOf(_queryLengths, 9);
+        row[KvHeadFactor] = 1;
+        return Enumerable.Range(turn, LengthsLayout + 1)
+            .Select(layout => (int[])[.. row[..LayoutFactor], layout % (LengthsLayout + 1), .. row[(LayoutFactor + 1)..]])
+            .First(GoTogether);
     }
 
     private ShardLayout LayoutOf(int level, int keys, Random random) => level switch

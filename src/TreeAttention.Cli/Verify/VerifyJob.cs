@@ -64,7 +64,7 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
 
         if (group.IsRoot)
         {
-            Print(count, cases.Count);
+            Print(count, cases);
         }
 
         return _tally.Failed == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
@@ -120,12 +120,14 @@ internal sealed class VerifyJob(VerifyRequest request, AttentionGroup group)
         return all;
     }
 
-    private void Print(int count, int wholeArray)
+    private void Print(int count, VerifyCases cases)
     {
         TextWriter console = Terminal.Out;
         string bits = $"{_reproducibleBits:x16}";
         console.WriteLine($"# {group.Description}; {group.Context.Device.Description}; seed {request.Seed}");
-        console.WriteLine($"# {count} cases of a covering array of {wholeArray}, in which every two plans, layouts, types, sizes and options meet");
+        console.WriteLine(
+            $"# {count} cases of {cases.Count}: {cases.FirstAlone} of a covering array, in which every two plans, layouts, types, sizes and options "
+            + $"meet, and {cases.Count - cases.FirstAlone} of one option alone");
         console.WriteLine($"# reproducible bits {bits}: with this seed and kind of device the same on any number of ranks");
         _tally.Print(console);
         if (request.Json)

@@ -105,10 +105,7 @@ internal sealed partial class CodeMap
     private static IEnumerable<string> Assemblies()
     {
         string[] names = ["Interop", "Distributed", "Verification", "Communication", "Devices", "Runtime"];
-        string bin = Path.Combine(RepositoryText.Root, "artifacts", "bin");
-        string configuration = Path.GetFileName(Path.TrimEndingDirectorySeparator(AppContext.BaseDirectory));
-        return names.Select(name => Path.Combine(AppContext.BaseDirectory, $"TreeAttention.{name}.dll"))
-            .Append(Path.Combine(bin, "TreeAttention.Cli", $"{configuration}_linux-x64", "treeattn.dll"));
+        return [.. names.Select(name => BuiltAssemblies.PathOf($"TreeAttention.{name}")), BuiltAssemblies.Program];
     }
 
     private static List<string> PublicTypesOf(string path)

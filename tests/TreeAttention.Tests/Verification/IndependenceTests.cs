@@ -12,7 +12,7 @@ namespace TreeAttention.Tests.Verification;
 /// <summary>What judges the runtime shares nothing with it but data: read from the metadata of the built assembly.</summary>
 public sealed class IndependenceTests
 {
-    /// <summary>Options, sizes and tensors as data; the memory of a copy; and what a number becomes when it is stored, which has tests over every bit pattern of its own.</summary>
+    /// <summary>Options, sizes and tensors as data; the bytes of a tensor and the memory of a copy; and what a number becomes when it is stored, which has tests over every bit pattern of its own.</summary>
     private static readonly string[] _shared =
     [
         "TreeAttention.AttentionOptions", "TreeAttention.AttentionShape", "TreeAttention.ElementType", "TreeAttention.ElementTypes",
@@ -21,6 +21,7 @@ public sealed class IndependenceTests
         "TreeAttention.Distributed.Numerics.ElementConversion", "TreeAttention.Distributed.Numerics.HostMemory",
         "TreeAttention.Distributed.Numerics.MemoryAccount", "TreeAttention.Distributed.Numerics.Region",
         "TreeAttention.Distributed.Numerics.RowStorage", "TreeAttention.Distributed.Numerics.StorageType",
+        "TreeAttention.Distributed.Numerics.TensorBytes",
     ];
 
     private static readonly string[] _dataAlone = ["AttentionOptions", "AttentionShape", "Llama3Scaling", "RotaryOptions"];

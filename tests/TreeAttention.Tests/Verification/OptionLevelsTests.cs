@@ -39,6 +39,17 @@ public sealed class OptionLevelsTests
     }
 
     [Fact]
+    public void Every_level_of_every_option_stands_alone_once_at_least()
+    {
+        IEnumerable<(int Option, int Level)> levels = OptionLevels.Alone
+            .Select(row => row.Index().Where(option => option.Item > 0).ToArray())
+            .Where(used => used.Length == 1).Select(used => used[0]);
+
+        Assert.Equal(OptionLevels.Counts.Sum(count => count - 1), levels.Distinct().Count());
+        Assert.All(OptionLevels.Alone, row => Assert.True(OptionLevels.GoTogether(row)));
+    }
+
+    [Fact]
     public void Every_two_options_are_used_together_but_those_that_say_the_same_thing()
     {
         IReadOnlyList<int[]> rows = CoveringArray.Pairs([.. OptionLevels.Counts], OptionLevels.GoTogether);
