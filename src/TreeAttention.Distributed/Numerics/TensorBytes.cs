@@ -15,15 +15,15 @@ internal interface ITensorSource
 
 /// <summary>Reads bytes of a tensor: in place where its memory stays, in blocks where it comes from a source.</summary>
 /// <remarks>
-/// Blocks are kept, so that rows in any order, and tensors whose last axis does not run fastest, read the file about once; at most
-/// 64 MiB of them. Not safe for several threads.
+/// Blocks are kept, so that rows in any order read the file about once: 2 MiB of them, and up to 64 MiB for a tensor whose last axis does
+/// not run fastest, whose rows are gathered from all over the file. Not safe for several threads.
 /// </remarks>
 internal sealed unsafe class TensorBytes(TensorView view)
 {
     private const int BlockBytes = 1 << 16;
-    private const int MostBlocks = 1 << 10;
 
     private readonly ITensorSource? _source = view.Source;
+    private readonly int _mostBlocks = view.Rank == 0 || view.Strides[^1] == 1 ? 1 << 5 : 1 << 10;
     private readonly Dictionary<long, byte[]> _blocks = [];
     private readonly Stack<byte[]> _free = [];
     private byte[] _joined = [];
@@ -79,7 +79,7 @@ internal sealed unsafe class TensorBytes(TensorView view)
 
     private byte[] Fetch(long block)
     {
-        if (_blocks.Count == MostBlocks)
+        if (_blocks.Count == _mostBlocks)
         {
             foreach (byte[] old in _blocks.Values)
             {

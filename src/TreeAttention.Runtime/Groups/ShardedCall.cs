@@ -34,6 +34,9 @@ internal sealed class ShardedCall : IDisposable
             ? new ShardMap(problem.Shape, ShardLayout.Contiguous, 1, storageType, valuesInKeys, scales)
             : new ShardMap(problem.Shape, layout, group.Size, storageType, valuesInKeys, scales));
         Indices = group.Together(() => QueryLayout.IndicesOf(plan.Placement, layout, problem.Shape, group.Rank, group.Size));
+        MemoryRoom.Require(
+            "The keys and values take", MemoryRoom.Gather(group.Context), rank => Shards.PlanOf(Single ? 0 : rank).Bytes, problem.Shape.KeyLength,
+            "a smaller batch");
         Shard = group.Together(() => loadShard(Shards.PlanOf(Single ? 0 : group.Rank)));
         try
         {

@@ -72,8 +72,6 @@ internal static class SystemMemory
     // Below this the check costs more than it can save.
     private const long Checked = 64L << 20;
 
-    private const string Group = "/sys/fs/cgroup/";
-
     /// <summary>Bytes that can still be used without swapping; <see cref="long.MaxValue"/> where the system does not say.</summary>
     internal static long Available()
     {
@@ -85,12 +83,7 @@ internal static class SystemMemory
             available = digits.Length == 0 ? available : long.Parse(digits, CultureInfo.InvariantCulture) * 1024;
         }
 
-        if (Number(Group + "memory.max") is { } most && Number(Group + "memory.current") is { } used)
-        {
-            available = Math.Min(available, Math.Max(0, most - used));
-        }
-
-        return available;
+        return Math.Min(available, ControlGroups.Available(file => File.Exists(file) ? File.ReadAllText(file) : null));
     }
 
     /// <summary>Refuses what the system would promise now and kill the process for later.</summary>
@@ -109,9 +102,6 @@ internal static class SystemMemory
         string.Create(
             CultureInfo.InvariantCulture,
             $"{bytes:N0} bytes of host memory are needed and {available:N0} are available. Use more ranks on more nodes, a smaller {Setting.StorageType}, or a shorter context."));
-
-    private static long? Number(string file) =>
-        File.Exists(file) && long.TryParse(File.ReadAllText(file), CultureInfo.InvariantCulture, out long value) ? value : null;
 }
 
 /// <summary>A buffer that only grows: what it held is lost when it does. Its contents are not cleared.</summary>
