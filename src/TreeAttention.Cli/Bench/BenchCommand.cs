@@ -37,6 +37,7 @@ internal sealed class BenchCommand
     private readonly Option<bool> _ceiling = new("--ceiling") { Description = "Measure read bandwidth and FMA rate of this machine in the same rounds." };
     private readonly Option<bool> _combine = new("--combine") { Description = "Time only the reductions, beside a bare all-reduce of the same bytes." };
     private readonly Option<string?> _out = new("--out") { Description = "Directory for results.jsonl, a row each, synced.", HelpName = "DIR" };
+    private readonly Option<bool> _resume = new("--resume") { Description = "Go on where an earlier run into --out, of the same options, was stopped." };
     private readonly Option<bool> _json = new("--json") { Description = "JSON Lines on stdout instead of the table." };
 
     /// <summary>The command; its action is called with what it asks for.</summary>
@@ -54,9 +55,15 @@ internal sealed class BenchCommand
         _plan.AddTo(command);
         _group.AddTo(command);
         command.Add(_out);
+        command.Add(_resume);
         command.Add(_json);
         ArgumentText.AddRule(command, result =>
         {
+            if (result.GetResult(_resume) is not null && result.GetResult(_out) is null)
+            {
+                result.AddError("--resume goes on with an earlier run: give its directory by --out.");
+            }
+
             int heads = ArgumentText.ValueOr(result, _heads, DefaultHeads);
             int kvHeads = ArgumentText.ValueOr(result, _kvHeads, DefaultKvHeads);
             if (kvHeads > 0 && heads % kvHeads != 0)
@@ -121,6 +128,7 @@ internal sealed class BenchCommand
             Ceiling = parsed.GetValue(_ceiling),
             Combine = parsed.GetValue(_combine),
             Out = parsed.GetValue(_out),
+            Resume = parsed.GetValue(_resume),
             Json = parsed.GetValue(_json),
         };
     }
@@ -174,6 +182,9 @@ internal sealed record BenchRequest
     public bool Combine { get; init; }
 
     public string? Out { get; init; }
+
+    /// <summary>Contexts that an earlier run has finished are not measured again.</summary>
+    public bool Resume { get; init; }
 
     public bool Json { get; init; }
 

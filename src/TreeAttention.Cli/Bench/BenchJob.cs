@@ -1,5 +1,6 @@
 using System.Collections.Generic;
 using System.IO;
+using System.Linq;
 using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Output;
 
@@ -13,7 +14,9 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
     {
         RunSettings.Begin(group, "bench");
         group.Agree(Settings());
-        using ResultsFile? results = group.Together(() => group.IsRoot && request.Out is { } directory ? new ResultsFile(directory) : null);
+        using ResultsFile? results = group.Together(() => group.IsRoot && request.Out is { } directory
+            ? new ResultsFile(directory, request.Resume, SettingsText())
+            : null);
         if (group.IsRoot && !request.Json)
         {
             BenchTable.PrintHeader(Terminal.Out, group, request);
@@ -22,17 +25,47 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
         long wrong = 0;
         foreach (int context in Contexts())
         {
-            IEnumerable<BenchRow> rows = request.Combine
-                ? new CombineBench(request, group, request.ShapeOf(context)).Run()
-                : RunContext(context);
-            foreach (BenchRow row in rows)
-            {
-                wrong += row.Result.Verification?.Wrong ?? 0;
-                Report(row, results);
-            }
+            wrong += Take(context, results?.Finished(context)) ?? Measure(context, results);
         }
 
         return group.Gather(wrong)[0][0] == 0 ? FaultCode.None : FaultCode.OutsideTolerance;
+    }
+
+    // What an earlier run has finished: rank 0 knows, and shows it again.
+    private long? Take(int context, FinishedContext? finished)
+    {
+        if (!request.Resume || group.Gather(finished is null ? -1 : finished.Wrong)[0][0] < 0)
+        {
+            return null;
+        }
+
+        if (group.IsRoot)
+        {
+            foreach (string line in request.Json ? finished!.Rows : [$"# {context,9} was measured before: {finished!.Rows.Count} rows are in {request.Out}"])
+            {
+                Terminal.Out.WriteLine(line);
+            }
+
+            Terminal.Out.Flush();
+        }
+
+        return finished?.Wrong ?? 0;
+    }
+
+    private long Measure(int context, ResultsFile? results)
+    {
+        long wrong = 0;
+        IEnumerable<BenchRow> rows = request.Combine
+            ? new CombineBench(request, group, request.ShapeOf(context)).Run()
+            : RunContext(context);
+        foreach (BenchRow row in rows)
+        {
+            wrong += row.Result.Verification?.Wrong ?? 0;
+            Report(row, results);
+        }
+
+        results?.Finish(context, wrong);
+        return wrong;
     }
 
     private List<int> Contexts()
@@ -84,6 +117,12 @@ internal sealed class BenchJob(BenchRequest request, AttentionGroup group)
 
         console.Flush();
     }
+
+    private string SettingsText() => string.Join(
+        "; ",
+        Settings().Append(new("ranks", group.Description)).Append(new("device", group.Context.Device.Description)).Append(new("version", ProductVersion.Text))
+            .Append(new("files", $"{request.Tensors?.Query} {request.Tensors?.Key} {request.Tensors?.Value}"))
+            .Select(setting => $"{setting.Key} {setting.Value}"));
 
     private List<KeyValuePair<string, string>> Settings() =>
     [
