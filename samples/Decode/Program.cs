@@ -2,9 +2,7 @@
 //   dotnet run                        three ranks, threads of this process
 //   mpiexec -n 3 dotnet run           three processes
 using System;
-using System.Collections.Generic;
 using System.Linq;
-using System.Threading;
 using TreeAttention;
 
 var whole = new GroupOptions { Transport = TransportKind.InProcess, Threads = 1 };
@@ -17,12 +15,7 @@ if (ProcessEnvironment.Read().IsLaunched)
 }
 else
 {
-    IReadOnlyList<AttentionGroup> ranks = AttentionGroup.JoinInProcess(3, new GroupOptions { Threads = 1 });
-    float[] differences = new float[ranks.Count];
-    Thread[] threads = [.. ranks.Select((group, rank) => new Thread(() => differences[rank] = Compare(Decode(group), expected)))];
-    Array.ForEach(threads, thread => thread.Start());
-    Array.ForEach(threads, thread => thread.Join());
-    worst = differences.Max();
+    worst = AttentionGroup.RunInProcess(3, group => Compare(Decode(group), expected), new GroupOptions { Threads = 1 }).Max();
 }
 
 if (ProcessEnvironment.Read().SpeaksForAll)

@@ -1,6 +1,7 @@
 using System;
 using System.Linq;
 using System.Runtime.InteropServices;
+using System.Threading;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Loading;
 using TreeAttention.Distributed.Ports;
@@ -17,12 +18,14 @@ internal static class BuggyRank
 {
     private static readonly AttentionShape _shape = new(1, 3, 60, 2, 1, 8, 8);
 
+    private static readonly GroupOptions _options = new() { Log = (_, message) => Console.Error.WriteLine($"treeattn: {message}") };
+
     /// <summary>Runs until the bug, or until memory is short: in an agreement, while loading, or during a step of an algorithm.</summary>
     internal static int Run(string place)
     {
         try
         {
-            return (int)GroupLauncher.Run(new GroupOptions(), ProcessEnvironment.Read(), group => Work(group, place));
+            return (int)GroupLauncher.Run(_options, ProcessEnvironment.Read(), group => Work(group, place));
         }
         catch (InvalidOperationException)
         {
@@ -37,7 +40,7 @@ internal static class BuggyRank
     /// <summary>A group that a program joins by itself, as the library's users do: the device of its last rank fails in a step of the given kind.</summary>
     internal static int RunStep(string kind)
     {
-        using var whole = AttentionGroup.Join(new GroupOptions { Device = DeviceKind.Cpu, Threads = 1 });
+        using var whole = AttentionGroup.Join(_options with { Device = DeviceKind.Cpu, Threads = 1 });
         using var failing = new FailingDevice(whole.Context.Device, 0);
         using AttentionGroup? onFailing = whole.Rank == whole.Size - 1
             ? new AttentionGroup(whole.Context with { Device = failing }, whole, whole.Description)
@@ -70,6 +73,56 @@ internal static class BuggyRank
                 }
 
                 break;
+        }
+
+        return 0;
+    }
+
+    /// <summary>Two ranks of this process that nobody disposes of, one of them waiting for the other: the process ends all the same, and nothing was written.</summary>
+    internal static int LeaveUndisposed()
+    {
+        var options = new CacheOptions { KvHeads = 1, HeadDim = 8, ValueDim = 8, MaxLength = 64 };
+        AttentionGroup[] groups = [.. AttentionGroup.JoinInProcess(2, new GroupOptions { Threads = 1, StallTimeout = Timeout.InfiniteTimeSpan })];
+        var alone = AttentionGroup.Join(new GroupOptions { Threads = 1 });
+        alone.CreateCache(options).Append(0, new float[8], new float[8]);
+        new Thread(() => groups[0].CreateCache(options)) { IsBackground = true }.Start();
+        Thread.Sleep(100);
+        return groups.Length == 2 ? 0 : 1;
+    }
+
+    /// <summary>A group of the library, which the last rank leaves while the others step: by an exception that its program catches (3), by one that nobody does, or just so.</summary>
+    internal static int LeaveEarly(string how)
+    {
+        try
+        {
+            using var group = AttentionGroup.Join(_options with { Device = DeviceKind.Cpu, Threads = 1 });
+            using ShardedKvCache cache = group.CreateCache(new CacheOptions { KvHeads = 1, HeadDim = 8, ValueDim = 8, MaxLength = 64 });
+            using DecodeStep step = group.CreateStep(cache, new DecodeOptions { QueryHeads = 2 });
+            float[] token = new float[8];
+            for (int run = 0; run < 20; run++)
+            {
+                if (run == 10 && group.Rank == group.Size - 1)
+                {
+                    if (how.StartsWith("return", StringComparison.Ordinal))
+                    {
+                        return 0;
+                    }
+
+                    throw new NotSupportedException("the caller's own exception");
+                }
+
+                if (run == 10 && how.EndsWith("agreement", StringComparison.Ordinal))
+                {
+                    group.Together(() => { });
+                }
+
+                group.Decode(step, 0, new float[16], token, token, new float[16], new float[2]);
+            }
+        }
+        catch (NotSupportedException error) when (how.StartsWith("catch", StringComparison.Ordinal))
+        {
+            Console.Out.WriteLine($"caught {error.Message}");
+            return 3;
         }
 
         return 0;

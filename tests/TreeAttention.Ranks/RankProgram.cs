@@ -25,6 +25,16 @@ internal static class RankProgram
             return BuggyRank.RunStep(arguments[1]);
         }
 
+        if (arguments[0] == "undisposed")
+        {
+            return BuggyRank.LeaveUndisposed();
+        }
+
+        if (arguments[0] == "leave-early")
+        {
+            return BuggyRank.LeaveEarly(arguments[1]);
+        }
+
         if (arguments[0] == "attend")
         {
             return ShardedRank.Run();

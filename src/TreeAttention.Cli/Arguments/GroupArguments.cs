@@ -76,6 +76,7 @@ internal sealed class GroupArguments
         Threads = parsed.GetValue(_threads),
         Nodes = ArgumentText.Given(parsed, _nodes),
         StallTimeout = TimeSpan.FromSeconds(parsed.GetValue(_stallTimeout)),
+        Log = (_, message) => Console.Error.WriteLine($"treeattn: {message}"),
         JoinTimeout = TimeSpan.FromSeconds(parsed.GetValue(_joinTimeout)),
     };
 

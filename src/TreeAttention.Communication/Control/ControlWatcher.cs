@@ -16,6 +16,9 @@ internal sealed class ControlWatcher(int rank, ControlLink[] links, StallLimits 
     /// <summary>What whoever knows better gets to end the group first.</summary>
     internal const int GraceMilliseconds = 1000;
 
+    // A last operation may take a rank that much longer than one that leaves behind it.
+    private static readonly TimeSpan _longFarewell = TimeSpan.FromSeconds(2);
+
     /// <summary>A rank that is lost (200), or one by whose fault the group stands still (201); null when all is well.</summary>
     /// <param name="now">Milliseconds of the monotonic clock.</param>
     internal FaultException? Judge(long now)
@@ -26,12 +29,35 @@ internal sealed class ControlWatcher(int rank, ControlLink[] links, StallLimits 
         }
 
         // Rank 0 speaks at once; the others leave those before them a little time, so that the user reads it once.
-        int patience = GraceMilliseconds + (rank == 0 ? 0 : Math.Min(rank * 200, 1000));
+        int patience = PatienceOf(rank);
         ControlLink? lost = links.FirstOrDefault(link => link.LostAt != null);
         return lost != null ? now - lost.LostAt >= patience ? Lost(lost, now) : null
             : rank == 0 ? JudgeAll(now)
             : links[0].IsOpen && now - links[0].LastHeard >= limits.Silence(links[0].HasBeaten).TotalMilliseconds + patience - GraceMilliseconds ? Silent(now)
             : null;
+    }
+
+    /// <summary>How long a rank leaves those that know better, or come before it, to end the group: milliseconds.</summary>
+    internal static int PatienceOf(int rank) => GraceMilliseconds + (rank == 0 ? 0 : Math.Min(rank * 200, 1000));
+
+    /// <summary>A rank that leaves while another waits for it in an operation (200), which rank 0 sees; null while none does.</summary>
+    internal FaultException? JudgeLeaving(long now)
+    {
+        if (!limits.IsWatching || rank != 0)
+        {
+            return null;
+        }
+
+        RankPulse[] pulses = [OwnPulse(now), .. links.Select(link => link.PulseAt(now))];
+        RankPulse[] lasting = [.. pulses.Where(pulse => pulse.Standing >= _longFarewell)];
+        int leaver = Array.FindIndex(lasting, pulse => pulse.IsLeaving);
+        int waiter = Array.FindIndex(lasting, pulse => pulse.IsCommunicating);
+        return leaver < 0 || waiter < 0 ? null : new FaultException(
+            FaultCode.PeerLost,
+            $"{lasting[leaver].Name} left the group after operation {lasting[leaver].Count - 1:N0}, but {lasting[waiter].Name} waits "
+            + $"{lasting[waiter].Where} for {StallJudge.Seconds(lasting[waiter].Standing)}: every rank must make the same calls, and leave when all are done. "
+            + "Look for what that rank itself says.")
+        { Rank = lasting[leaver].Rank };
     }
 
     private static FaultException Lost(ControlLink lost, long now) => new(
@@ -136,6 +162,9 @@ internal sealed record StallLimits
     /// <summary>Operations whose name begins so are computing: nobody's peer is waited for in them.</summary>
     public const string ComputeOperation = "compute";
 
+    /// <summary>The operation of a rank that leaves: it waits for the others without a deadline.</summary>
+    public const string LeaveOperation = "leaving the group";
+
     /// <summary>A rank waits so long in a communication operation for one that is silent or stands still; also the longest silence.</summary>
     public TimeSpan Operation { get; init; } = TimeSpan.FromSeconds(10);
 
@@ -156,6 +185,13 @@ internal sealed record StallLimits
 
     /// <summary>Off: nobody watches, and a group with a dead rank may hang for ever.</summary>
     public bool IsWatching { get; init; } = true;
+
+    /// <summary>The limits by the one that users set; an infinite one watches for lost ranks alone.</summary>
+    internal static StallLimits Of(TimeSpan timeout)
+    {
+        var never = TimeSpan.FromDays(10_000);
+        return timeout == Timeout.InfiniteTimeSpan ? new StallLimits { Operation = never, WarmUp = never, Compute = never } : new StallLimits { Operation = timeout };
+    }
 
     /// <summary>The longest silence of a rank: one that has not beaten yet may wait for others to connect.</summary>
     internal TimeSpan Silence(bool hasBeaten) => hasBeaten || Join < Operation ? Operation : Join;
@@ -214,7 +250,9 @@ internal readonly record struct RankPulse(
 {
     internal bool IsComputing => Operation != null && Operation.StartsWith(StallLimits.ComputeOperation, StringComparison.Ordinal);
 
-    internal bool IsCommunicating => Operation != null && !IsComputing;
+    internal bool IsLeaving => Operation == StallLimits.LeaveOperation;
+
+    internal bool IsCommunicating => Operation != null && !IsComputing && !IsLeaving;
 
     internal string Name => $"rank {Rank} ({Place})";
 

@@ -36,7 +36,9 @@ internal sealed class TcpControlPlane : IControlPlane
     private readonly FirstFault _fault = new();
     private readonly Thread? _watch;
     private readonly byte[] _beat = new byte[ControlBeat.MostBytes];
+    private readonly byte[] _farewell = [.. "leaves"u8, 0xff]; // no other part of an agreement: it is no text
     private int _agreements;
+    private volatile bool _isLeaving;
     private volatile bool _closing;
 
     private TcpControlPlane(int rank, int size, ControlLink[] links, StallLimits limits, Action<FaultCode, string> onFault)
@@ -85,6 +87,11 @@ internal sealed class TcpControlPlane : IControlPlane
     public void Leave() => _clock.Leave();
 
     /// <inheritdoc/>
+    public RankHealth HealthOf(int rank) => _links.FirstOrDefault(link => link.Rank == rank)?.PulseAt(Environment.TickCount64) is { } pulse
+        ? new RankHealth(rank, pulse.Standing + pulse.Silence, pulse.Operation)
+        : new RankHealth(rank, null, null);
+
+    /// <inheritdoc/>
     public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine)
     {
         if (Size == 1)
@@ -92,27 +99,37 @@ internal sealed class TcpControlPlane : IControlPlane
             return [mine.ToArray()];
         }
 
-        lock (_agreeing)
+        byte[][] all = Agree(mine, Agreement, WhyInVain);
+        int leaver = Array.FindIndex(all, part => part.AsSpan().SequenceEqual(_farewell));
+        if (leaver < 0)
         {
-            Enter(Agreement);
-            try
-            {
-                int number = _agreements++;
-                if (Rank == 0)
-                {
-                    TakePart(number, 0, mine.ToArray());
-                }
-                else
-                {
-                    _links[0].Send(ControlFrame.Part, ControlAgreement.Pack(number, mine.Span));
-                }
+            return all;
+        }
 
-                return _agreement.Await(number, WhyInVain);
-            }
-            finally
-            {
-                Leave();
-            }
+        // Whoever leaves by an exception of its own gets to end its process with its own code.
+        Thread.Sleep(ControlWatcher.PatienceOf(Rank));
+        throw new FaultException(
+            FaultCode.PeerLost, $"Rank {leaver} left the group, but rank {Rank} waits for it in an agreement: every rank must make the same calls, and leave "
+            + "when all are done.")
+        { Rank = leaver };
+    }
+
+    /// <inheritdoc/>
+    public bool LeaveTogether()
+    {
+        if (Size == 1)
+        {
+            return true;
+        }
+
+        _isLeaving = true; // from here on a fault is what the others tell
+        try
+        {
+            return Array.TrueForAll(Agree(_farewell, StallLimits.LeaveOperation, WhyNoFarewell), part => part.AsSpan().SequenceEqual(_farewell));
+        }
+        catch (FaultException)
+        {
+            return false;
         }
     }
 
@@ -144,6 +161,36 @@ internal sealed class TcpControlPlane : IControlPlane
             link.Dispose();
         }
     }
+
+    private byte[][] Agree(ReadOnlyMemory<byte> mine, string operation, Func<Exception?> inVain)
+    {
+        lock (_agreeing)
+        {
+            Enter(operation);
+            try
+            {
+                int number = _agreements++;
+                if (Rank == 0)
+                {
+                    TakePart(number, 0, mine.ToArray());
+                }
+                else
+                {
+                    _links[0].Send(ControlFrame.Part, ControlAgreement.Pack(number, mine.Span));
+                }
+
+                return _agreement.Await(number, inVain);
+            }
+            finally
+            {
+                Leave();
+            }
+        }
+    }
+
+    private FaultException? WhyNoFarewell() => _fault.Fault ?? (_links.Any(link => !link.IsOpen)
+        ? new FaultException(FaultCode.PeerLost, "Another rank has left already.")
+        : null);
 
     private FaultException? WhyInVain() =>
         _fault.ToThrow() ?? (_fault.IsPending || _links.FirstOrDefault(link => link.HasLeft) is not ControlLink gone ? null
@@ -297,6 +344,13 @@ internal sealed class TcpControlPlane : IControlPlane
     private void Judge(long now)
     {
         Tell(now);
+        if (!_closing && _fault.Fault == null && _watcher.JudgeLeaving(now) is { } early)
+        {
+            Learn(early, from: null); // told a second later: whoever leaves by an exception keeps its own code
+            _agreement.Wake();
+            return;
+        }
+
         if (!_closing && _fault.Fault == null && _watcher.Judge(now) is FaultException fault)
         {
             Fail(fault.Code, fault.Message, fault.Rank ?? Rank);
@@ -311,7 +365,7 @@ internal sealed class TcpControlPlane : IControlPlane
 
     private void Tell(long now)
     {
-        if (_fault.Tell(now, _onFault))
+        if (!_isLeaving && _fault.Tell(now, _onFault))
         {
             _agreement.Wake();
         }
@@ -323,6 +377,11 @@ internal sealed class TcpControlPlane : IControlPlane
         if (!_fault.Keep(fault, Environment.TickCount64 + ControlWatcher.GraceMilliseconds))
         {
             return;
+        }
+
+        if (_isLeaving)
+        {
+            _agreement.Wake();
         }
 
         byte[] frame = ControlAgreement.Pack((int)fault.Code, Encoding.UTF8.GetBytes(fault.Message));

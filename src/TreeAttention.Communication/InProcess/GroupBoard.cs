@@ -2,6 +2,7 @@ using System;
 using System.Collections.Generic;
 using System.Diagnostics;
 using System.Threading;
+using TreeAttention.Communication.Control;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Reductions;
 
@@ -13,11 +14,16 @@ internal sealed class GroupBoard
     private readonly RankBarrier _barrier;
     private readonly RankChannel[] _channels;
 
-    public GroupBoard(IReadOnlyList<int> nodes, GroupFault fault)
+    /// <param name="nodes">[size] the node of each rank.</param>
+    /// <param name="fault">The fault of the whole group.</param>
+    /// <param name="seats">[size] the ranks, as those of the whole group.</param>
+    /// <param name="limits">How long they wait for each other.</param>
+    public GroupBoard(IReadOnlyList<int> nodes, GroupFault fault, RankSeat[] seats, StallLimits limits)
     {
         Nodes = nodes;
         Size = nodes.Count;
-        Members = new GroupMembers(Size, fault);
+        Limits = limits;
+        Members = new GroupMembers(seats, fault);
         Gates = new RankGate[Size];
         Shown = new Region[Size];
         PartBytes = new long[Size * Size];
@@ -29,7 +35,7 @@ internal sealed class GroupBoard
         _channels = new RankChannel[Size * Size];
         for (int from = 0; from < Size; from++)
         {
-            Gates[from] = new RankGate(Size);
+            Gates[from] = new RankGate(Size, from, NewWatch(from));
             for (int to = 0; to < Size; to++)
             {
                 _channels[(from * Size) + to] = new RankChannel(from, to);
@@ -45,6 +51,9 @@ internal sealed class GroupBoard
     public IReadOnlyList<int> Nodes { get; }
 
     public GroupMembers Members { get; }
+
+    /// <summary>How long ranks wait for each other.</summary>
+    public StallLimits Limits { get; }
 
     public RankGate[] Gates { get; }
 
@@ -65,6 +74,9 @@ internal sealed class GroupBoard
 
     /// <summary>[size] the peer memory that rank 0 founded.</summary>
     public PeerBoard[] Peers { get; }
+
+    /// <summary>What a rank sees of the others while it waits.</summary>
+    public WaitWatch NewWatch(int rank) => new(Members.Seats, rank, Limits);
 
     public RankChannel Channel(int from, int to) => _channels[(from * Size) + to];
 
@@ -151,11 +163,15 @@ internal sealed class RankGate
     private readonly object _sleep = new();
     private readonly long _spinTicks;
     private readonly long _yieldTicks;
+    private readonly int _rank;
+    private readonly WaitWatch _watch;
     private int _asleep;
 
     /// <summary>A gate of one of <paramref name="ranks"/> ranks. With more ranks than cores, spinning would keep the others from working.</summary>
-    public RankGate(int ranks)
+    public RankGate(int ranks, int rank, WaitWatch watch)
     {
+        (_rank, _watch) = (rank, watch);
+
         // With a core for every rank, a core that is yielded goes to a stranger for a whole time slice. Waking a sleeper on an
         // idle core takes up to 0.1 ms: with a patience of that order two ranks would put each other to sleep at every step.
         bool roomy = ranks <= Environment.ProcessorCount;
@@ -223,6 +239,7 @@ internal sealed class RankGate
         lock (_sleep)
         {
             Interlocked.Exchange(ref _asleep, 1);
+            _watch.Begin();
             try
             {
                 while (Volatile.Read(ref location) == value)
@@ -231,14 +248,18 @@ internal sealed class RankGate
                     bool lost = members.IsLost(peer);
                     if (lost && Volatile.Read(ref location) == value)
                     {
-                        members.ThrowLost(peer);
+                        members.ThrowLost(_rank, peer);
                     }
 
-                    Monitor.Wait(_sleep, _look);
+                    if (!Monitor.Wait(_sleep, _look) && _watch.Look() is { } late && Volatile.Read(ref location) == value)
+                    {
+                        throw members.Fault.End(late);
+                    }
                 }
             }
             finally
             {
+                _watch.End();
                 Volatile.Write(ref _asleep, 0);
             }
         }

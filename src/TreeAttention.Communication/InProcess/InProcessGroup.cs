@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Runtime.ExceptionServices;
 using System.Threading;
+using TreeAttention.Communication.Control;
 using TreeAttention.Communication.Nodes;
 using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Ports;
@@ -15,11 +16,13 @@ internal sealed class InProcessGroup : IDisposable
     private readonly GroupFault _fault = new();
     private readonly InProcessTransport[] _transports;
     private readonly InProcessControlPlane[] _controls;
+    private readonly RankSeat[] _seats;
 
-    private InProcessGroup(IReadOnlyList<int> nodes)
+    private InProcessGroup(IReadOnlyList<int> nodes, StallLimits limits)
     {
-        var data = new GroupBoard(nodes, _fault);
-        var control = new GroupBoard(nodes, _fault);
+        _seats = [.. nodes.Select((_, rank) => new RankSeat(rank))];
+        var data = new GroupBoard(nodes, _fault, _seats, limits);
+        var control = new GroupBoard(nodes, _fault, _seats, limits);
         byte[][] given = new byte[nodes.Count][];
         _transports = new InProcessTransport[nodes.Count];
         _controls = new InProcessControlPlane[nodes.Count];
@@ -37,6 +40,9 @@ internal sealed class InProcessGroup : IDisposable
     /// <summary>The control plane of each rank.</summary>
     public IReadOnlyList<InProcessControlPlane> Controls => _controls;
 
+    /// <summary>What everybody sees of each rank.</summary>
+    public IReadOnlyList<RankSeat> Seats => _seats;
+
     /// <summary>The fault that ended the group; null while it works.</summary>
     public FaultException? Fault => _fault.First;
 
@@ -47,8 +53,9 @@ internal sealed class InProcessGroup : IDisposable
     /// <summary>Makes a group.</summary>
     /// <param name="ranks">At least 1.</param>
     /// <param name="nodes">The node of each rank, for tests of topology; all on one when null.</param>
+    /// <param name="limits">How long ranks may wait for one that does not arrive; for ever when null.</param>
     /// <exception cref="FaultException">There are not as many nodes as ranks (2).</exception>
-    public static InProcessGroup Create(int ranks, IReadOnlyList<int>? nodes = null)
+    public static InProcessGroup Create(int ranks, IReadOnlyList<int>? nodes = null, StallLimits? limits = null)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(ranks, 1);
         if (nodes is not null && nodes.Count != ranks)
@@ -57,7 +64,7 @@ internal sealed class InProcessGroup : IDisposable
                 FaultCode.CommandLine, $"{Setting.Nodes} names the node of {nodes.Count} ranks, but there are {ranks}: one for each rank.");
         }
 
-        return new InProcessGroup(NodeNumbers.Of(nodes ?? new int[ranks]));
+        return new InProcessGroup(NodeNumbers.Of(nodes ?? new int[ranks]), limits ?? new StallLimits { IsWatching = false });
     }
 
     /// <summary>Runs one thread for each rank and returns when all have ended. What the first failing rank threw ends the others and is thrown.</summary>
@@ -87,6 +94,7 @@ internal sealed class InProcessGroup : IDisposable
         })
         {
             Name = $"rank {rank}",
+            IsBackground = true, // a group that nobody leaves does not keep the process
         })];
         foreach (Thread thread in threads)
         {
@@ -114,12 +122,17 @@ internal sealed class InProcessGroup : IDisposable
 }
 
 /// <summary>Which ranks of a group are still there.</summary>
-internal sealed class GroupMembers(int ranks, GroupFault fault)
+/// <param name="seats">[ranks] the ranks.</param>
+/// <param name="fault">Of the whole group.</param>
+internal sealed class GroupMembers(RankSeat[] seats, GroupFault fault)
 {
     /// <summary>In place of a rank: any of them.</summary>
     public const int Any = -1;
 
-    private readonly bool[] _left = new bool[ranks];
+    private readonly bool[] _left = new bool[seats.Length];
+
+    /// <summary>[ranks] the ranks, as those of the whole group.</summary>
+    public RankSeat[] Seats => seats;
 
     /// <summary>The fault that ended the group and every group it was split from.</summary>
     public GroupFault Fault => fault;
@@ -131,15 +144,17 @@ internal sealed class GroupMembers(int ranks, GroupFault fault)
     public bool IsLost(int peer) => fault.First is not null || FirstLeft(peer) >= 0;
 
     /// <summary>Throws for a wait that cannot end.</summary>
+    /// <param name="waiter">The rank that waits.</param>
+    /// <param name="peer">The one that is waited for, or any.</param>
     /// <exception cref="FaultException">Peer lost (200).</exception>
-    public void ThrowLost(int peer)
+    public void ThrowLost(int waiter, int peer)
     {
         fault.ThrowIfRaised();
-        int rank = FirstLeft(peer);
+        int rank = seats[FirstLeft(peer)].Rank;
         throw fault.End(new FaultException(
             FaultCode.PeerLost,
-            $"Rank {rank} of {_left.Length} left the group while another rank waited for it: every rank must take part in the same "
-            + "operations in the same order.")
+            $"Rank {rank} left the group, but rank {seats[waiter].Rank} waits for it {seats[waiter].Where}: every rank must take part in the same "
+            + "operations in the same order, and leave when all are done.")
         {
             Rank = rank,
         });
@@ -189,6 +204,11 @@ internal sealed class GroupFault
         if (First is { } fault)
         {
             AwaitNoTouch();
+            if (fault.Code is FaultCode.NoProgress or FaultCode.PeerLost)
+            {
+                throw new FaultException(fault.Code, fault.Message, fault) { Rank = fault.Rank }; // no rank's own: all read the same
+            }
+
             throw new FaultException(FaultCode.PeerLost, $"Rank {fault.Rank} ended the group: {fault.Message}", fault)
             {
                 Rank = fault.Rank,
@@ -227,11 +247,12 @@ internal sealed class InProcessControlPlane : IControlPlane
     private readonly GroupBoard _group;
     private readonly byte[][] _given;
     private readonly Traffic _traffic;
-    private string _operation = string.Empty;
+    private readonly RankSeat _seat;
 
     internal InProcessControlPlane(GroupBoard group, byte[][] given, int rank, Traffic traffic)
     {
         _group = group;
+        _seat = group.Members.Seats[rank];
         _given = given;
         _traffic = traffic;
         Rank = rank;
@@ -244,24 +265,34 @@ internal sealed class InProcessControlPlane : IControlPlane
     public int Size => _group.Size;
 
     /// <summary>What the rank is doing: the operation entered last; empty between operations.</summary>
-    public string Operation => Volatile.Read(ref _operation);
+    public string Operation => _seat.Operation;
 
     /// <inheritdoc/>
     public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine)
     {
         _traffic.CountControl(mine.Length);
         _given[Rank] = mine.ToArray();
+        string around = _seat.Operation;
+        _seat.Enter("agreement");
         _group.Meet(Rank);
         byte[][] all = [.. _given];
         _group.Meet(Rank);
+        _seat.Enter(around);
         return all;
     }
 
     /// <inheritdoc/>
-    public void Enter(string operation) => Volatile.Write(ref _operation, operation);
+    public RankHealth HealthOf(int rank)
+    {
+        RankSeat seat = _group.Members.Seats[rank];
+        return new RankHealth(rank, TimeSpan.FromMilliseconds(Environment.TickCount64 - seat.Door.ChangedAt), seat.Door.IsTaken ? seat.Door.Call : null);
+    }
 
     /// <inheritdoc/>
-    public void Leave() => Volatile.Write(ref _operation, string.Empty);
+    public void Enter(string operation) => _seat.Enter(operation);
+
+    /// <inheritdoc/>
+    public void Leave() => _seat.Leave();
 
     /// <summary>Ends the group: every rank that waits, or comes to wait, throws <see cref="FaultCode.PeerLost"/> with this fault inside.</summary>
     public void Abort(FaultCode code, string reason) => _group.Members.Fault.Raise(new FaultException(code, reason) { Rank = Rank });

@@ -47,7 +47,8 @@ internal sealed class InProcessTransport : TransportBase
         int founder = members[0];
         if (Rank == founder)
         {
-            _group.Groups[founder] = new GroupBoard(NodeNumbers.Of(members.Select(rank => Nodes[rank])), _group.Members.Fault);
+            _group.Groups[founder] = new GroupBoard(
+                NodeNumbers.Of(members.Select(rank => Nodes[rank])), _group.Members.Fault, [.. members.Select(rank => _group.Members.Seats[rank])], _group.Limits);
         }
 
         _group.Meet(Rank);
@@ -70,7 +71,7 @@ internal sealed class InProcessTransport : TransportBase
         }
 
         _group.Meet(Rank);
-        PeerSlots memory = _group.Peers[0].ViewOf(Rank, _group.Members);
+        PeerSlots memory = _group.Peers[0].ViewOf(Rank, _group.Members, _group.NewWatch(Rank));
         _group.Meet(Rank);
         return memory;
     }

@@ -24,9 +24,11 @@ internal sealed class PeerBoard : IDisposable
     }
 
     /// <summary>One rank's view.</summary>
-    public PeerSlots ViewOf(int rank, GroupMembers members)
+    public PeerSlots ViewOf(int rank, GroupMembers members, WaitWatch watch)
     {
         bool seenLost = false;
+        long round = -1;
+        PeerSlots view = null!;
 
         // A rank may publish its last round and leave while this one still polls; so only the second look counts, after
         // the awaited rounds were read once more.
@@ -36,15 +38,27 @@ internal sealed class PeerBoard : IDisposable
             {
                 if (seenLost)
                 {
-                    members.ThrowLost(GroupMembers.Any);
+                    members.ThrowLost(rank, GroupMembers.Any);
                 }
 
                 seenLost = true;
             }
+
+            if (view.Round != round)
+            {
+                round = view.Round;
+                watch.Begin();
+            }
+
+            if (watch.Look() is { } late)
+            {
+                throw members.Fault.End(late);
+            }
         }
 
         bool polite = _ranks > Environment.ProcessorCount;
-        return new PeerSlots(_memory.Region.Address, rank, _ranks, _bytesPerRank, polite, Check, Dispose);
+        view = new PeerSlots(_memory.Region.Address, rank, _ranks, _bytesPerRank, polite, Check, Dispose) { WhenAwaited = watch.End };
+        return view;
     }
 
     /// <summary>A rank uses the memory no longer.</summary>

@@ -28,6 +28,7 @@ internal sealed unsafe class MpiWorld : IDisposable
     private readonly nint _communicator;
     private readonly MpiChannel _bootstrap;
     private readonly MpiNodes _nodes;
+    private volatile bool _isAbandoned;
     private FaultCode _code;
     private string? _untold;
 
@@ -202,6 +203,9 @@ internal sealed unsafe class MpiWorld : IDisposable
         LibC.ExitNow((int)code);
     }
 
+    /// <summary>Goes on without the job, which another rank ends: it is not finalised, and the end of this process ends it.</summary>
+    public void AbandonJob() => _isAbandoned = true;
+
     /// <summary>Leaves a caller's communicator after a fault: what others may still wait in is not waited for, and is MPI_Finalize's.</summary>
     public void Abandon() => HasLeft = true;
 
@@ -216,6 +220,10 @@ internal sealed unsafe class MpiWorld : IDisposable
             States.Free(_bootstrap);
             nint duplicate = _communicator;
             _bootstrap.Check(MpiNative.CommFree(&duplicate), "freeing a communicator");
+        }
+        else if (!IsGuest && _isAbandoned)
+        {
+            return; // MPI is left by the end of the process
         }
         else if (!IsGuest && !HasLeft)
         {
@@ -261,8 +269,17 @@ internal sealed unsafe class MpiWorld : IDisposable
             LibC.ExitNow(_code == FaultCode.None ? Environment.ExitCode : (int)_code);
         });
 
-    private void AbortUnlessLeft(object? sender, EventArgs arguments) =>
+    private void AbortUnlessLeft(object? sender, EventArgs arguments)
+    {
+        if (Environment.ExitCode == 0 && _isAbandoned)
+        {
+            _warn($"rank {Rank} ({Hosts[Rank]}, pid {Environment.ProcessId}): this rank left the group while others waited for it: every rank must make the "
+                + "same calls, and leave when all are done.");
+            Abort(FaultCode.PeerLost);
+        }
+
         Abort(Environment.ExitCode != 0 ? (FaultCode)Environment.ExitCode : FaultCode.Bug);
+    }
 }
 
 /// <summary>The end of a library that may hang: done in time, or left.</summary>

@@ -109,6 +109,7 @@ internal sealed unsafe class PeerSlots : IPeerMemory
     private const int PatientPolls = 30_000;
     private const int PolitePolls = 100;
     private const int PollsBetweenChecks = 1 << 12;
+    private const int YieldsBetweenChecks = 1 << 8;
 
     private readonly byte* _base;
     private readonly long _bytesPerRank;
@@ -147,6 +148,12 @@ internal sealed unsafe class PeerSlots : IPeerMemory
 
     /// <summary>Ranks that share the memory.</summary>
     public int Size { get; }
+
+    /// <summary>The round, from 0 on.</summary>
+    public long Round => _round;
+
+    /// <summary>Called after a wait that was long enough to be looked at.</summary>
+    public Action? WhenAwaited { get; init; }
 
     /// <inheritdoc/>
     public Region Mine => SlotOf(Rank);
@@ -192,6 +199,7 @@ internal sealed unsafe class PeerSlots : IPeerMemory
     private void Await(ref long published)
     {
         long polls = 0;
+        bool isLookedAt = false;
         while (Volatile.Read(ref published) <= _round)
         {
             polls++;
@@ -208,10 +216,17 @@ internal sealed unsafe class PeerSlots : IPeerMemory
                 Thread.SpinWait(1);
             }
 
-            if (polls % PollsBetweenChecks == 0)
+            // A poll that yields may take a time slice.
+            if (polls % (polls >= _pollsBeforeYield ? YieldsBetweenChecks : PollsBetweenChecks) == 0)
             {
                 _whileWaiting?.Invoke();
+                isLookedAt = true;
             }
+        }
+
+        if (isLookedAt)
+        {
+            WhenAwaited?.Invoke();
         }
     }
 

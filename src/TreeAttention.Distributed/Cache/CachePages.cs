@@ -167,7 +167,28 @@ internal sealed class CachePages
         Version++;
     }
 
+    /// <summary><see cref="Extend"/> would find room.</summary>
+    public bool HasRoom(ReadOnlySpan<int> rows, ReadOnlySpan<int> lengths)
+    {
+        FindWanted(rows, lengths);
+        for (int rank = 0; rank < _wanted.Length; rank++)
+        {
+            if (_wanted[rank] > _pools[rank].Free)
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
+
     private void RequireRoom(ReadOnlySpan<int> rows, ReadOnlySpan<int> lengths)
+    {
+        FindWanted(rows, lengths);
+        RequireFree();
+    }
+
+    private void FindWanted(ReadOnlySpan<int> rows, ReadOnlySpan<int> lengths)
     {
         Array.Clear(_wanted);
         for (int i = 0; i < rows.Length; i++)
@@ -183,8 +204,6 @@ internal sealed class CachePages
                 _wanted[OwnerOf(_lengths[row] / PageSpan.Keys)]++;
             }
         }
-
-        RequireFree();
     }
 
     private void RequireFree()

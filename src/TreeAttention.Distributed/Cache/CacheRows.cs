@@ -17,6 +17,9 @@ internal sealed class CacheRows(CacheOptions options, CachePages pages, Action<i
     /// <summary>Every row, in order.</summary>
     public int[] All { get; } = [.. Enumerable.Range(0, options.Rows)];
 
+    /// <summary>Tokens that were taken in so far, over all layers and rows; those that went again count too.</summary>
+    public long Taken { get; private set; }
+
     /// <summary>Throws unless there is such a layer.</summary>
     public void RequireLayer(int layer)
     {
@@ -67,6 +70,23 @@ internal sealed class CacheRows(CacheOptions options, CachePages pages, Action<i
         _starts[row] = padding;
     }
 
+    /// <summary>The same number of tokens has room behind those that a layer has of each row.</summary>
+    public bool HasRoom(int layer, ReadOnlySpan<int> rows, int tokens)
+    {
+        for (int i = 0; i < rows.Length; i++)
+        {
+            long end = (long)LengthOf(layer, rows[i]) + tokens;
+            if (end > options.MaxLength)
+            {
+                return false;
+            }
+
+            _ends[i] = (int)end;
+        }
+
+        return pages.HasRoom(rows, _ends.AsSpan(0, rows.Length));
+    }
+
     /// <summary>Finds room for the same number of tokens behind those that a layer has of each row, or changes nothing.</summary>
     /// <exception cref="FaultException">The cache is full (71), on every rank alike.</exception>
     public void MakeRoom(int layer, ReadOnlySpan<int> rows, int tokens)
@@ -92,7 +112,11 @@ internal sealed class CacheRows(CacheOptions options, CachePages pages, Action<i
     }
 
     /// <summary>Says that a layer has so many tokens more of a row.</summary>
-    public void Advance(int layer, int row, int tokens) => _lengths[(layer * options.Rows) + row] += tokens;
+    public void Advance(int layer, int row, int tokens)
+    {
+        _lengths[(layer * options.Rows) + row] += tokens;
+        Taken += tokens;
+    }
 
     /// <summary>A layer has so many tokens of a row again, and pages that were found for more are given back.</summary>
     public void Rewind(int layer, int row, int length)

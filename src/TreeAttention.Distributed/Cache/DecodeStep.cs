@@ -166,6 +166,9 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     RankContext IGroupStep.Context => _context;
 
     /// <inheritdoc/>
+    long IGroupStep.TokensTaken => _cache.Rows.Taken;
+
+    /// <inheritdoc/>
     void IGroupStep.RequireUsable()
     {
         Tenancy.RequireLiving();

@@ -84,6 +84,34 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Ranks that share the keys.</summary>
     internal int Ranks => _ranks;
 
+    /// <summary>Pages of 512 tokens, of all layers together, that no row uses, over all ranks.</summary>
+    public int FreePages
+    {
+        get
+        {
+            int free = 0;
+            for (int rank = 0; rank < _ranks; rank++)
+            {
+                free += Pages.FreeOn(rank);
+            }
+
+            return free;
+        }
+    }
+
+    /// <summary>As many tokens could be appended to each of some rows: what a scheduler asks before it takes a request in. Every rank has the same answer.</summary>
+    /// <param name="rows">Different rows.</param>
+    /// <param name="tokens">Tokens for each, behind those of its first layer.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The number of tokens is negative.</exception>
+    /// <exception cref="ShapeMismatchException">The rows are not different rows of the cache.</exception>
+    public bool HasRoomFor(ReadOnlySpan<int> rows, int tokens)
+    {
+        using RankDoor.Visit visit = Enter(nameof(HasRoomFor));
+        ArgumentOutOfRangeException.ThrowIfNegative(tokens);
+        Rows.RequireDifferent(rows);
+        return Rows.HasRoom(0, rows, tokens);
+    }
+
     /// <summary>Tokens of a row that a layer holds.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such layer or row.</exception>
     public int LengthOf(int layer, int row)

@@ -46,6 +46,9 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
         });
     }
 
+    /// <inheritdoc/>
+    StepTimes IGroupStep.Times => _step.Times;
+
     /// <summary>Nodes of each tree.</summary>
     public int Nodes => _step.Problem.Shape.QueryLength;
 
@@ -105,6 +108,9 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
 
     /// <inheritdoc/>
     RankContext IGroupStep.Context => _context;
+
+    /// <inheritdoc/>
+    long IGroupStep.TokensTaken => _cache.Rows.Taken;
 
     /// <inheritdoc/>
     void IGroupStep.RequireUsable()

@@ -23,6 +23,7 @@ public interface ITokenSource
 /// <remarks>Row r of the cache reads batch row r of the tensors, position p reads index p.</remarks>
 public sealed class TensorTokens : ITokenSource
 {
+    private readonly long[] _shape; // of the keys
     private readonly TensorRows _key;
     private readonly TensorRows? _value;
     private readonly string _keyName;
@@ -37,7 +38,14 @@ public sealed class TensorTokens : ITokenSource
     /// <param name="options">The cache's storage type, scales and policy: numbers that must not be stored are faults.</param>
     public TensorTokens(TensorView key, TensorView? value, CacheOptions options)
     {
-        (_key, _keyName) = (new TensorRows(key), key.Name);
+        ArgumentNullException.ThrowIfNull(key);
+        ArgumentNullException.ThrowIfNull(options);
+        (_key, _keyName, _shape) = (new TensorRows(key), key.Name, key.Shape);
+        if (value is not null && !value.Shape.AsSpan(0, Math.Min(3, value.Rank)).SequenceEqual(key.Shape.AsSpan(0, 3)))
+        {
+            throw new ShapeMismatchException($"Values {value.ShapeText} and keys {key.ShapeText} are of other rows, lengths or heads.", nameof(value));
+        }
+
         (_value, _valueName) = (value is null ? null : new TensorRows(value), value?.Name ?? "value");
         (_storage, _scales, _policy) = (options.Type, options.Scales, options.NonFinite);
     }
@@ -46,8 +54,21 @@ public sealed class TensorTokens : ITokenSource
     public bool IsRotated { get; init; }
 
     /// <inheritdoc/>
+    /// <exception cref="ShapeMismatchException">The tensors have no such token, or there is not room for it.</exception>
     public void Read(int row, int position, Span<float> key, Span<float> value)
     {
+        if (row < 0 || row >= _shape[0] || position < 0 || position >= _shape[1])
+        {
+            throw new ShapeMismatchException($"{_keyName} has {_shape[0]} rows of {_shape[1]} tokens, but token {position} of row {row} is asked for.", nameof(position));
+        }
+
+        if (key.Length != _shape[2] * _key.Dim || value.Length != (_value is null ? 0 : _shape[2] * _value.Dim))
+        {
+            throw new ShapeMismatchException(
+                $"A token of {_keyName} has {_shape[2]} heads of {_key.Dim} key and {_value?.Dim ?? 0} value elements, but there is room for {key.Length} and "
+                + $"{value.Length}.", nameof(key));
+        }
+
         Read(_key, _keyName, _scales?.Key, row, position, key);
         if (_value is not null)
         {
@@ -97,6 +118,9 @@ public sealed class PagedTokens : ITokenSource
     /// <exception cref="ShapeMismatchException">The table holds no whole rows, or names a page that there is not.</exception>
     public PagedTokens(TensorView key, TensorView? value, int[] table, int pagesPerRow, CacheOptions options)
     {
+        ArgumentNullException.ThrowIfNull(key);
+        ArgumentNullException.ThrowIfNull(table);
+        ArgumentNullException.ThrowIfNull(options);
         if (pagesPerRow < 1 || table.Length % pagesPerRow != 0 || Array.Exists(table, page => page < 0 || page >= key.Shape[0]))
         {
             throw new ShapeMismatchException(
@@ -110,6 +134,16 @@ public sealed class PagedTokens : ITokenSource
     public bool IsRotated { get; init; }
 
     /// <inheritdoc/>
-    public void Read(int row, int position, Span<float> key, Span<float> value) =>
+    /// <exception cref="ShapeMismatchException">The table has no such token, or there is not room for it.</exception>
+    public void Read(int row, int position, Span<float> key, Span<float> value)
+    {
+        if (row < 0 || row >= _table.Length / _pagesPerRow || position < 0 || position / _pageSize >= _pagesPerRow)
+        {
+            throw new ShapeMismatchException(
+                $"The page table has {_table.Length / _pagesPerRow} rows of {_pagesPerRow} pages of {_pageSize} tokens, but token {position} of row {row} is "
+                + "asked for.", nameof(position));
+        }
+
         _pages.Read(_table[(row * _pagesPerRow) + (position / _pageSize)], position % _pageSize, key, value);
+    }
 }

@@ -25,6 +25,8 @@ public sealed class KeyValueScales
     /// <exception cref="ArgumentException">The lengths differ, or a scale lies outside the range.</exception>
     public KeyValueScales(float[] key, float[] value)
     {
+        ArgumentNullException.ThrowIfNull(key);
+        ArgumentNullException.ThrowIfNull(value);
         if (key.Length != value.Length)
         {
             throw new ArgumentException($"{key.Length} key scales and {value.Length} value scales were given: there is one of each for a KV head.", nameof(value));

@@ -26,15 +26,25 @@ public abstract class ShardLayout
     public abstract string Name { get; }
 
     /// <summary>Blocks of <paramref name="block"/> keys dealt to the ranks in turn.</summary>
-    public static ShardLayout Cyclic(int block) => new CyclicLayout($"cyclic:{block}", block);
+    /// <exception cref="ArgumentOutOfRangeException">A block has less than one key.</exception>
+    public static ShardLayout Cyclic(int block)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(block, 1);
+        return new CyclicLayout($"cyclic:{block}", block);
+    }
 
     /// <summary>Neighbouring keys, as many as given for each rank; 0 is an empty shard.</summary>
-    public static ShardLayout Lengths(IReadOnlyList<int> lengths) => new LengthsLayout(lengths);
+    public static ShardLayout Lengths(IReadOnlyList<int> lengths)
+    {
+        ArgumentNullException.ThrowIfNull(lengths);
+        return new LengthsLayout(lengths);
+    }
 
     /// <summary>Reads <c>contiguous</c>, <c>zigzag</c>, <c>striped</c>, <c>lanes</c> or <c>cyclic:N</c>.</summary>
     /// <exception cref="FormatException">The text is none of these.</exception>
     public static ShardLayout Parse(string text) => text switch
     {
+        null => throw new ArgumentNullException(nameof(text)),
         "contiguous" => Contiguous,
         "zigzag" => Zigzag,
         "striped" => Striped,

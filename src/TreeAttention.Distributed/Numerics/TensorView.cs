@@ -16,6 +16,13 @@ public sealed class TensorView
     /// <param name="strides">Elements from one index of an axis to the next; row-major when null.</param>
     public TensorView(string name, nint address, ElementType type, long[] shape, long[]? strides = null)
     {
+        ArgumentNullException.ThrowIfNull(name);
+        ArgumentNullException.ThrowIfNull(shape);
+        if (strides is not null && strides.Length != shape.Length)
+        {
+            throw new ShapeMismatchException($"{name} has {shape.Length} axes and {strides.Length} strides: there is one for each.", nameof(strides));
+        }
+
         Name = name;
         Address = address;
         Type = type;

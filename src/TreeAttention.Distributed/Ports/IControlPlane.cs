@@ -26,6 +26,13 @@ internal interface IControlPlane : IDisposable
     /// <summary>Tells that this rank finished the operation.</summary>
     void Leave();
 
+    /// <summary>What is known here of another rank.</summary>
+    RankHealth HealthOf(int rank) => new(rank, null, null);
+
+    /// <summary>Leaves in order: returns when every rank leaves, or as soon as another one waits for this rank in something else.</summary>
+    /// <returns>Every rank leaves. If not the group has ended, and its transports must not be waited for.</returns>
+    bool LeaveTogether() => true;
+
     /// <summary>Ends the whole group: every rank leaves with this code. Returns only for in-process ranks.</summary>
     void Abort(FaultCode code, string reason);
 }

@@ -22,6 +22,7 @@ internal sealed class RankDoor
     private int _depth;
     private int _waiting; // entries of _ended
     private string _call = "";
+    private long _changedAt = Environment.TickCount64;
 
     /// <summary>The calling thread is inside.</summary>
     internal bool IsMine => Volatile.Read(ref _inside) == Environment.CurrentManagedThreadId;
@@ -31,6 +32,9 @@ internal sealed class RankDoor
 
     /// <summary>The call that is inside, or was last.</summary>
     internal string Call => Volatile.Read(ref _call);
+
+    /// <summary>When somebody last went in or left, in milliseconds of the monotonic clock.</summary>
+    internal long ChangedAt => Volatile.Read(ref _changedAt);
 
     /// <summary>Goes in, until the visit is disposed of.</summary>
     /// <param name="call">The constant name of the call, for messages.</param>
@@ -51,6 +55,7 @@ internal sealed class RankDoor
         }
 
         Volatile.Write(ref _call, call);
+        Volatile.Write(ref _changedAt, Environment.TickCount64);
         return new Visit(this);
     }
 
@@ -69,6 +74,8 @@ internal sealed class RankDoor
             _depth--;
             return;
         }
+
+        Volatile.Write(ref _changedAt, Environment.TickCount64);
 
         // What ends from here on finds nobody inside; what ended before is seen below.
         Interlocked.Exchange(ref _inside, Nobody);

@@ -114,6 +114,9 @@ public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
     RankContext IGroupStep.Context => Context;
 
     /// <inheritdoc/>
+    long IGroupStep.TokensTaken => Cache.Rows.Taken;
+
+    /// <inheritdoc/>
     void IGroupStep.RequireUsable()
     {
         Tenancy.RequireLiving();

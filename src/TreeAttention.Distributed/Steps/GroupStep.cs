@@ -9,6 +9,12 @@ internal interface IGroupStep
     /// <summary>The rank that the step was made with.</summary>
     RankContext Context { get; }
 
+    /// <summary>Where the time of the last call went.</summary>
+    StepTimes Times { get; }
+
+    /// <summary>Tokens that its cache has taken in so far, over all layers.</summary>
+    long TokensTaken { get; }
+
     /// <summary>Throws when the step, or the cache that it was made over, cannot be used any more.</summary>
     /// <exception cref="ObjectDisposedException">One of them was disposed of.</exception>
     void RequireUsable();

@@ -1,4 +1,5 @@
 using System;
+using System.Diagnostics;
 using System.Threading;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Steps;
@@ -189,9 +190,16 @@ public sealed partial class AttentionGroup
         RequireOwn(step.Context, "step", nameof(step));
         step.RequireUsable();
         using CancellationTokenRegistration registration = Watch(cancellation);
+        using Activity? activity = GroupMetrics.Begin(name, this);
+        bool isMeasured = GroupMetrics.IsMeasured;
+        StepCost before = isMeasured ? CostOf(step) : default;
         try
         {
             step.Run(call);
+            if (isMeasured)
+            {
+                GroupMetrics.Count(name, Rank, before, CostOf(step), step.Times);
+            }
         }
         catch (Exception error) when (error is not (ArgumentException or InvalidOperationException))
         {
@@ -200,6 +208,8 @@ public sealed partial class AttentionGroup
             throw;
         }
     }
+
+    private StepCost CostOf(IGroupStep step) => new(step.TokensTaken, Traffic.BytesSent, Stopwatch.GetTimestamp());
 
     private static void RequireWhole(AttendOptions options)
     {

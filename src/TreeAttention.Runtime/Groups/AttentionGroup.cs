@@ -16,6 +16,8 @@ namespace TreeAttention;
 /// </remarks>
 public sealed partial class AttentionGroup : IDisposable
 {
+    private const int MostRanksOfProcess = 4096; // threads
+
     private readonly AttentionGroup? _whole; // whose ranks this is a part of
     private readonly Tenants _made = new();
     private readonly Tenancy _tenancy;
@@ -62,6 +64,15 @@ public sealed partial class AttentionGroup : IDisposable
     /// <summary>This rank speaks for the group: it alone writes results.</summary>
     public bool IsRoot => Rank == 0;
 
+    /// <summary>[ranks] how long ago each last came further, for a service's health check. From any thread; nobody waits.</summary>
+    /// <remarks>
+    /// Ranks of this process are all known. Of MPI ranks rank 0 knows all, by their heartbeats, and the others know themselves and rank 0. A rank that is
+    /// idle gets old too: what is wrong is one that is in a call for long.
+    /// </remarks>
+    public IReadOnlyList<RankHealth> Health => [.. Enumerable.Range(0, Size).Select(rank => rank == Rank
+        ? new RankHealth(rank, TimeSpan.FromMilliseconds(Environment.TickCount64 - Context.Door.ChangedAt), Context.Door.IsTaken ? Context.Door.Call : null)
+        : Context.Control.HealthOf(rank))];
+
     /// <summary>Joins as one rank: of the MPI job when a launcher (mpiexec, srun) started this process, else alone.</summary>
     /// <param name="options">Device, threads, transport; <see cref="GroupOptions.Ranks"/> is the size of the job, or null.</param>
     /// <exception cref="FaultException">
@@ -92,11 +103,37 @@ public sealed partial class AttentionGroup : IDisposable
     public static IReadOnlyList<AttentionGroup> JoinInProcess(int ranks, GroupOptions? options = null)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(ranks, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(ranks, MostRanksOfProcess);
         options = (options ?? new GroupOptions()) with { Ranks = ranks };
         options = options.Transport == TransportKind.Auto ? options with { Transport = TransportKind.InProcess } : options;
 
         // Whoever launched this process, its ranks are threads.
         return GroupMembership.Join(options, ProcessEnvironment.Read() with { Launcher = LauncherEnvironment.None }, ranks);
+    }
+
+    /// <summary>Runs the same work on in-process ranks, each on a thread of its own, and returns when all are done; their groups are disposed of.</summary>
+    /// <remarks>What one rank throws ends the others, which throw <see cref="FaultCode.PeerLost"/>; the caller gets what was thrown first.</remarks>
+    /// <param name="ranks">At least 1.</param>
+    /// <param name="body">The work of one rank.</param>
+    /// <param name="options">As for <see cref="JoinInProcess"/>.</param>
+    /// <exception cref="FaultException">The group cannot be formed, or as the work throws it.</exception>
+    public static void RunInProcess(int ranks, Action<AttentionGroup> body, GroupOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(body);
+        new InProcessRun(JoinInProcess(ranks, options), body).Run();
+    }
+
+    /// <summary>The same for work that has a result.</summary>
+    /// <returns>[ranks] the result of each.</returns>
+    /// <inheritdoc cref="RunInProcess(int, Action{AttentionGroup}, GroupOptions?)"/>
+    public static IReadOnlyList<T> RunInProcess<T>(int ranks, Func<AttentionGroup, T> body, GroupOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(body);
+        ArgumentOutOfRangeException.ThrowIfLessThan(ranks, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(ranks, MostRanksOfProcess);
+        var results = new T[ranks];
+        RunInProcess(ranks, group => { results[group.Rank] = body(group); }, options);
+        return results;
     }
 
     /// <summary>Joins over a communicator of the caller's own MPI, which stays the caller's: it is duplicated, and MPI is neither begun nor ended.</summary>
@@ -150,6 +187,7 @@ public sealed partial class AttentionGroup : IDisposable
         ArgumentNullException.ThrowIfNull(options);
         ShardedKvCache cache = Settle(() => new ShardedKvCache(Context, options));
         cache.Tenancy.Join(_made);
+        GroupMetrics.Follow(cache);
         return cache;
     }
 
@@ -217,6 +255,9 @@ public sealed partial class AttentionGroup : IDisposable
         }
     }
 
+    /// <summary>The rank leaves by this error, unless every rank has it alike: the others hear of it.</summary>
+    internal void LeaveWith(Exception error) => Note(error);
+
     /// <summary>What a rank that leaves does: in order, or with the fault that it alone met.</summary>
     internal void LeaveBy(Action<Exception?> leave) => _leave = leave;
 
@@ -283,7 +324,18 @@ public sealed partial class AttentionGroup : IDisposable
 
     private Exception? FaultThatEnded => _fault ?? _whole?.FaultThatEnded;
 
-    private T Settle<T>(Func<T> work) => RankAgreement.Together(Context.Control, work);
+    private T Settle<T>(Func<T> work)
+    {
+        try
+        {
+            return RankAgreement.Together(Context.Control, work);
+        }
+        catch (FaultException fault) when (!fault.IsAgreed)
+        {
+            Note(fault);
+            throw;
+        }
+    }
 
     private void Leave()
     {

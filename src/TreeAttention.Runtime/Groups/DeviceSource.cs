@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Diagnostics.Tracing;
 using System.IO;
 using System.Linq;
 using System.Text;
@@ -37,7 +38,7 @@ internal sealed class DeviceSource
     {
         DeviceKind.Cpu => new DeviceSource(null),
         DeviceKind.Cuda => new DeviceSource(OpenGpus(options, OptionsOf(environment), ranksOfNode), options.Gpu),
-        _ => Settle([Probe(options, environment, ranksOfNode)], 0, options.Gpu),
+        _ => Settle([Probe(options, environment, ranksOfNode)], 0, options),
     };
 
     /// <summary>The same for a rank that is a process. Every rank calls it, and all compute on one kind of device.</summary>
@@ -52,7 +53,7 @@ internal sealed class DeviceSource
         GpuProbe mine = RankAgreement.Together(control, () => Probe(options, environment, ranksOfNode));
         GpuProbe[] all = [.. control.AllGather(mine.ToBytes()).Select(GpuProbe.FromBytes)];
         all[control.Rank] = mine;
-        return Settle(all, control.Rank, options.Gpu);
+        return Settle(all, control.Rank, options);
     }
 
     /// <summary>What one rank alone would compute on by <see cref="DeviceKind.Auto"/>; nothing where the environment contradicts itself.</summary>
@@ -81,29 +82,30 @@ internal sealed class DeviceSource
         _platform is null ? new CpuDevice(threads) : new CudaDevice(_platform, _gpu ?? (rankOfNode % _platform.DeviceCount));
 
     /// <summary>What stands between a transport of host memory and a device whose memory is its own; null where the transport will do.</summary>
-    internal static DeviceTransport? StagingFor(ITransport transport, IDevice device) =>
-        device is IStagingDevice staging ? new DeviceTransport(transport, staging, warn: Warn) : null;
-
-    private static void Warn(string message) => Console.Error.WriteLine($"treeattn: {message}");
+    internal static DeviceTransport? StagingFor(GroupOptions options, ITransport transport, IDevice device) =>
+        device is IStagingDevice staging ? new DeviceTransport(transport, staging, warn: message => options.Tell(EventLevel.Warning, message)) : null;
 
     /// <summary>What stands between an MPI and a device whose memory is its own: the device's addresses where the MPI can use them, else page-locked memory.</summary>
+    /// <param name="options">The group's.</param>
     /// <param name="transport">The MPI's.</param>
     /// <param name="device">The rank's.</param>
     /// <param name="isCudaAware">What the MPI says of itself.</param>
     /// <param name="choice">What TREEATTN_MPI_CUDA says instead.</param>
     /// <exception cref="FaultException">The choice is none (2).</exception>
-    internal static DeviceTransport? BridgeFor(ITransport transport, IDevice device, bool isCudaAware, string? choice) => (choice, device) switch
-    {
-        (not (null or "direct" or "staged"), _) => throw new FaultException(
-            FaultCode.CommandLine,
-            $"TREEATTN_MPI_CUDA is '{choice}', but it may be 'direct' (MPI gets device addresses) or 'staged' (through host memory). Unset it to do what MPI "
-            + "says of itself.")
-        { IsAgreed = true },
-        (_, not IStagingDevice) => null,
-        ("direct", IStagingDevice staging) => new DeviceTransport(transport, staging, MpiTransport.DefaultPieceBytes),
-        (null, IStagingDevice staging) when isCudaAware => new DeviceTransport(transport, staging, MpiTransport.DefaultPieceBytes),
-        _ => StagingFor(transport, device),
-    };
+    internal static DeviceTransport? BridgeFor(
+        GroupOptions options, ITransport transport, IDevice device, bool isCudaAware, string? choice) =>
+        (choice, device) switch
+        {
+            (not (null or "direct" or "staged"), _) => throw new FaultException(
+                FaultCode.CommandLine,
+                $"TREEATTN_MPI_CUDA is '{choice}', but it may be 'direct' (MPI gets device addresses) or 'staged' (through host memory). Unset it to do what MPI "
+                + "says of itself.")
+            { IsAgreed = true },
+            (_, not IStagingDevice) => null,
+            ("direct", IStagingDevice staging) => new DeviceTransport(transport, staging, MpiTransport.DefaultPieceBytes),
+            (null, IStagingDevice staging) when isCudaAware => new DeviceTransport(transport, staging, MpiTransport.DefaultPieceBytes),
+            _ => StagingFor(options, transport, device),
+        };
 
     private static CudaPlatform OpenGpus(GroupOptions options, CudaOptions libraries, int ranksOfNode)
     {
@@ -156,19 +158,19 @@ internal sealed class DeviceSource
     }
 
     // GPUs if all ranks have them; else the CPU, and unless there is no trace of a GPU anywhere, rank 0 says why.
-    private static DeviceSource Settle(GpuProbe[] all, int rank, int? gpu)
+    private static DeviceSource Settle(GpuProbe[] all, int rank, GroupOptions options)
     {
         int without = Array.FindIndex(all, probe => !probe.IsReady);
         if (without < 0)
         {
-            return new DeviceSource(all[rank].Platform, gpu);
+            return new DeviceSource(all[rank].Platform, options.Gpu);
         }
 
         int told = Array.FindIndex(all, probe => probe.Obstacle is not null);
         if (rank == 0 && (told >= 0 || all.Any(probe => probe.IsReady)))
         {
             string who = all.Length == 1 ? "" : $"rank {(told < 0 ? without : told)}: ";
-            Warn($"{Setting.DeviceAuto} computes on the CPU. {who}{(told < 0 ? "No GPU driver is there, though other ranks have one." : all[told].Obstacle)}");
+            options.Tell(EventLevel.Warning, $"{Setting.DeviceAuto} computes on the CPU. {who}{(told < 0 ? "No GPU driver is there, though other ranks have one." : all[told].Obstacle)}");
         }
 
         return new DeviceSource(null);

@@ -102,7 +102,7 @@ internal static class GroupLauncher
         var devices = DeviceSource.Open(options, environment, ranks);
         string? nccl = options.Transport == TransportKind.Nccl ? NcclSource.Open(environment) : null;
         string description = (ranks == 1 ? "1 rank in this process" : $"{ranks} in-process ranks") + (nccl is null ? "" : $", {nccl}");
-        using var group = InProcessGroup.Create(ranks, options.Nodes);
+        using var group = InProcessGroup.Create(ranks, options.Nodes, StallLimits.Of(options.StallTimeout));
         group.Run(rank =>
         {
             int threads = ThreadsOf(options, ranks);
@@ -115,8 +115,8 @@ internal static class GroupLauncher
                     IsAloneInProcess = ranks == 1,
                     LookForFault = group.ThrowIfEnded,
                 });
-            using DeviceTransport? staged = gpus is null ? DeviceSource.StagingFor(group.Transports[rank], device) : null;
-            var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)group.Transports[rank], device, control);
+            using DeviceTransport? staged = gpus is null ? DeviceSource.StagingFor(options, group.Transports[rank], device) : null;
+            var context = new RankContext((ITransport?)gpus ?? staged ?? (ITransport)group.Transports[rank], device, control) { Door = group.Seats[rank].Door };
             using var member = new AttentionGroup(context, threads, description);
             results[rank] = work(member);
             gpus?.Leave();

@@ -29,6 +29,7 @@ internal sealed class GroupMembership
     /// <exception cref="FaultException">The group cannot be formed.</exception>
     internal static AttentionGroup[] Join(GroupOptions options, ProcessEnvironment environment, int ranks)
     {
+        options.RequireValid();
         var membership = new GroupMembership(options, environment, ranks);
         membership._host.Start();
         membership._formed.Task.GetAwaiter().GetResult();
@@ -79,7 +80,7 @@ internal sealed class GroupMembership
         }
 
         seat.AwaitLeave();
-        return FaultCode.None;
+        return FaultCode.NoProgress; // the code to end with should leaving get stuck: what the caller does after it would not be done
     }
 }
 
@@ -156,6 +157,9 @@ internal sealed class PartControlPlane(IControlPlane whole, int[] members) : ICo
 
     /// <inheritdoc/>
     public void Enter(string operation) => whole.Enter(operation);
+
+    /// <inheritdoc/>
+    public RankHealth HealthOf(int rank) => whole.HealthOf(members[rank]) with { Rank = rank };
 
     /// <inheritdoc/>
     public void Leave() => whole.Leave();

@@ -1,6 +1,8 @@
 using System;
 using System.Collections.Generic;
+using System.Diagnostics.Tracing;
 using System.IO;
+using System.Threading;
 using TreeAttention.Communication.Control;
 
 namespace TreeAttention;
@@ -24,7 +26,7 @@ public enum TransportKind
 /// <summary>What computes.</summary>
 public enum DeviceKind
 {
-    /// <summary>A GPU where every rank has one of its own, else the CPU; why not the GPU is said on stderr, unless there is no trace of one.</summary>
+    /// <summary>A GPU where every rank has one of its own, else the CPU; why not the GPU is said to <see cref="GroupOptions.Log"/>, unless there is no trace of one.</summary>
     Auto,
 
     /// <summary>SIMD on the CPU.</summary>
@@ -58,11 +60,52 @@ public sealed record GroupOptions
     /// <summary>Node of each rank, in place of what the transport finds; for tests of two-level reductions.</summary>
     public IReadOnlyList<int>? Nodes { get; init; }
 
-    /// <summary>A rank that makes no progress for so long is a fault (201).</summary>
+    /// <summary>
+    /// A rank that does not arrive for so long at what others wait in is a fault on all (201), which names it. An idle group has no deadline.
+    /// <see cref="Timeout.InfiniteTimeSpan"/> waits for ever.
+    /// </summary>
     public TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
     /// <summary>Ranks that are processes must have come together within so long, else the group is not formed (201).</summary>
     public TimeSpan JoinTimeout { get; init; } = TimeSpan.FromSeconds(60);
+
+    /// <summary>
+    /// Takes what the library has to say beside exceptions: why no GPU computes, which fault ends an MPI job. It is called on any thread, shortly
+    /// before the end of the process too. The library itself writes nothing to the console; null: nothing is said.
+    /// </summary>
+    public Action<EventLevel, string>? Log { get; init; }
+
+    /// <summary>Says it to the log.</summary>
+    internal void Tell(EventLevel level, string message) => Log?.Invoke(level, message);
+
+    /// <summary>Throws when no group can be made of this.</summary>
+    internal void RequireValid()
+    {
+        if (StallTimeout <= TimeSpan.Zero && StallTimeout != Timeout.InfiniteTimeSpan)
+        {
+            throw new ArgumentOutOfRangeException(nameof(StallTimeout), StallTimeout, "GroupOptions.StallTimeout must be positive, or Timeout.InfiniteTimeSpan.");
+        }
+
+        if (JoinTimeout <= TimeSpan.Zero)
+        {
+            throw new ArgumentOutOfRangeException(nameof(JoinTimeout), JoinTimeout, "GroupOptions.JoinTimeout must be positive.");
+        }
+
+        if (Threads < 1)
+        {
+            throw new ArgumentOutOfRangeException(nameof(Threads), Threads, "GroupOptions.Threads must be at least 1, or null for the machine's cores.");
+        }
+
+        if (Ranks < 1)
+        {
+            throw new ArgumentOutOfRangeException(nameof(Ranks), Ranks, "GroupOptions.Ranks must be at least 1, or null.");
+        }
+
+        if (Gpu < 0)
+        {
+            throw new ArgumentOutOfRangeException(nameof(Gpu), Gpu, "GroupOptions.Gpu must be the number of a GPU, or null.");
+        }
+    }
 }
 
 /// <summary>What the process finds in its environment; the one place where variables are read.</summary>

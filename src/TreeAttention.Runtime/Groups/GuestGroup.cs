@@ -17,7 +17,7 @@ namespace TreeAttention.Runtime.Groups;
 internal static class GuestGroup
 {
     /// <summary>Joins over a communicator of MPI. Every rank of it calls this.</summary>
-    internal static AttentionGroup JoinMpi(nint communicator, GroupOptions options, ProcessEnvironment environment) => Form((fault, owned) =>
+    internal static AttentionGroup JoinMpi(nint communicator, GroupOptions options, ProcessEnvironment environment) => Form(options, (fault, owned) =>
     {
         options = options.Transport == TransportKind.Nccl ? NcclSource.OnGpus(options) : options;
         MpiWorld world = owned.Add(() => MpiWorld.Enter(communicator, environment.MpiLibrary, fault.ThrowIfEnded));
@@ -30,7 +30,7 @@ internal static class GuestGroup
     });
 
     /// <summary>Joins over a communicator of NCCL, on the GPU that it is on. Every rank of it calls this.</summary>
-    internal static AttentionGroup JoinNccl(nint communicator, GroupOptions options, ProcessEnvironment environment) => Form((fault, owned) =>
+    internal static AttentionGroup JoinNccl(nint communicator, GroupOptions options, ProcessEnvironment environment) => Form(options, (fault, owned) =>
     {
         options = NcclSource.OnGpus(options with { Transport = TransportKind.Nccl });
         string nccl = NcclSource.Open(environment);
@@ -52,8 +52,9 @@ internal static class GuestGroup
         return new Guest(new RankContext(transport, device, control), threads, $"{host.Size} ranks, {nccl}", transport.Leave, () => { });
     });
 
-    private static AttentionGroup Form(Func<GuestFault, OwnedParts, Guest> make)
+    private static AttentionGroup Form(GroupOptions options, Func<GuestFault, OwnedParts, Guest> make)
     {
+        options.RequireValid();
         var fault = new GuestFault();
         OwnedParts? unfinished = new();
         try
@@ -77,7 +78,8 @@ internal static class GuestGroup
         {
             if (error is null && !fault.HasEnded)
             {
-                guest.Leave();
+                Action leave = guest.Context.Control.LeaveTogether() ? guest.Leave : guest.Abandon;
+                leave();
                 return;
             }
 
@@ -89,7 +91,7 @@ internal static class GuestGroup
         }
     }
 
-    private static StallLimits LimitsOf(GroupOptions options) => new() { Operation = options.StallTimeout };
+    private static StallLimits LimitsOf(GroupOptions options) => StallLimits.Of(options.StallTimeout);
 
     private static void RequireSize(GroupOptions options, int size)
     {

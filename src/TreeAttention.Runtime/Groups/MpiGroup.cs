@@ -1,4 +1,5 @@
 using System;
+using System.Diagnostics.Tracing;
 using System.Linq;
 using TreeAttention.Communication.Control;
 using TreeAttention.Communication.Mpi;
@@ -19,11 +20,11 @@ internal static class MpiGroup
     public static FaultCode Run(
         GroupOptions options, ProcessEnvironment environment, Func<AttentionGroup, FaultCode> work, FaultException? refusal = null)
     {
-        using var guard = new JoinGuard(environment.Launcher, FirstAgreement.JoinLimit(options, refusal), Warn, refusal);
-        using MpiWorld world = Join(environment, guard);
+        using var guard = new JoinGuard(environment.Launcher, FirstAgreement.JoinLimit(options, refusal), message => options.Tell(EventLevel.Critical, message), refusal);
+        using MpiWorld world = Join(options, environment, guard);
         try
         {
-            FaultCode code = Guarded(world, () => RunOn(world, guard, options, environment, work, refusal));
+            FaultCode code = Guarded(world, options, () => RunOn(world, guard, options, environment, work, refusal));
             world.EndsWith(code, null);
             return code;
         }
@@ -34,7 +35,7 @@ internal static class MpiGroup
         }
     }
 
-    private static FaultCode Guarded(MpiWorld world, Func<FaultCode> work)
+    private static FaultCode Guarded(MpiWorld world, GroupOptions options, Func<FaultCode> work)
     {
         try
         {
@@ -48,17 +49,17 @@ internal static class MpiGroup
         {
             FaultCode code = (error as FaultException)?.Code ?? FaultCode.Bug;
             string message = error is FaultException ? error.Message : error.ToString();
-            End(world, code, message);
+            End(world, options, code, message);
             throw;
         }
     }
 
     // A process that could not join knows no other rank, but what keeps it out keeps all out.
-    private static MpiWorld Join(ProcessEnvironment environment, JoinGuard guard)
+    private static MpiWorld Join(GroupOptions options, ProcessEnvironment environment, JoinGuard guard)
     {
         try
         {
-            return MpiWorld.Join(environment.Launcher, environment.MpiLibrary, Warn, guard);
+            return MpiWorld.Join(environment.Launcher, environment.MpiLibrary, message => options.Tell(EventLevel.Critical, message), guard);
         }
         catch (FaultException fault) when (fault.Code is FaultCode.RanksDisagree or FaultCode.Unavailable)
         {
@@ -71,13 +72,13 @@ internal static class MpiGroup
         FaultException? refusal)
     {
         using MpiTransport transport = world.CreateTransport(options.Nodes?.Count == world.Size ? options.Nodes : null);
-        var limits = new StallLimits { Operation = options.StallTimeout, Join = options.JoinTimeout };
+        StallLimits limits = StallLimits.Of(options.StallTimeout) with { Join = options.JoinTimeout };
         guard.Enter("for all ranks to connect");
         using var control = TcpControlPlane.Connect(
-            world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, code, reason));
+            world.Rank, world.Size, world.SharesOneNode, world.Broadcast, limits, transport.Traffic, (code, reason) => End(world, options, code, reason));
 
         // The job ends while this rank's control plane is still open: ranks that wait for it there would report it lost, with another code.
-        return Guarded(world, () =>
+        return Guarded(world, options, () =>
         {
             FirstAgreement.Settle(control, options, environment, refusal);
             guard.Dispose();
@@ -91,18 +92,24 @@ internal static class MpiGroup
     {
         using var parts = new MpiParts(world, transport, control, options, environment);
         using var group = new AttentionGroup(parts.Context, parts.Threads, parts.Description);
-        FaultCode code = Guarded(world, () => work(group)); // before a device that may hang is disposed of
-        parts.Leave();
+        FaultCode code = Guarded(world, options, () => work(group)); // before a device that may hang is disposed of
+        if (control.LeaveTogether())
+        {
+            parts.Leave();
+        }
+        else
+        {
+            world.AbandonJob();
+        }
+
         return code;
     }
 
-    private static void End(MpiWorld world, FaultCode code, string reason)
+    private static void End(MpiWorld world, GroupOptions options, FaultCode code, string reason)
     {
-        Warn($"rank {world.Rank} ({world.Hosts[world.Rank]}, pid {Environment.ProcessId}): {reason}");
+        options.Tell(EventLevel.Critical, $"rank {world.Rank} ({world.Hosts[world.Rank]}, pid {Environment.ProcessId}): {reason}");
         world.Abort(code);
     }
-
-    private static void Warn(string message) => Console.Error.WriteLine($"treeattn: {message}");
 }
 
 /// <summary>What a rank of an MPI world computes with, and how it talks: its device, and MPI or NCCL between the devices.</summary>
@@ -126,7 +133,7 @@ internal sealed class MpiParts : IDisposable
             string? nccl = options.Transport == TransportKind.Nccl ? RankAgreement.Together(control, () => NcclSource.Open(environment)) : null;
             _gpus = nccl is null ? null : _owned.Add(
                 () => NcclSource.Connect(environment, NcclSource.Beside(transport, device, control) with { IsAloneInProcess = !world.IsGuest }));
-            _bridge = _gpus is null ? DeviceSource.BridgeFor(transport, device, world.IsCudaAware, environment.MpiCuda) : null;
+            _bridge = _gpus is null ? DeviceSource.BridgeFor(options, transport, device, world.IsCudaAware, environment.MpiCuda) : null;
             Context = new RankContext(_gpus ?? (ITransport?)_bridge ?? transport, device, control);
             Description = $"{world.Size} ranks under {world.Product} ({world.LibraryFile})"
                 + (nccl is not null ? $", {nccl}" : _bridge is DeviceTransport { IsDirect: true } ? ", device memory handed to MPI" : "");

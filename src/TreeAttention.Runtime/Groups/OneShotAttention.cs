@@ -29,6 +29,12 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
     public RankContext Context => group.Context;
 
     /// <inheritdoc/>
+    public StepTimes Times { get; private set; }
+
+    /// <inheritdoc/>
+    public long TokensTaken => 0;
+
+    /// <inheritdoc/>
     public void RequireUsable()
     {
         // It lives as long as its one call.
@@ -69,6 +75,7 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
             indices => QueryLoader.Load(Context.Device, shape, query, indices, options.NonFinite), options.Scales);
         using AttentionStep step = group.Together(() => call.CreateStep(options.Plan));
         PartialAttention state = step.Run(call.Queries, call.Shard);
+        Times = step.Times;
         Output = new float[(long)shape.Batch * shape.QueryLength * shape.QueryHeads * shape.ValueDim];
         Lse = new float[(long)shape.Batch * shape.QueryHeads * shape.QueryLength];
         call.Finish(state, Output, Lse);

@@ -1,4 +1,5 @@
 using System;
+using System.Diagnostics.Tracing;
 using System.Linq;
 using System.Text;
 using TreeAttention.Communication.Control;
@@ -23,7 +24,7 @@ internal static class RendezvousGroup
         TimeSpan limit = FirstAgreement.JoinLimit(options, refusal);
         var rendezvous = new TcpRendezvous(environment.Launcher.Rendezvous!, Visitor(environment.Launcher, rank, size), limit);
         var traffic = new Traffic();
-        var limits = new StallLimits { Operation = options.StallTimeout, Join = limit };
+        StallLimits limits = StallLimits.Of(options.StallTimeout) with { Join = limit };
         using TcpControlPlane control = Connect();
         try
         {
@@ -41,7 +42,7 @@ internal static class RendezvousGroup
             try
             {
                 return TcpControlPlane.Connect(
-                    rank, size, rendezvous.IsLoopback, rendezvous.Broadcast, limits, traffic, (code, reason) => End(rank, code, reason));
+                    rank, size, rendezvous.IsLoopback, rendezvous.Broadcast, limits, traffic, (code, reason) => End(rank, options, code, reason));
             }
             catch (FaultException) when (refusal is not null)
             {
@@ -67,7 +68,11 @@ internal static class RendezvousGroup
         });
         using var group = new AttentionGroup(new RankContext(gpus, device, control), threads, $"{control.Size} ranks, {nccl}");
         FaultCode code = work(group);
-        gpus.Leave();
+        if (control.LeaveTogether())
+        {
+            gpus.Leave();
+        }
+
         return code;
     }
 
@@ -96,9 +101,9 @@ internal static class RendezvousGroup
     internal static int[] NodesOf(IControlPlane control) =>
         NodeNumbers.Of(control.AllGather(Encoding.UTF8.GetBytes(Environment.MachineName)).Select(Encoding.UTF8.GetString));
 
-    private static void End(int rank, FaultCode code, string reason)
+    private static void End(int rank, GroupOptions options, FaultCode code, string reason)
     {
-        Console.Error.WriteLine($"treeattn: rank {rank} ({Environment.MachineName}, pid {Environment.ProcessId}): {reason}");
+        options.Tell(EventLevel.Critical, $"rank {rank} ({Environment.MachineName}, pid {Environment.ProcessId}): {reason}");
         UnfinishedFiles.Discard();
         LibC.ExitNow((int)code);
     }

@@ -12,6 +12,9 @@ internal sealed class FaceWorld : IDisposable
     private const int Heads = 2;
     private const int Dim = 4;
 
+    // Some zeros that stay where they are.
+    private static readonly nint _zeros = System.Runtime.InteropServices.Marshal.AllocHGlobal(4096);
+
     private readonly string _folder = Directory.CreateTempSubdirectory("treeattention-face-").FullName;
 
     public FaceWorld()
@@ -83,6 +86,7 @@ internal sealed class FaceWorld : IDisposable
         nameof(GroupOptions) => new GroupOptions { Device = DeviceKind.Cpu, Threads = 1 },
         nameof(ITokenSource) => new Silence(),
         _ when type == typeof(IReadOnlyList<TokenTree>) => new[] { TokenTree.FromParents([-1]) },
+        nameof(TensorView) => new TensorView("zeros", _zeros, ElementType.Float32, [1, 1, Heads, Dim]),
         _ when type == typeof(Action) => new Action(Nothing),
         _ when type == typeof(Func<int>) => new Func<int>(() => 1),
         _ when type == typeof(Action<AttentionGroup>) => new Action<AttentionGroup>(_ => Nothing()),

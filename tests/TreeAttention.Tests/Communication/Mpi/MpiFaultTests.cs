@@ -129,6 +129,34 @@ public sealed class MpiFaultTests
         Assert.Empty(job.Survivors());
     }
 
+    [Theory]
+    [InlineData("openmpi", "return"), InlineData("mpich", "return"), InlineData("mpich", "return agreement")]
+    [InlineData("openmpi", "catch"), InlineData("mpich", "catch"), InlineData("openmpi", "throw"), InlineData("openmpi", "catch agreement")]
+    public void A_rank_that_leaves_early_keeps_its_own_end_and_no_rank_ends_with_success(string kind, string how)
+    {
+        using var job = MpiJob.Start(kind, 3, ["leave-early", how]);
+        var clock = Stopwatch.StartNew();
+
+        int exit = job.Wait();
+
+        Assert.True(exit is not 0 and not 1, $"{exit}\n{job.Errors}");
+        Assert.DoesNotContain("the work is complete", job.Errors, StringComparison.Ordinal);
+        Assert.Equal(how.StartsWith("catch", StringComparison.Ordinal), job.Output.Contains("caught the caller's own exception", StringComparison.Ordinal));
+        Assert.Equal(how == "throw", job.Errors.Contains("NotSupportedException", StringComparison.Ordinal));
+        if (how.StartsWith("return", StringComparison.Ordinal))
+        {
+            Assert.Equal(200, exit);
+            Assert.Matches(@"treeattn: rank 2 \(.*\): this rank left the group while others waited", job.Errors);
+        }
+        else if (how.StartsWith("catch", StringComparison.Ordinal) && kind == "mpich")
+        {
+            Assert.Equal(3, exit);
+        }
+
+        Assert.True(clock.Elapsed < ProcessTree.Patience, $"{clock.Elapsed}");
+        Assert.Empty(job.Survivors());
+    }
+
     [Theory, InlineData("openmpi"), InlineData("mpich")]
     public void Memory_that_runs_out_on_one_rank_ends_all_with_71(string kind)
     {

@@ -21,7 +21,7 @@ public sealed class BridgeTests
         using var group = InProcessGroup.Create(1);
         using CudaDevice device = EmulatedCuda.CreateDevice();
 
-        using DeviceTransport? bridge = DeviceSource.BridgeFor(group.Transports[0], device, isCudaAware, choice);
+        using DeviceTransport? bridge = DeviceSource.BridgeFor(new GroupOptions(), group.Transports[0], device, isCudaAware, choice);
 
         Assert.Equal(isDirect, bridge!.IsDirect);
     }
@@ -32,8 +32,8 @@ public sealed class BridgeTests
         using var group = InProcessGroup.Create(1);
         using var device = new CpuDevice(1);
 
-        Assert.Null(DeviceSource.BridgeFor(group.Transports[0], device, isCudaAware: true, "direct"));
-        FaultException fault = Assert.Throws<FaultException>(() => DeviceSource.BridgeFor(group.Transports[0], device, isCudaAware: true, "maybe"));
+        Assert.Null(DeviceSource.BridgeFor(new GroupOptions(), group.Transports[0], device, isCudaAware: true, "direct"));
+        FaultException fault = Assert.Throws<FaultException>(() => DeviceSource.BridgeFor(new GroupOptions(), group.Transports[0], device, isCudaAware: true, "maybe"));
 
         Assert.Equal((FaultCode.CommandLine, true), (fault.Code, fault.IsAgreed));
     }
