@@ -181,8 +181,4 @@ internal static class ComparedPlans
             yield return new AttentionPlan(other, ReductionKind.Auto, placement);
         }
     }
-
-    /// <summary>What tables call a plan: <c>tree/butterfly</c>, <c>ring</c>.</summary>
-    public static string NameOf(AttentionPlan plan) =>
-        plan.Algorithm == AttentionAlgorithm.Tree ? $"tree/{plan.Reduction.Name()}" : plan.Algorithm.Name();
 }

@@ -68,8 +68,8 @@ internal sealed record VerifyPlan(string Name, AttentionPlan Plan)
     /// <summary>Every algorithm with every reduction and placement that the group's transport can do, and two levels over made-up nodes.</summary>
     public static IReadOnlyList<VerifyPlan> All(AttentionGroup group) =>
     [
-        .. ComparedPlans.Plans(group, QueryPlacement.Replicated).Select(plan => new VerifyPlan(ComparedPlans.NameOf(plan), plan)),
-        .. ComparedPlans.Plans(group, QueryPlacement.Sharded).Select(plan => new VerifyPlan($"{ComparedPlans.NameOf(plan)} (sharded)", plan)),
+        .. ComparedPlans.Plans(group, QueryPlacement.Replicated).Select(plan => new VerifyPlan($"{plan}", plan)),
+        .. ComparedPlans.Plans(group, QueryPlacement.Sharded).Select(plan => new VerifyPlan($"{plan} (sharded)", plan)),
         TwoLevel("halves", group.Size, rank => 2 * rank / group.Size),
         TwoLevel("alternating", group.Size, rank => rank % 2),
         TwoLevel("one each", group.Size, rank => rank),

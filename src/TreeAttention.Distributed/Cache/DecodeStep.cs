@@ -1,4 +1,5 @@
 using System;
+using System.Globalization;
 using System.Linq;
 using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Layout;
@@ -34,6 +35,7 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     private readonly int[] _positions;
     private readonly int[] _depths; // [batch, query_len], or none
     private readonly bool _isAligned;
+    private readonly DecodeOptions _options;
     private readonly HostState? _result;
     private StreamedStep? _streamed; // made when first needed: its page-locked memory has room for whole steps
 
@@ -61,6 +63,7 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
         int[] depths = options.Attention.QueryDepths ?? [];
         _depths = depths.Length == _positions.Length ? depths : [.. Enumerable.Repeat(depths, _rows.Length).SelectMany(row => row)];
         _isAligned = options.Attention.AreQueriesAligned;
+        _options = options;
         var shards = new ShardMap(_view.Plan, cache.Ranks, cache.Bound.Limits, _view.Pack);
         _step = StepFactory.Create(context, Problem, shards, options.Plan, options.QueryLength);
         _given = new DeviceInput(_device);
@@ -78,6 +81,11 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
 
     /// <summary>Sizes of a step: its batch is the rows', its key length the longest that a row of the cache may have.</summary>
     public AttentionShape Shape => Problem.Shape;
+
+    /// <summary>What a step does: <c>4 queries of each of 8 rows, 32 heads, tree/butterfly; causal</c>.</summary>
+    public override string ToString() => string.Create(
+        CultureInfo.InvariantCulture,
+        $"{Shape.QueryLength} queries of each of {Shape.Batch} rows, {Shape.QueryHeads} heads, {_options.Plan}; {_options.Attention}");
 
     /// <summary>Sizes and options; its key lengths are those of the last step.</summary>
     internal AttentionProblem Problem { get; }

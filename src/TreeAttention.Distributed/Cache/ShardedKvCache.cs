@@ -1,5 +1,7 @@
 using System;
 using System.Buffers.Binary;
+using System.Globalization;
+using System.Linq;
 using System.Numerics.Tensors;
 using System.Threading;
 using TreeAttention.Distributed.Cache;
@@ -125,6 +127,17 @@ public sealed class ShardedKvCache : IDisposable
     /// <summary>Tokens of a row that the first layer holds.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such row.</exception>
     public int LengthOf(int row) => LengthOf(0, row);
+
+    /// <summary>What the cache holds: <c>8 rows of at most 131,072 tokens, the longest 4,096; 32 layers, bf16, 8 KV heads of 128</c>.</summary>
+    public override string ToString()
+    {
+        int longest = Enumerable.Range(0, Options.Rows).Select(row => Rows.LengthOf(0, row)).DefaultIfEmpty().Max();
+        string state = Tenancy.HasEnded ? ", disposed of" : IsLost ? ", lost" : "";
+        return string.Create(
+            CultureInfo.InvariantCulture,
+            $"{Options.Rows} rows of at most {Options.MaxLength:N0} tokens, the longest {longest:N0}; {Options.Layers} layers, "
+            + $"{Options.Type.ShortName()}, {Options.KvHeads} KV heads of {Options.HeadDim}{state}");
+    }
 
     /// <summary>Rotary position of a row's first token: what its left padding takes; 0 without.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such row.</exception>

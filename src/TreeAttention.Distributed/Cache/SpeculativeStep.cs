@@ -52,6 +52,9 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
     /// <summary>Nodes of each tree.</summary>
     public int Nodes => _step.Problem.Shape.QueryLength;
 
+    /// <summary>What a step does: <c>trees of 8 nodes: 8 queries of each of 2 rows, ...</c>.</summary>
+    public override string ToString() => $"{(_trees.Count == 1 ? "a tree" : "trees")} of {Nodes} nodes: {_step}";
+
     /// <summary>Appends the nodes to a layer and attends with each.</summary>
     /// <param name="layer">The layer.</param>
     /// <param name="query">[batch, nodes, query_heads, head_dim], not rotated.</param>

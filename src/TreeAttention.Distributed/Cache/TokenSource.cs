@@ -1,4 +1,5 @@
 using System;
+using System.Globalization;
 using TreeAttention.Distributed.Loading;
 using TreeAttention.Distributed.Numerics;
 
@@ -52,6 +53,9 @@ public sealed class TensorTokens : ITokenSource
 
     /// <inheritdoc/>
     public bool IsRotated { get; init; }
+
+    /// <summary>What is read: <c>tokens of key and value</c>.</summary>
+    public override string ToString() => $"{(IsRotated ? "rotated tokens" : "tokens")} of {_keyName}{(_value is null ? "" : $" and {_valueName}")}";
 
     /// <inheritdoc/>
     /// <exception cref="ShapeMismatchException">The tensors have no such token, or there is not room for it.</exception>
@@ -132,6 +136,10 @@ public sealed class PagedTokens : ITokenSource
 
     /// <inheritdoc/>
     public bool IsRotated { get; init; }
+
+    /// <summary>What is read: <c>tokens of key and value, 8 rows of at most 32 pages of 16</c>.</summary>
+    public override string ToString() => string.Create(
+        CultureInfo.InvariantCulture, $"{_pages}, {_table.Length / _pagesPerRow} rows of at most {_pagesPerRow} pages of {_pageSize}");
 
     /// <inheritdoc/>
     /// <exception cref="ShapeMismatchException">The table has no such token, or there is not room for it.</exception>

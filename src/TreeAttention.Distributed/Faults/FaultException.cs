@@ -1,9 +1,11 @@
 using System;
+using System.Diagnostics;
 using TreeAttention.Distributed.Faults;
 
 namespace TreeAttention;
 
 /// <summary>A fault the user can act on. The message says what failed, the values that disagree, the rule, the way out.</summary>
+[DebuggerDisplay("{Code} ({(int)Code,nq}), rank {Rank}: {Message,nq}")]
 public sealed class FaultException : Exception
 {
     /// <summary>A fault of this kind with a message that stands alone.</summary>
@@ -27,6 +29,7 @@ public sealed class FaultException : Exception
 }
 
 /// <summary>Two things that must agree in shape do not, or a shape describes no attention call.</summary>
+[DebuggerDisplay("{Message,nq}")]
 public sealed class ShapeMismatchException : ArgumentException
 {
     private readonly string _message;

@@ -1,4 +1,6 @@
 using System;
+using System.Globalization;
+using System.Linq;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention;
@@ -48,6 +50,11 @@ public sealed class KeyValueScales
 
     /// <summary>[kv_heads]</summary>
     public float[] Value { get; }
+
+    /// <summary>How many there are, and their range: <c>scales of 8 KV heads, keys 0.01 to 0.02, values 0.5 to 0.5</c>.</summary>
+    public override string ToString() => Key.Length == 0 ? "scales of no KV head" : string.Create(
+        CultureInfo.InvariantCulture,
+        $"scales of {Key.Length} KV heads, keys {Key.Min():G4} to {Key.Max():G4}, values {Value.Min():G4} to {Value.Max():G4}");
 
     /// <summary>[2, kv_heads] those of keys, then those of values, as a device keeps them; the same array each time.</summary>
     /// <param name="valuesInKeys">Values are a part of the keys.</param>

@@ -1,3 +1,4 @@
+using System.Globalization;
 using TreeAttention.Distributed.Numerics;
 
 namespace TreeAttention;
@@ -15,6 +16,9 @@ public readonly record struct DeviceTensor(nint Address, long Count, ElementType
 {
     /// <summary>A tensor of no elements.</summary>
     public static DeviceTensor Empty => new(0, 0);
+
+    /// <summary>How many elements of which type lie where: <c>4096 bf16 at 0x7f3400000000</c>.</summary>
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"{Count} {Type.ShortName()} at 0x{Address:x}");
 
     /// <summary>The memory.</summary>
     /// <exception cref="ShapeMismatchException">There is no such tensor.</exception>

@@ -61,6 +61,9 @@ public sealed class TensorView
     /// <summary>The shape as text: <c>[1, 16, 4, 64]</c>.</summary>
     public string ShapeText => $"[{string.Join(", ", Shape)}]";
 
+    /// <summary>Name, type and shape: <c>key bf16 [1, 16, 4, 64]</c>.</summary>
+    public override string ToString() => $"{Name} {Type.ShortName()} {ShapeText}";
+
     /// <summary>The same memory, each head's elements multiplied by its scale.</summary>
     /// <exception cref="ShapeMismatchException">There are not four axes, or not as many scales as the third is long.</exception>
     public TensorView WithHeadScales(float[] scales)

@@ -1,4 +1,5 @@
 using System;
+using System.Globalization;
 using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Numerics;
 
@@ -40,6 +41,10 @@ public sealed class PartialAttention
 
     /// <summary>Elements of an output row.</summary>
     public int ValueDim { get; }
+
+    /// <summary>Its size and place: <c>64 rows of 128 in host memory</c>.</summary>
+    public override string ToString() => string.Create(
+        CultureInfo.InvariantCulture, $"{Rows} rows of {ValueDim} in {(Region.Place == MemoryPlace.Host ? "host" : "device")} memory");
 
     /// <summary>[rows, value_dim]</summary>
     internal Region OutputRegion { get; }

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Threading;
 
 namespace TreeAttention;
@@ -57,6 +58,9 @@ public sealed class Traffic
         Interlocked.Add(ref _collectives, sent.Collectives);
     }
 
+    /// <summary>What was sent: <c>16,640 bytes, 1 messages, 0 collectives; 88 control bytes</c>.</summary>
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"{Count}; {ControlBytes:N0} control bytes");
+
     /// <summary>Sets every count but the control bytes to zero.</summary>
     public void Reset()
     {
@@ -72,6 +76,10 @@ public sealed class Traffic
 /// <param name="Collectives">Collective operations.</param>
 public readonly record struct TrafficCount(long Bytes, long Messages, long Collectives)
 {
+    /// <summary>What was sent: <c>16,640 bytes, 1 messages, 0 collectives</c>.</summary>
+    public override string ToString() =>
+        string.Create(CultureInfo.InvariantCulture, $"{Bytes:N0} bytes, {Messages:N0} messages, {Collectives:N0} collectives");
+
     /// <summary>What was sent between two counts.</summary>
     public static TrafficCount operator -(TrafficCount later, TrafficCount earlier) =>
         new(later.Bytes - earlier.Bytes, later.Messages - earlier.Messages, later.Collectives - earlier.Collectives);

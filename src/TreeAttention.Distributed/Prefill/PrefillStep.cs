@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Globalization;
 using System.Linq;
 using TreeAttention.Distributed.Cache;
 using TreeAttention.Distributed.Numerics;
@@ -33,6 +34,12 @@ public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
 
     /// <summary>Where the time of the last run's attention went.</summary>
     public StepTimes Times { get; private protected set; }
+
+    /// <summary>What a step does: <c>ring over 2 prompts of 34,000 tokens, 32 heads</c>.</summary>
+    public override string ToString() => string.Create(
+        CultureInfo.InvariantCulture,
+        $"{Options.Method.Name()} over {Options.Lengths.Length} prompts of {Options.Lengths.Sum(length => (long)length):N0} tokens, "
+        + $"{Options.QueryHeads} heads");
 
     private protected RankContext Context { get; }
 

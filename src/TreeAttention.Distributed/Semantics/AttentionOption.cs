@@ -227,6 +227,11 @@ internal sealed class AttentionOption
         ? [new($"{Text.Setting}", Text.Write(options))]
         : Arrays.Select(array => new KeyValuePair<string, string>(array.Name, array.Digest(options)));
 
+    /// <summary>The option as text, or how many numbers its arrays have: <c>causal</c>, <c>window 4,-1</c>, <c>depth-first of 12 and 40</c>.</summary>
+    public string Describe(AttentionOptions options) => Text is not null
+        ? (Text.Rule is null ? Name : $"{Name} {Text.Write(options)}")
+        : $"{Name} of {string.Join(" and ", Arrays.Select(array => array.Values(options)?.Length ?? 0))}";
+
     /// <summary>Whether options are used that have no place in a use of attention.</summary>
     public static bool HasMisplaced(AttentionOptions options, OptionUses use) => All.Any(option => option.NotIn.HasFlag(use) && option.IsUsedBy(options));
 

@@ -74,6 +74,13 @@ public sealed record AttentionOptions
     /// <summary>Keys that <see cref="TailBias"/> covers.</summary>
     public int TailBiasLength { get; init; }
 
+    /// <summary>The options that are used: <c>causal, alibi of 8</c>.</summary>
+    public override string ToString()
+    {
+        string used = string.Join(", ", AttentionOption.All.Where(option => option.IsUsedBy(this)).Select(option => option.Describe(this)));
+        return used.Length > 0 ? used : "no option";
+    }
+
     /// <summary>Each query has a position of its own, at which a rotary embedding turns it; else all stand where the first new key does, as in flash-attn.</summary>
     internal bool AreQueriesAligned => AttentionOption.All.Any(option => option.AlignsQueries && option.IsUsedBy(this));
 }

@@ -138,6 +138,9 @@ public sealed class TokenTree
         return FromMask(mask, null);
     }
 
+    /// <summary>The tree in short: <c>5 nodes, parents -1 0 0 1 1</c>.</summary>
+    public override string ToString() => $"{Count} nodes, parents {string.Join(' ', _parents)}{(Bias is null ? "" : ", with a bias")}";
+
     /// <summary>The nodes from the root to a node, both included.</summary>
     public int[] PathTo(int node)
     {

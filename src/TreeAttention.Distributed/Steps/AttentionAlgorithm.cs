@@ -75,6 +75,9 @@ public sealed record AttentionPlan(AttentionAlgorithm Algorithm, ReductionKind R
 
     /// <summary>The node of each rank for <see cref="ReductionKind.TwoLevel"/>, for tests of topology; the transport's when null.</summary>
     public IReadOnlyList<int>? Nodes { get; init; }
+
+    /// <summary>What tables call the plan: <c>tree/butterfly</c>, <c>ring</c>.</summary>
+    public override string ToString() => Algorithm == AttentionAlgorithm.Tree ? $"{Algorithm.Name()}/{Reduction.Name()}" : Algorithm.Name();
 }
 
 /// <summary>Which parts of a plan go together.</summary>

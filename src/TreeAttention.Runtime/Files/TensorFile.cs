@@ -15,10 +15,11 @@ namespace TreeAttention;
 public sealed class TensorFile : IDisposable
 {
     private readonly MappedFile _file;
+    private readonly string _path;
 
-    private TensorFile(MappedFile file, TensorView view)
+    private TensorFile(MappedFile file, string path, TensorView view)
     {
-        _file = file;
+        (_file, _path) = (file, path);
         View = view;
     }
 
@@ -42,7 +43,7 @@ public sealed class TensorFile : IDisposable
             TensorRecord record = parsed.Format == TensorFormat.Npy
                 ? NpyHeader.Read(file, faults)
                 : SafetensorsHeader.Read(file, parsed.Tensor, faults);
-            return new TensorFile(file, ViewOf(file, record, name));
+            return new TensorFile(file, parsed.Path, ViewOf(file, record, name));
         }
         catch
         {
@@ -50,6 +51,9 @@ public sealed class TensorFile : IDisposable
             throw;
         }
     }
+
+    /// <summary>The tensor and its file: <c>key f16 [1, 16, 4, 64] of k.npy</c>.</summary>
+    public override string ToString() => $"{View} of {_path}";
 
     /// <inheritdoc/>
     public void Dispose() => _file.Dispose();

@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Globalization;
 using System.Linq;
 using System.Threading;
 using TreeAttention.Communication.Control;
@@ -54,6 +55,13 @@ public sealed partial class AttentionGroup : IDisposable
 
     /// <summary>What the ranks are: <c>4 in-process ranks</c>, the MPI library.</summary>
     public string Description { get; }
+
+    /// <summary>Which rank of what: <c>rank 1 of 4: 4 in-process ranks</c>.</summary>
+    public override string ToString()
+    {
+        string state = _tenancy.HasEnded ? ", disposed of" : _fault is null ? "" : $", ended: {_fault.Message}";
+        return string.Create(CultureInfo.InvariantCulture, $"rank {Rank} of {Size}: {Description}{state}");
+    }
 
     /// <summary>This rank.</summary>
     public int Rank => Context.Transport.Rank;
