@@ -1,7 +1,7 @@
 // The one parameter of each kernel: blittable structs, the same in C#. Fields are ordered so that
 // nothing is padded by the compiler; pointers are device addresses of 8 bytes, `int` is 32 bits,
 // `long long` 64. All positions are global positions of the key axis. Scores, maxima and
-// logarithms are in natural units (base e), never base 2.
+// logarithms are in natural units (base e); finish_states alone may give base 2 to the caller.
 #pragma once
 
 // A state of attention over some keys, as one block of fp32 in device memory:
@@ -31,7 +31,7 @@ struct page_entry {
 struct query_place {
   int first;     // its sequence's first key
   int end;       // one past its sequence's last key
-  int position;  // what causal, window and ALiBi count from
+  int position;  // what causal, window, chunks and ALiBi count from
   int sequence;  // the batch row, or the packed sequence
 };
 
@@ -68,7 +68,7 @@ struct attend_arguments {
   int splits;               // page ranges: split s takes the batch row's pages
   int first_page;           //   first_page + s * pages_per_split up to, not including,
   int pages_per_split;      //   first_page + (s + 1) * pages_per_split; 0: ceil(pages / splits)
-  int causal;               // 1: key j is seen when j <= i + shift
+  int causal;               // 1: key j is seen when j <= i + shift; chunks imply it
   int window_left;          // j >= i + shift - window_left; negative: no bound
   int window_right;         // j <= i + shift + window_right; negative: no bound
   int alibi_per_batch;      // 1: alibi_slopes is [sequences, query_heads]
@@ -79,7 +79,8 @@ struct attend_arguments {
   float scale_rest;         //   and what the rounding left: float(scale_in_double - scale)
   float softcap;            // score := softcap * tanh(score / softcap); 0 is off
   int depths_per_batch;     // 1: query_depths is [batch, ...]
-  int unused[2];            // 0
+  int local_chunk;          // positions of a chunk outside of which a query sees nothing; 0: none
+  int chunk_origin;         // a multiple of local_chunk, at least query_length; 0 without chunks
 };
 
 // How large the numbers of one page and KV head are; NaN or inf when one is not finite.
@@ -202,11 +203,11 @@ struct clear_arguments {
   int value_dim;
 };
 
-// finish_states: the caller's result of a final state. 64 bytes.
+// finish_states: the caller's result of a final state. 72 bytes.
 struct finish_arguments {
   const float* state;
   float* output;             // [batch, count, query_heads, value_dim]
-  float* lse;                // [rows] natural logarithm, sinks included
+  float* lse;                // [rows] log-sum-exp, sinks included
   const float* sinks;        // [query_heads], or null
   const int* query_indices;  // [count] index of each query in its sequence
   const int* query_lengths;  // [batch], or null: as many as there are
@@ -214,6 +215,8 @@ struct finish_arguments {
   int query_heads;
   int count;
   int value_dim;
+  int is_base_two;  // 1: lse is a logarithm to base 2; 0: natural
+  int unused;       // 0
 };
 
 // convert: elements of one type into as many of another. 24 bytes.
@@ -229,7 +232,7 @@ static_assert(sizeof(page_entry) == 40 && sizeof(attend_arguments) == 248 &&
                   sizeof(rotate_arguments) == 56 && sizeof(merge_arguments) == 48 &&
                   sizeof(fold_arguments) == 40 && sizeof(weigh_arguments) == 48 &&
                   sizeof(unweigh_arguments) == 48 && sizeof(clear_arguments) == 16 &&
-                  sizeof(finish_arguments) == 64 && sizeof(convert_arguments) == 24,
+                  sizeof(finish_arguments) == 72 && sizeof(convert_arguments) == 24,
               "the host code has the same structs");
 
 // Of the probes in probes.cu, each with its own number of words.

@@ -28,6 +28,12 @@ __device__ __forceinline__ edge_of_row with_sink(float settled, float sum, doubl
   return {weight / whole, top + log(whole)};
 }
 
+// A logarithm in the caller's base, as fp32.
+__device__ __forceinline__ float to_caller(const finish_arguments& a, double log_sum_exp) {
+  constexpr double log_of_two = 0.69314718055994530942;
+  return saturate(a.is_base_two ? log_sum_exp / log_of_two : log_sum_exp);
+}
+
 __global__ void __launch_bounds__(128) finish_states(const __grid_constant__ finish_arguments a) {
   const int lane = threadIdx.x % 32;
   const int row = int(blockIdx.x) * int(blockDim.x / 32) + int(threadIdx.x / 32);
@@ -48,7 +54,7 @@ __global__ void __launch_bounds__(128) finish_states(const __grid_constant__ fin
   const edge_of_row edge = with_sink(*max, max[a.rows], sink);
   for (int i = lane; i < a.value_dim; i += 32)
     output[i] = float(mean[i] * edge.share);
-  if (lane == 0) a.lse[row] = saturate(edge.log_sum_exp);
+  if (lane == 0) a.lse[row] = to_caller(a, edge.log_sum_exp);
 }
 
 __device__ __forceinline__ void narrow(float x, float& to) {

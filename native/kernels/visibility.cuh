@@ -21,7 +21,7 @@ struct query_row {
   int batch;
   int head;
   int index;
-  int position;      // where causal, window and ALiBi count from
+  int position;      // where causal, window, chunks and ALiBi count from
   int key_end;       // one past the keys of its sequence
   interval visible;  // places; empty for a row of padding
 };
@@ -58,6 +58,15 @@ __device__ __forceinline__ query_place place_of(const attend_arguments& a, int b
   return {first, key_length_of(a, batch), position, batch};
 }
 
+// How far before a query its chunk of local attention begins. Chunks count from the sequence's
+// first key: one that began before it is cut short, and a node of a tree may stand there, but no
+// further away than there are queries.
+__device__ __forceinline__ int behind_chunk_start(const attend_arguments& a, int position,
+                                                  int sequence_first) {
+  const unsigned distance = unsigned(position - sequence_first) + unsigned(a.chunk_origin);
+  return int(distance % unsigned(a.local_chunk));
+}
+
 // `number` counts the rows of a KV head: query number % query_count of head number / query_count.
 __device__ __forceinline__ query_row make_row(const attend_arguments& a, int batch, int kv_head,
                                               int number) {
@@ -71,6 +80,9 @@ __device__ __forceinline__ query_row make_row(const attend_arguments& a, int bat
   row.key_end = place.end;
   const long long position = place.position;
   long long first = a.window_left >= 0 ? position - a.window_left : place.first;
+  if (a.local_chunk > 0) {
+    first = max(first, position - behind_chunk_start(a, place.position, place.first));
+  }
   long long end = place.end;
   if (a.query_depths) {
     first = min(first, (long long)shift_of(a, batch));  // keys of the tree stand in any order
@@ -108,8 +120,14 @@ __device__ __forceinline__ bool has_key_rules(const attend_arguments& a) {
   return a.alibi_slopes || a.dfs_start || a.tail_mask || a.tail_bias || a.query_depths;
 }
 
-// Whether causal and window keep a key of the token tree, `behind` positions before the query.
-__device__ __forceinline__ bool keeps_depth(const attend_arguments& a, int behind) {
+// Whether causal, window and chunks keep a key of the token tree, `behind` positions before the
+// query.
+__device__ __forceinline__ bool keeps_depth(const attend_arguments& a, const query_row& row,
+                                            int behind) {
+  if (a.local_chunk > 0) {
+    const int first = a.key_starts ? __ldg(a.key_starts + row.batch) : 0;
+    if (behind > behind_chunk_start(a, row.position, first)) return false;
+  }
   return (!a.causal || behind >= 0) && (a.window_left < 0 || behind <= a.window_left) &&
          (a.window_right < 0 || -behind <= a.window_right);
 }
@@ -135,7 +153,7 @@ template <class number>
 __device__ __forceinline__ number apply_key_rules(const attend_arguments& a, const query_row& row,
                                                   int place, number score) {
   const size_t query = size_t(row.batch) * a.query_length + row.index;
-  if (query_of_key(a, row.batch, place) >= 0 && !keeps_depth(a, distance_of(a, row, place))) {
+  if (query_of_key(a, row.batch, place) >= 0 && !keeps_depth(a, row, distance_of(a, row, place))) {
     return minus_infinity();
   }
   if (a.alibi_slopes) {

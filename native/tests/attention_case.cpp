@@ -219,7 +219,9 @@ attend_arguments case_data::arguments(std::vector<float>& states, int splits) co
   a.value_stride = c.values_in_keys ? c.head_dim : c.value_dim;
   a.splits = splits;
   a.pages_per_split = c.pages_per_split;
-  a.causal = c.causal;
+  a.causal = c.causal || c.chunk > 0;
+  a.local_chunk = c.chunk;
+  a.chunk_origin = c.chunk == 0 ? 0 : (c.queries + c.chunk - 1) / c.chunk * c.chunk;
   a.window_left = c.left;
   a.window_right = c.right;
   a.alibi_per_batch = c.alibi_per_batch;

@@ -41,6 +41,7 @@ struct attention_case {
   int first_query = 0, query_step = 1;  // which queries of the call: every step-th from the first
   bool causal = false;
   int left = -1, right = -1;
+  int chunk = 0;  // positions of a chunk of local attention; 0: none
   float softcap = 0;
   bool alibi = false, alibi_per_batch = false;
   bool ragged_keys = false, ragged_queries = false;

@@ -52,6 +52,11 @@ bool case_data::keeps(int b, int index, int j) const {
   if (c.causal && key > q.position) return false;
   if (c.left >= 0 && key < q.position - c.left) return false;
   if (c.right >= 0 && key > q.position + c.right) return false;
+  if (c.chunk > 0) {
+    // Both stand in one chunk; chunks are numbered from the sequence's first key, before it too.
+    auto chunk_of = [&](int position) { return std::floor(double(position - q.first) / c.chunk); };
+    if (key > q.position || chunk_of(key) != chunk_of(q.position)) return false;
+  }
   if (c.depth_first &&
       (key > q.position || dfs_start[b * c.queries + index] > dfs_end[b * c.keys + j])) {
     return false;

@@ -44,6 +44,7 @@ struct api {
 // A line of the table.
 struct instance {
   int registers;
+  int spilled;
   std::string expression;
 
   // attend_plain<float, 128> is an instance of attend_plain.
@@ -128,8 +129,7 @@ std::vector<instance> read_table(const char* path, const std::string& architectu
     std::istringstream fields(line);
     std::string wanted;
     instance known;
-    int spilled;
-    if (line.starts_with("#") || !(fields >> wanted >> known.registers >> spilled)) continue;
+    if (line.starts_with("#") || !(fields >> wanted >> known.registers >> known.spilled)) continue;
     std::getline(fields >> std::ws, known.expression);
     if (wanted == architecture) table.push_back(known);
   }
@@ -199,8 +199,8 @@ bool check_cubin(const compiler& nvrtc, const instance& wanted, const std::strin
                       number_before(found.log, "bytes stack frame");
   std::printf("%s %d %d %s\n", architecture.c_str(), registers, spilled, wanted.expression.c_str());
   if (registers > wanted.registers) std::printf("  more than the table's %d\n", wanted.registers);
-  if (spilled != 0) std::printf("  spills %d bytes\n", spilled);
-  return registers > 0 && registers <= wanted.registers && spilled == 0;
+  if (spilled > wanted.spilled) std::printf("  spills more than the table's %d bytes\n", wanted.spilled);
+  return registers > 0 && registers <= wanted.registers && spilled <= wanted.spilled;
 }
 
 bool check_fall_back(const compiler& nvrtc, const instance& wanted) {

@@ -85,6 +85,21 @@ defect(heads_lie_count_apart attend_tensor.cu plain ${wrong}
   "const size_t head = size_t(kv_head) * page.capacity" "const size_t head = size_t(kv_head) * page.count")
 defect(causal_is_off_by_one visibility.cuh plain ${wrong}
   "end = min(end, position + 1)" "end = min(end, position + 2)")
+set(chunks "chunks[^:]*: ${wrong}")
+defect(chunks_are_ignored visibility.cuh plain "${chunks}"
+  "if (a.local_chunk > 0) {\n    first = max" "if (a.local_chunk < 0) {\n    first = max")
+defect(chunks_are_a_key_longer visibility.cuh plain "${chunks}"
+  "% unsigned(a.local_chunk)" "% unsigned(a.local_chunk + 1)")
+defect(chunks_begin_a_key_late visibility.cuh plain "${chunks}"
+  "first = max(first, position - behind_chunk_start" "first = max(first, position + 1 - behind_chunk_start")
+defect(chunks_count_places_of_the_row visibility.cuh plain "${chunks}"
+  "unsigned(position - sequence_first) +" "unsigned(position) +")
+defect(chunks_count_queries_of_the_call visibility.cuh plain "${chunks}"
+  "behind_chunk_start(a, place.position, place.first)" "behind_chunk_start(a, row.index, 0)")
+defect(chunks_forget_the_nodes_of_a_tree visibility.cuh plain "query depths in ${chunks}"
+  "if (behind > behind_chunk_start(a, row.position, first)) return false" "if (first < 0) return false")
+defect(chunks_before_the_first_key_are_those_behind visibility.cuh plain "query depths in ${chunks}"
+  "unsigned(position - sequence_first) +" "unsigned(position < sequence_first ? 0 : position - sequence_first) +")
 defect(drops_a_tile visibility.cuh plain ${wrong}
   "key = seen.first / tile_keys * tile_keys" "key = (seen.first / tile_keys + (page % 3 == 2)) * tile_keys")
 defect(tiles_start_where_rows_begin visibility.cuh plain "has other bits alone"
@@ -215,7 +230,9 @@ defect(finish_takes_a_place_for_an_index edge.cu plain "${spoilt}log-sum-exp is 
 defect(finish_takes_a_row_too_many edge.cu address "heap-buffer-overflow"
   "if (row >= a.rows) return" "if (row > a.rows) return")
 defect(finish_writes_lse_by_every_lane edge.cu thread ${race}
-  "if (lane == 0) a.lse[row] = saturate" "a.lse[row] = saturate")
+  "if (lane == 0) a.lse[row] = to_caller" "a.lse[row] = to_caller")
+defect(finish_keeps_the_natural_base edge.cu plain "${spoilt}log-sum-exp"
+  "a.is_base_two ? log_sum_exp / log_of_two : log_sum_exp" "log_sum_exp")
 defect(narrowing_cuts_digits_off edge.cu plain "element [0-9]+: the bits"
   "pack(element(), x, 0.f)" "pack(element(), __uint_as_float(__float_as_uint(x) & 0xffffe000u), 0.f)")
 defect(convert_takes_an_element_too_many edge.cu address "heap-buffer-overflow"

@@ -77,7 +77,7 @@ const std::vector<float> extreme_sinks = {
 struct finish_case {
   int batch, heads, count, value_dim;
   int first_query = 0, query_step = 1;
-  bool sinks = false, ragged = false;
+  bool sinks = false, ragged = false, is_base_two = false;
 };
 
 // Inputs and results are as long as they must be and not an element more.
@@ -114,7 +114,7 @@ class finish_run {
     run(finish_states_kernel,
         finish_arguments{state.data(), output.data(), lse.data(), c.sinks ? sinks.data() : nullptr,
                          indices.data(), c.ragged ? lengths.data() : nullptr, int(rows), c.heads,
-                         c.count, c.value_dim},
+                         c.count, c.value_dim, c.is_base_two, 0},
         (rows + 3) / 4, 128, seed);
     std::size_t row = 0;
     for (int batch = 0; batch < c.batch; ++batch) {
@@ -153,6 +153,9 @@ class finish_run {
   // Of two roundings, the first to double, the last digit may differ; a squeezed score has lost
   // more. What fp32 cannot hold is the largest that it can.
   void expect_lse(std::size_t row, float found, wide exact, wide magnitude) {
+    const wide unit = c.is_base_two ? std::log(wide(2)) : 1;
+    exact /= unit;
+    magnitude /= unit;
     const wide slack =
         std::isfinite(exact) ? magnitude * (magnitude > 0x1p120 ? 5e-6L : 1e-14L) : 0;
     auto saturated = [&](wide x) {
@@ -186,6 +189,8 @@ void check_finish(std::uint64_t seed) {
   const int heads = int(extreme_sinks.size()), count = int(sights.size());
   finish_run({1, heads, count, 10, 0, 1, true}, extreme_sinks, seed).check(seed);
   finish_run({1, 1, count, 10}, {}, seed).check(seed);
+  finish_run({1, heads, count, 3, 0, 1, true, true, true}, extreme_sinks, seed).check(seed);
+  finish_run({1, 1, count, 3, 0, 1, false, false, true}, {}, seed).check(seed);
   const std::vector<float> sinks = {0.5f, -3, 2};
   for (const int value_dim : {1, 31, 64, 100, 576}) {
     finish_run({3, 3, 5, value_dim, 4, 3, true, true}, sinks, seed).check(seed);

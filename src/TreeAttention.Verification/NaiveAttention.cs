@@ -16,7 +16,7 @@ internal static class NaiveAttention
     /// <param name="call">Sizes, options, tensors, and the type that everything is rounded to.</param>
     /// <param name="row">Which row.</param>
     /// <param name="output">[value_dim]</param>
-    /// <param name="lse">Natural logarithm, in single precision.</param>
+    /// <param name="lse">In the base of the options, in single precision.</param>
     /// <param name="rounding">What is rounded at all.</param>
     public static void Row(
         ReferenceCall call, AttentionRow row, Span<float> output, out float lse, NaiveRounding rounding = NaiveRounding.Everything)
@@ -62,7 +62,7 @@ internal static class NaiveAttention
         }
 
         Round(output, arithmetic);
-        lse = top + MathF.Log(whole);
+        lse = (top + MathF.Log(whole)) / (call.Options.LseBase == LogarithmBase.Two ? MathF.Log(2) : 1);
     }
 
     private static float[] Scores(

@@ -8,7 +8,7 @@ namespace TreeAttention.Verification;
 internal static class OptionLevels
 {
     private const int Scale = 0, Causal = 1, Window = 2, Softcap = 3, Alibi = 4, Sinks = 5, KeyLengths = 6, QueryLengths = 7, DepthFirst = 8,
-        TailMask = 9, TailBias = 10, LeftPadding = 11, Packed = 12, TokenTree = 13;
+        TailMask = 9, TailBias = 10, LeftPadding = 11, Packed = 12, TokenTree = 13, Chunks = 14, LseBase = 15;
 
     private const int LargeScale = 2; // -0.7
 
@@ -27,16 +27,17 @@ internal static class OptionLevels
     public static IReadOnlyList<string> Names { get; } =
     [
         "scale", "causal", "window", "softcap", "alibi", "sinks", "key-lengths", "query-lengths", "depth-first", "tail-mask", "tail-bias",
-        "left-padding", "packed", "token-tree",
+        "left-padding", "packed", "token-tree", "chunk-local", "lse-base",
     ];
 
     /// <summary>
     /// Levels of each option. Scale: positive, negative, 0; window: left, right, both; ALiBi slopes: of heads, of batch and
     /// heads; sinks: ordinary, huge; depth-first: keys in any order, in long runs; tail mask: short, longer than the keys; tail bias:
     /// for all batch rows, for each; left padding: of some keys, of all keys of some rows; packed sequences: of any lengths, some
-    /// without queries or keys; token trees: one for all batch rows, one for each, any depths without a mask.
+    /// without queries or keys; token trees: one for all batch rows, one for each, any depths without a mask; chunks: of a few
+    /// positions, of any number; base of the log-sum-exp: 2.
     /// </summary>
-    public static IReadOnlyList<int> Counts { get; } = [4, 2, 4, 2, 3, 3, 2, 2, 3, 3, 3, 3, 3, 4];
+    public static IReadOnlyList<int> Counts { get; } = [4, 2, 4, 2, 3, 3, 2, 2, 3, 3, 3, 3, 3, 4, 3, 2];
 
     /// <summary>
     /// Each level of each option with no other option, and what says where queries stand with one rule that counts from there: a
@@ -99,10 +100,12 @@ internal static class OptionLevels
                     () => random.Next(5) == 0 ? float.NegativeInfinity : Number())
                 : null,
             TailBiasLength = level[TailBias] > 0 ? biasTail : 0,
+            LseBase = level[LseBase] == 1 ? LogarithmBase.Two : LogarithmBase.Natural,
         };
         options = WithLeftPadding(options, shape, random, level[LeftPadding]);
         options = WithPacking(options, shape, random, level[Packed], sequences);
-        return WithTree(options, shape, random, level[TokenTree]);
+        options = WithTree(options, shape, random, level[TokenTree]);
+        return level[Chunks] == 0 ? options : options with { LocalChunk = random.Next(1, level[Chunks] == 1 ? 9 : shape.KeyLength + 3) };
     }
 
     private static IEnumerable<int[]> Singles =>
@@ -112,8 +115,8 @@ internal static class OptionLevels
 
     // What says where queries stand, each with what counts from there.
     private static IEnumerable<int[]> Placed =>
-        from place in (int[])[KeyLengths, QueryLengths, Packed, TokenTree]
-        from counting in place == TokenTree ? (int[])[Causal, Window, Alibi] : [Causal, Alibi]
+        from place in (int[])[KeyLengths, QueryLengths, LeftPadding, Packed, TokenTree]
+        from counting in place == TokenTree ? (int[])[Causal, Window, Chunks, Alibi] : place == LeftPadding ? [Chunks] : [Causal, Chunks, Alibi]
         from level in Enumerable.Range(1, Counts[counting] - 1)
         select With(With(new int[Counts.Count], place, Counts[place] - 1), counting, level);
 

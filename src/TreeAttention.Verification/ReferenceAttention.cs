@@ -31,7 +31,7 @@ internal static class ReferenceAttention
     /// <param name="head">Query head.</param>
     /// <param name="i">The query's index on the query axis.</param>
     /// <param name="output">[value_dim]; 0 when the query sees no key.</param>
-    /// <param name="lse">Natural logarithm; -∞ when the query sees no key and its head has no sink.</param>
+    /// <param name="lse">In the base of the options; -∞ when the query sees no key and its head has no sink.</param>
     public static void Row(ReferenceCall call, int batch, int head, int i, Span<double> output, out double lse) =>
         Row(call, new AttentionRow(batch, head, i), output, new double[output.Length], out lse);
 
@@ -81,6 +81,7 @@ internal static class ReferenceAttention
         TensorPrimitives.Divide(output, whole, output);
         TensorPrimitives.Divide(magnitude, whole, magnitude);
         lse = top + Math.Log(whole);
+        lse = call.Options.LseBase == LogarithmBase.Two ? lse / Math.Log(2) : lse;
     }
 
     // One score for each key of the axis; -∞ where the query does not see the key.

@@ -56,7 +56,7 @@ internal sealed class ReferenceRules
     {
         int j = key - _firstKey;
         bool isOfSequence = IsPresent && j >= 0 && j < _keys && !IsLeftPadding(j);
-        return isOfSequence && IsCausal(j) && IsInWindow(j) && IsBelowInTree(key, j) && IsKeptByTail(j);
+        return isOfSequence && IsCausal(j) && IsInWindow(j) && IsInChunk(j) && IsBelowInTree(key, j) && IsKeptByTail(j);
     }
 
     /// <summary>What is added to the scaled and capped score of a key that the query sees. May be -∞.</summary>
@@ -111,6 +111,16 @@ internal sealed class ReferenceRules
     private bool IsInWindow(int j) =>
         (_options.WindowLeft < 0 || KeyPosition(j) >= QueryPosition - _options.WindowLeft)
         && (_options.WindowRight < 0 || KeyPosition(j) <= QueryPosition + _options.WindowRight);
+
+    // The axis is cut into chunks from the first key on that is no padding; query and key stand in the same, the key not behind the query.
+    private bool IsInChunk(int j) => _options.LocalChunk <= 0
+        || (KeyPosition(j) <= QueryPosition && ChunkOf(KeyPosition(j)) == ChunkOf(QueryPosition));
+
+    private double ChunkOf(long position)
+    {
+        int padding = _options.KeyStarts is { } starts ? starts[_batch] : 0;
+        return Math.Floor((double)(position - padding) / _options.LocalChunk);
+    }
 
     // Depth-first order: the key comes no later than the query, and the query is the key's node or one of its descendants.
     private bool IsBelowInTree(int key, int j)

@@ -1,12 +1,13 @@
-"""Writes golden.json: what the NumPy reference gives for some fifty small calls that between them use every option.
+"""Writes golden.json: what the NumPy reference gives for some sixty small calls that between them use every option.
 
     python3 make_golden.py PATH/attention_reference.py > golden.json
 
 Queries, keys and values are not stored: both sides make them from `numbers` (GoldenCase.cs has its twin). All are multiples
 of 1/1024, so they and every option are exact in float32; results are float64, base64 of little-endian bytes.
 
-Packed sequences, left padding and token trees are no options of the NumPy reference: a packed sequence is a call of its own, a
-padded row one over the keys behind the padding, and a node of a tree the last query of the causal call over context and path.
+Packed sequences, left padding, token trees and chunks are no options of the NumPy reference: a packed sequence is a call of its
+own, a padded row one over the keys behind the padding, a node of a tree the last query of the causal call over context and path,
+and a query of a chunk the last one of the causal call over the chunk up to it.
 """
 
 import base64
@@ -107,6 +108,14 @@ CASES = [
     ("token tree, window by depth, sinks", dict(query_len=7, key_len=12), dict(
         parents=[-1, 0, 0, 1, 2, 3, 4], window=[2, 1], sinks=SINKS, softcap=1.5)),
     ("token tree without context", dict(batch=1, query_len=5, key_len=5), dict(parents=[-1, 0, 0, 1, 3], causal=True, alibi=SLOPES)),
+    ("chunks", dict(query_len=6, key_len=13), dict(local_chunk=4)),
+    ("chunks, window, alibi, sinks", dict(query_len=9, key_len=9), dict(local_chunk=5, window=[2, -1], alibi=SLOPES, sinks=SINKS)),
+    ("chunks, more queries than keys", dict(query_len=7, key_len=4), dict(local_chunk=2)),
+    ("chunks, ragged", dict(query_len=5, key_len=12), dict(local_chunk=3, key_lengths=[12, 7], query_lengths=[3, 5])),
+    ("chunks behind left padding", dict(query_len=5, key_len=12), dict(local_chunk=4, leftpad=[3, 1])),
+    ("chunks of packed sequences", dict(batch=1, query_len=8, key_len=15), dict(local_chunk=4, cu_q=[0, 5, 8], cu_k=[0, 6, 15])),
+    ("lse to base 2", {}, dict(lse_base=2, causal=True, sinks=SINKS)),
+    ("lse to base 2, no key", dict(key_len=0), dict(lse_base=2)),
 ]
 
 
@@ -118,7 +127,7 @@ def packed(reference, q, k, v, cu_q, cu_k, alibi_slopes=None, **options):
         own = {name: value[:, queries] if name in ("tail_mask", "tail_bias") else value for name, value in options.items()}
         if alibi_slopes is not None:
             own["alibi_slopes"] = alibi_slopes if alibi_slopes.ndim == 1 else alibi_slopes[s]
-        out, lse = reference.attention(q[:, queries], k[:, keys], v[:, keys], **own)
+        out, lse = attend(reference, q[:, queries], k[:, keys], v[:, keys], own)
         outs.append(out)
         lses.append(lse)
     return np.concatenate(outs, axis=1), np.concatenate(lses, axis=2)
@@ -130,7 +139,7 @@ def padded(reference, q, k, v, leftpad, kv_lengths=None, tail_mask=None, **optio
     for b, first in enumerate(leftpad):
         keys = slice(first, k.shape[1] if kv_lengths is None else max(first, kv_lengths[b]))
         own = options if tail_mask is None else dict(options, tail_mask=tail_mask[b:b + 1])
-        rows.append(reference.attention(q[b:b + 1], k[b:b + 1, keys], v[b:b + 1, keys], **own))
+        rows.append(attend(reference, q[b:b + 1], k[b:b + 1, keys], v[b:b + 1, keys], own))
     return np.concatenate([out for out, _ in rows]), np.concatenate([lse for _, lse in rows])
 
 
@@ -149,9 +158,29 @@ def tree(reference, q, k, v, parents, **options):
     return np.concatenate(outs, axis=1), np.concatenate(lses, axis=2)
 
 
+def chunked(reference, q, k, v, local_chunk, kv_lengths=None, query_lengths=None, **options):
+    """Each query as the last one of the causal call over the keys of its chunk up to it."""
+    (batch, queries, heads, _), value_dim = q.shape, v.shape[3]
+    outs, lses = np.zeros((batch, queries, heads, value_dim)), np.full((batch, heads, queries), -np.inf)
+    for b in range(batch):
+        own_keys = k.shape[1] if kv_lengths is None else kv_lengths[b]
+        own_queries = queries if query_lengths is None else query_lengths[b]
+        for i in range(own_queries):
+            position = own_keys - own_queries + i
+            keys = slice(max(0, position // local_chunk * local_chunk), max(0, position + 1))
+            out, lse = reference.attention(q[b:b + 1, i:i + 1], k[b:b + 1, keys], v[b:b + 1, keys], causal=True, **options)
+            outs[b, i], lses[b, :, i] = out[0, 0], lse[0, :, 0]
+    return outs, lses
+
+
+def based(reference, q, k, v, lse_base, **options):
+    out, lse = attend(reference, q, k, v, options)
+    return out, lse / np.log(lse_base)
+
+
 def attend(reference, q, k, v, options):
-    ways = dict(cu_q=packed, leftpad=padded, parents=tree)
-    way = next((ways[option] for option in options if option in ways), None)
+    ways = dict(lse_base=based, cu_q=packed, leftpad=padded, parents=tree, local_chunk=chunked)
+    way = next((ways[option] for option in ways if option in options), None)
     return reference.attention(q, k, v, **options) if way is None else way(reference, q, k, v, **options)
 
 

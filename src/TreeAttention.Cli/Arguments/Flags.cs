@@ -50,6 +50,7 @@ internal static class Flags
         [Setting.Scale] = "--scale",
         [Setting.Causal] = "--causal",
         [Setting.Window] = "--window",
+        [Setting.LocalChunk] = "--chunk-local",
         [Setting.Softcap] = "--softcap",
         [Setting.AlibiSlopes] = "--alibi",
         [Setting.Sinks] = "--sinks",
@@ -63,6 +64,7 @@ internal static class Flags
         [Setting.DfsEnd] = "--dfs-end",
         [Setting.TailMask] = "--tail-mask",
         [Setting.TailBias] = "--tail-bias",
+        [Setting.LseBase] = "--lse-base",
         [Setting.AxisOrder] = "--layout",
         [Setting.Force] = "--force",
     };

@@ -49,6 +49,8 @@ internal sealed class NegativeControls(AttentionGroup group, int seed)
             ("notices a forgotten scale", IsWrong(Compute(_options with { Scale = 1 }, type))),
             ("notices a sink counted twice", IsWrong(Compute(_options with { Sinks = [.. _options.Sinks!.Select(sink => sink + MathF.Log(2))] }, type))),
             ("notices forgotten left padding", IsNoticed(_shape, _options with { KeyStarts = [4, 11] }, _options, type)),
+            ("notices forgotten chunks", IsNoticed(_shape, _options with { LocalChunk = 5 }, _options, type)),
+            ("notices chunks of one key more", IsNoticed(_shape, _options with { LocalChunk = 5 }, _options with { LocalChunk = 6 }, type)),
             ("notices packed sequences in one", IsNoticed(_shape with { Batch = 1 }, Packed(), _options, type)),
             ("notices tree nodes in a row", IsNoticed(_shape, Tree(), Tree() with { QueryDepths = null }, type)),
             ("notices a tree that sees siblings", IsNoticed(_shape, Tree(), Tree() with { TailMask = null }, type)),

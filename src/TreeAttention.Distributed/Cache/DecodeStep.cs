@@ -13,7 +13,7 @@ namespace TreeAttention;
 /// <summary>One decode step over a cache: append, attend, reduce, in one call, with the exact result on every rank.</summary>
 /// <remarks>
 /// The semantics are those of flash-attn's <c>flash_attn_with_kvcache</c>: queries are aligned with the end of each row, new tokens
-/// included; keys are rotated at their positions, query i at that of new token i where the mask is causal or a window, else at
+/// included; keys are rotated at their positions, query i at that of new token i where the mask is causal, a window or chunks, else at
 /// that of the first new token. Where queries have depths they are nodes of a token tree, and so are the new tokens: both turn by
 /// their depths. Made once for given sizes; steps allocate nothing, except where a reduction's transport does. Where the device has
 /// a stream, a step that appends as many tokens as it has queries is enqueued whole (<see cref="StreamedStep"/>).
@@ -102,7 +102,7 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
     /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, query_len], natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, query_len], in the base of the options, sinks included.</param>
     /// <exception cref="ShapeMismatchException">A tensor is of another size.</exception>
     /// <exception cref="FaultException">The cache is full (71), a number must not be used (65): nothing was stored. Or the ranks failed.</exception>
     internal void Run(
@@ -132,7 +132,7 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
     /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, query_len], f32, natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, query_len], f32, in the base of the options, sinks included.</param>
     /// <param name="stream">A CUDA stream of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
     /// <exception cref="ArgumentException">A CPU is given a stream.</exception>
     /// <exception cref="ShapeMismatchException">A tensor is of another size or type.</exception>

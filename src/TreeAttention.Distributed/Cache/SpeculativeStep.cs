@@ -9,7 +9,7 @@ namespace TreeAttention;
 
 /// <summary>Verifies token trees over a cache: appends their nodes, attends with each node to the cache and its ancestors, then keeps a path or nothing.</summary>
 /// <remarks>
-/// Nodes stand at their depth behind the first for rotary, causal, window and ALiBi, so each gets what it would get as the next token
+/// Nodes stand at their depth behind the first for rotary, causal, window, chunks and ALiBi, so each gets what it would get as the next token
 /// after its own branch. After every layer ran, the group's Commit or Reject says of each row which nodes stay. Calls
 /// are the same on every rank. Another tree of other branches needs another step; the cache is the same.
 /// </remarks>

@@ -106,6 +106,8 @@ internal sealed class Setting
 
     public static Setting Window { get; } = new("AttentionOptions.WindowLeft and AttentionOptions.WindowRight");
 
+    public static Setting LocalChunk { get; } = new("AttentionOptions.LocalChunk");
+
     public static Setting Softcap { get; } = new("AttentionOptions.Softcap");
 
     public static Setting AlibiSlopes { get; } = new("AttentionOptions.AlibiSlopes");
@@ -131,6 +133,8 @@ internal sealed class Setting
     public static Setting TailMask { get; } = new("AttentionOptions.TailMask");
 
     public static Setting TailBias { get; } = new("AttentionOptions.TailBias");
+
+    public static Setting LseBase { get; } = new("AttentionOptions.LseBase");
 
     // Files and tensors.
     public static Setting AxisOrder { get; } = new("the order of the axes");

@@ -109,12 +109,14 @@ public static class PartialMerge
 /// </remarks>
 internal static class AttentionEdge
 {
+    private const double LogarithmOfTwo = 0.69314718055994530942; // natural
+
     /// <summary>Writes output and log-sum-exp of the queries that a state belongs to.</summary>
-    /// <param name="problem">Sinks and query lengths.</param>
+    /// <param name="problem">Sinks, query lengths, base of the logarithm.</param>
     /// <param name="indices">[count] the index of each query in its sequence.</param>
     /// <param name="state">Rows batch × query_heads × count, in host memory.</param>
     /// <param name="output">[batch, count, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, count], natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, count], in the base of the options, sinks included.</param>
     /// <exception cref="ShapeMismatchException">State, output or lse are not of these sizes.</exception>
     public static void Finish(AttentionProblem problem, int[] indices, PartialAttention state, Span<float> output, Span<float> lse)
     {
@@ -139,7 +141,7 @@ internal static class AttentionEdge
             }
 
             (double share, double logSumExp) = WithSink(state.Max[row], state.Sum[row], sink);
-            lse[row] = Saturate(logSumExp);
+            lse[row] = ToCaller(problem, logSumExp);
             ReadOnlySpan<float> mean = state.Output.Slice(row * shape.ValueDim, shape.ValueDim);
             for (int dim = 0; dim < mean.Length; dim++)
             {
@@ -149,10 +151,10 @@ internal static class AttentionEdge
     }
 
     /// <summary>The log-sum-exp of the keys alone, for those who merge again: a sink must enter one merged result only once.</summary>
-    /// <param name="problem">Query lengths.</param>
+    /// <param name="problem">Query lengths, base of the logarithm.</param>
     /// <param name="indices">[count] the index of each query in its sequence.</param>
     /// <param name="state">Rows batch × query_heads × count, in host memory.</param>
-    /// <param name="lse">[batch, query_heads, count], natural logarithm.</param>
+    /// <param name="lse">[batch, query_heads, count], in the base of the options.</param>
     /// <exception cref="ShapeMismatchException">State or lse are not of these sizes.</exception>
     public static void LogSumExpWithoutSinks(AttentionProblem problem, int[] indices, PartialAttention state, Span<float> lse)
     {
@@ -163,7 +165,7 @@ internal static class AttentionEdge
             int batch = row / indices.Length / problem.Shape.QueryHeads;
             bool present = indices[row % indices.Length] < problem.Mask.QueryLength(batch);
             lse[row] = present
-                ? Saturate(WithSink(state.Max[row], state.Sum[row], double.NegativeInfinity).LogSumExp)
+                ? ToCaller(problem, WithSink(state.Max[row], state.Sum[row], double.NegativeInfinity).LogSumExp)
                 : float.NegativeInfinity;
         }
     }
@@ -202,6 +204,10 @@ internal static class AttentionEdge
         double whole = weight + (double.IsNegativeInfinity(sink) ? 0 : sinkWeight);
         return (weight / whole, top + Math.Log(whole));
     }
+
+    // In the caller's base: inside, logarithms are natural.
+    private static float ToCaller(AttentionProblem problem, double logSumExp) =>
+        Saturate(problem.Options.LseBase == LogarithmBase.Two ? logSumExp / LogarithmOfTwo : logSumExp);
 
     // -∞ means that no key was seen, so a finite number that fp32 cannot hold becomes the largest that it can.
     private static float Saturate(double number) =>

@@ -89,7 +89,7 @@ internal interface IDevice : IDisposable
     /// <param name="indices">[count] the index of each query in its sequence; the array does not change.</param>
     /// <param name="state">Rows batch × query_heads × count.</param>
     /// <param name="output">[batch, count, query_heads, value_dim] fp32.</param>
-    /// <param name="lse">[batch, query_heads, count] fp32, natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, count] fp32, in the base of the options, sinks included.</param>
     /// <exception cref="ShapeMismatchException">State, output or lse are not of these sizes.</exception>
     void Finish(AttentionProblem problem, int[] indices, PartialAttention state, Region output, Region lse) =>
         AttentionEdge.Finish(problem, indices, state, output.AsSpan<float>(), lse.AsSpan<float>());

@@ -21,8 +21,8 @@ public sealed record PrefillOptions
     public required int QueryHeads { get; init; }
 
     /// <summary>
-    /// Scale, window, softcap, ALiBi ([query_heads] or [prompts, query_heads]) and sinks. A prefill is causal whatever is said
-    /// here: each query attends to the tokens up to its own.
+    /// Scale, window, chunks, softcap, ALiBi ([query_heads] or [prompts, query_heads]), sinks, and the base of the log-sum-exp. A prefill
+    /// is causal whatever is said here: each query attends to the tokens up to its own.
     /// </summary>
     public AttentionOptions Attention { get; init; } = new();
 

@@ -71,7 +71,7 @@ public abstract class PrefillStep : IDisposable, IGroupStep<LayerCall>
     /// <param name="key">[tokens of this rank, kv_heads, head_dim], not rotated.</param>
     /// <param name="value">[tokens of this rank, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[tokens of this rank, query_heads, value_dim]</param>
-    /// <param name="lse">[query_heads, tokens of this rank], natural logarithm, sinks included; as flash-attn's of packed sequences.</param>
+    /// <param name="lse">[query_heads, tokens of this rank], in the base of the options, sinks included; as flash-attn's of packed sequences.</param>
     /// <exception cref="InvalidOperationException">A row has tokens already, with ring or gather.</exception>
     /// <exception cref="FaultException">
     /// On every rank alike: the cache is full (71), a number must not be used or a tensor is of another size (65); nothing was stored. Or the ranks failed.

@@ -5,7 +5,7 @@ namespace TreeAttention.Distributed.Semantics;
 
 /// <summary>Which key each query sees and what is added to its score: the one place of every mask and bias rule.</summary>
 /// <remarks>
-/// A query's visible keys are an interval (its sequence, causal, window), from which rules that need each key
+/// A query's visible keys are an interval (its sequence, causal, window, chunk), from which rules that need each key
 /// (depth-first order, tail mask, depths) may take more away. Devices skip pages by the interval and test keys only inside it.
 /// i is the query's index on the query axis, j the key's place on the key axis; where they stand to each other is the
 /// query's <see cref="QueryPlace"/>, the one thing in which ragged rows, left padding, packed sequences and trees differ.
@@ -25,7 +25,7 @@ internal sealed class AttentionMask
         _dfsBlocks = options.DfsEnd is null ? null : new DfsBlocks(shape, options.DfsEnd);
     }
 
-    /// <summary>Beyond the interval, single keys may be hidden: depth-first order, a tail mask, or causal and window rules by depth.</summary>
+    /// <summary>Beyond the interval, single keys may be hidden: depth-first order, a tail mask, or causal, window and chunk rules by depth.</summary>
     public bool HasKeyRules => _options.DfsStart is not null || _options.TailMask is not null || HasDepthRules;
 
     /// <summary>Something is added to scores: ALiBi or a tail bias.</summary>
@@ -40,7 +40,7 @@ internal sealed class AttentionMask
     /// <summary>Queries of a batch row.</summary>
     public int QueryLength(int batch) => _options.QueryLengths?[batch] ?? _shape.QueryLength;
 
-    /// <summary>Where a query stands among the keys: which are its sequence's, and from where causal, window and ALiBi count.</summary>
+    /// <summary>Where a query stands among the keys: which are its sequence's, and from where causal, window, chunks and ALiBi count.</summary>
     public QueryPlace PlaceOf(int batch, int i)
     {
         if (_places is not null)
@@ -62,6 +62,7 @@ internal sealed class AttentionMask
 
         QueryPlace place = PlaceOf(batch, i);
         long first = _options.WindowLeft >= 0 ? (long)place.Position - _options.WindowLeft : place.First;
+        first = _options.LocalChunk > 0 ? Math.Max(first, place.Position - BehindChunkStart(place)) : first;
         if (_options.QueryDepths is not null)
         {
             // Keys of the tree stand in any order of depths; those before it are all at a depth below the query's.
@@ -69,7 +70,7 @@ internal sealed class AttentionMask
         }
 
         long end = place.End;
-        if (_options.Causal || _options.DfsStart is not null)
+        if (_options.IsCausal || _options.DfsStart is not null)
         {
             end = Math.Min(end, (long)place.Position + 1);
         }
@@ -263,7 +264,7 @@ internal sealed class AttentionMask
     }
 
     private bool HasDepthRules =>
-        _options.QueryDepths is not null && (_options.Causal || _options.WindowLeft >= 0 || _options.WindowRight >= 0);
+        _options.QueryDepths is not null && (_options.IsCausal || _options.WindowLeft >= 0 || _options.WindowRight >= 0);
 
     private int Shift(int batch) => KeyLength(batch) - QueryLength(batch);
 
@@ -278,7 +279,15 @@ internal sealed class AttentionMask
         return depths.Length == _shape.QueryLength ? depths[i] : depths[(batch * _shape.QueryLength) + i];
     }
 
-    // Where key j stands for causal, window and ALiBi: a key of the tree at its depth, any other at its place.
+    // How far behind a query its chunk begins. Chunks count from the sequence's first key: one that began before it is cut short, and
+    // a node of a tree may stand there.
+    private long BehindChunkStart(QueryPlace place)
+    {
+        long rest = ((long)place.Position - place.First) % _options.LocalChunk;
+        return rest < 0 ? rest + _options.LocalChunk : rest;
+    }
+
+    // Where key j stands for causal, window, chunks and ALiBi: a key of the tree at its depth, any other at its place.
     private int KeyPosition(int batch, int j)
     {
         int query = QueryOfKey(batch, j);
@@ -292,7 +301,7 @@ internal sealed class AttentionMask
         return _options.QueryDepths is not null && query >= 0 && query < QueryLength(batch) ? query : -1;
     }
 
-    // Causal and window for keys of the tree; for those before it they are in the interval.
+    // Causal, window and chunks for keys of the tree; for those before it they are in the interval.
     private bool KeepsDepth(int batch, int i, int j)
     {
         int query = QueryOfKey(batch, j);
@@ -302,7 +311,8 @@ internal sealed class AttentionMask
         }
 
         int behind = DepthOf(batch, i) - DepthOf(batch, query);
-        return (!_options.Causal || behind >= 0)
+        return (!_options.IsCausal || behind >= 0)
+            && (_options.LocalChunk <= 0 || behind <= BehindChunkStart(PlaceOf(batch, i)))
             && (_options.WindowLeft < 0 || behind <= _options.WindowLeft)
             && (_options.WindowRight < 0 || -behind <= _options.WindowRight);
     }
@@ -391,7 +401,9 @@ internal readonly record struct KeyInterval(int First, int End)
 /// <remarks>Blittable, 16 bytes; devices keep tables of it.</remarks>
 /// <param name="First">Its sequence's first key.</param>
 /// <param name="End">One past its sequence's last key.</param>
-/// <param name="Position">Where the query itself stands on the key axis: what causal, window and ALiBi count from. The last query of a sequence stands at its last key.</param>
+/// <param name="Position">
+/// Where the query itself stands on the key axis: what causal, window, chunks and ALiBi count from. The last query of a sequence stands at its last key.
+/// </param>
 /// <param name="Sequence">The batch row, or the packed sequence.</param>
 internal readonly record struct QueryPlace(int First, int End, int Position, int Sequence)
 {

@@ -54,6 +54,21 @@ internal sealed class AttentionOption
         },
         new()
         {
+            Name = "chunk-local",
+            Text = new(Setting.LocalChunk, "Chunked local attention: query i sees key j <= i of its own chunk of N positions.")
+            {
+                ValueName = "N",
+                Rule = "a whole number of at least 1",
+                Read = (options, text) => int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int keys) && keys > 0
+                    ? options with { LocalChunk = keys }
+                    : null,
+                Write = options => Invariant($"{options.LocalChunk}"),
+            },
+            IsGiven = options => options.LocalChunk > 0,
+            AlignsQueries = true,
+        },
+        new()
+        {
             Name = "softcap",
             Text = new(Setting.Softcap, "c: score := c * tanh(score / c), before biases; 0 is off.")
             {
@@ -192,6 +207,23 @@ internal sealed class AttentionOption
                 { FreeAxis = "tail", FreeLength = options => options.TailBiasLength, TakesMinusInfinity = true },
             ],
             NotIn = OptionUses.Trees | OptionUses.Prefill,
+        },
+        new()
+        {
+            Name = "lse-base",
+            Text = new(Setting.LseBase, "Base of the log-sum-exp; default e, the natural logarithm. FlashInfer's is 2.")
+            {
+                ValueName = "e|2",
+                Rule = "e or 2",
+                Read = (options, text) => text switch
+                {
+                    "e" => options with { LseBase = LogarithmBase.Natural },
+                    "2" => options with { LseBase = LogarithmBase.Two },
+                    _ => null,
+                },
+                Write = options => options.LseBase == LogarithmBase.Two ? "2" : "e",
+            },
+            IsGiven = options => options.LseBase != LogarithmBase.Natural,
         },
     ];
 

@@ -22,6 +22,12 @@ public sealed record AttentionOptions
     /// <summary>Key j is kept when j &lt;= i + shift + right; unbounded when negative.</summary>
     public int WindowRight { get; init; } = -1;
 
+    /// <summary>
+    /// N &gt; 0: chunked local attention, as in Llama 4. Query and key stand in the same chunk of N positions, counted from the sequence's
+    /// first key behind its left padding, and the key no later than the query: causal is implied. No chunks when 0 or less.
+    /// </summary>
+    public int LocalChunk { get; init; }
+
     /// <summary>c &gt; 0: score := c·tanh(score / c), on scaled scores, before biases and masks.</summary>
     public float Softcap { get; init; }
 
@@ -52,7 +58,7 @@ public sealed record AttentionOptions
 
     /// <summary>
     /// [1 | batch, query_len] for token trees: query i stands at shift + depth[i] instead of shift + i, and so does the key that
-    /// belongs to it, key i + shift; for causal, window and ALiBi. Which of these keys a query sees says a tail mask.
+    /// belongs to it, key i + shift; for causal, window, chunks and ALiBi. Which of these keys a query sees says a tail mask.
     /// </summary>
     public int[]? QueryDepths { get; init; }
 
@@ -74,6 +80,12 @@ public sealed record AttentionOptions
     /// <summary>Keys that <see cref="TailBias"/> covers.</summary>
     public int TailBiasLength { get; init; }
 
+    /// <summary>Base of the log-sum-exp that a caller gets. Inside, everything is in natural units.</summary>
+    public LogarithmBase LseBase { get; init; }
+
+    /// <summary>No query sees a key behind its own position.</summary>
+    internal bool IsCausal => Causal || LocalChunk > 0;
+
     /// <summary>The options that are used: <c>causal, alibi of 8</c>.</summary>
     public override string ToString()
     {
@@ -83,4 +95,14 @@ public sealed record AttentionOptions
 
     /// <summary>Each query has a position of its own, at which a rotary embedding turns it; else all stand where the first new key does, as in flash-attn.</summary>
     internal bool AreQueriesAligned => AttentionOption.All.Any(option => option.AlignsQueries && option.IsUsedBy(this));
+}
+
+/// <summary>Bases of a log-sum-exp.</summary>
+public enum LogarithmBase
+{
+    /// <summary>e, as flash-attn has it.</summary>
+    Natural,
+
+    /// <summary>2, for who merges with FlashInfer: the natural logarithm divided by ln 2 in double, then rounded. -∞ stays.</summary>
+    Two,
 }

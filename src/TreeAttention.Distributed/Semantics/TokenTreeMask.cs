@@ -10,7 +10,7 @@ namespace TreeAttention.Distributed.Semantics;
 internal static class TokenTreeMask
 {
     /// <summary>The options with the trees added.</summary>
-    /// <param name="options">Whatever else holds: causal, window and ALiBi count by depth. Tails of their own are refused.</param>
+    /// <param name="options">Whatever else holds: causal, window, chunks and ALiBi count by depth. Tails of their own are refused.</param>
     /// <param name="batch">Batch rows.</param>
     /// <param name="queryLength">Queries of the longest row.</param>
     /// <param name="trees">One tree for all batch rows, or one for each. A row's tree has as many nodes as the row has queries.</param>

@@ -17,7 +17,7 @@ public sealed partial class AttentionGroup
     /// <param name="key">[tokens, kv_heads, head_dim], not rotated.</param>
     /// <param name="value">[tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[tokens, query_heads, value_dim]</param>
-    /// <param name="lse">[query_heads, tokens], natural logarithm, sinks included.</param>
+    /// <param name="lse">[query_heads, tokens], in the base of the options, sinks included.</param>
     /// <param name="cancellation">As for <see cref="Decode(DecodeStep, int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float}, CancellationToken)"/>.</param>
     /// <exception cref="ArgumentException">The step is of another group.</exception>
     /// <exception cref="FaultException">The cache is full (71) or a number must not be used (65), on every rank alike; or a rank failed.</exception>
@@ -34,7 +34,7 @@ public sealed partial class AttentionGroup
     /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
     /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, query_len], natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, query_len], in the base of the options, sinks included.</param>
     /// <param name="cancellation">
     /// Before the step it just throws. Within the step, when ranks may already wait for this one, it ends the group: in-process ranks
     /// throw, an MPI job ends with 130. Cancel all ranks alike, between steps.
@@ -60,7 +60,7 @@ public sealed partial class AttentionGroup
     /// <param name="key">[batch, tokens, kv_heads, head_dim], not rotated; any number of tokens, also none.</param>
     /// <param name="value">[batch, tokens, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, query_len], f32, natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, query_len], f32, in the base of the options, sinks included.</param>
     /// <param name="stream">A CUDA stream (CUstream, cudaStream_t) of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
     /// <param name="cancellation">As above; it does not reach work that is enqueued.</param>
     /// <exception cref="ArgumentException">The step is of another group, or a CPU is given a stream.</exception>
@@ -79,7 +79,7 @@ public sealed partial class AttentionGroup
     /// <param name="layer">The layer.</param>
     /// <param name="query">[batch, query_len, query_heads, head_dim], not rotated.</param>
     /// <param name="output">[batch, query_len, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, query_len], natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, query_len], in the base of the options, sinks included.</param>
     /// <param name="cancellation">As for <see cref="Decode(DecodeStep, int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float}, CancellationToken)"/>.</param>
     /// <exception cref="ArgumentException">The step is of another group.</exception>
     /// <exception cref="ShapeMismatchException">A tensor is of another size.</exception>
@@ -99,7 +99,7 @@ public sealed partial class AttentionGroup
     /// <param name="value">[batch, keys of this rank, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="options">Sizes, meaning of attention, layout of the keys, plan.</param>
     /// <param name="cancellation">As for <see cref="Decode(DecodeStep, int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float}, CancellationToken)"/>.</param>
-    /// <returns>[batch, query_len, query_heads, value_dim], and [batch, query_heads, query_len], natural logarithm, sinks included.</returns>
+    /// <returns>[batch, query_len, query_heads, value_dim], and the lse as <see cref="AttentionOptions.LseBase"/> [batch, query_heads, query_len].</returns>
     /// <exception cref="ArgumentException">The plan is single, where one rank has all keys, and the group has several ranks.</exception>
     /// <exception cref="FaultException">
     /// On every rank alike: a tensor is of another size or a number must not be used (65), the options contradict themselves (2, 65), ranks
@@ -129,7 +129,7 @@ public sealed partial class AttentionGroup
     /// <param name="key">[batch, nodes, kv_heads, head_dim], not rotated.</param>
     /// <param name="value">[batch, nodes, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[batch, nodes, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, nodes], natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, nodes], in the base of the options, sinks included.</param>
     /// <param name="cancellation">As for <see cref="Decode(DecodeStep, int, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, Span{float}, Span{float}, CancellationToken)"/>.</param>
     /// <exception cref="ArgumentException">The step is of another group.</exception>
     /// <exception cref="InvalidOperationException">The layer holds nodes already on which nobody has decided.</exception>
@@ -148,7 +148,7 @@ public sealed partial class AttentionGroup
     /// <param name="key">[batch, nodes, kv_heads, head_dim], not rotated.</param>
     /// <param name="value">[batch, nodes, kv_heads, value_dim]; empty when values lie in the keys.</param>
     /// <param name="output">[batch, nodes, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, nodes], f32, natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, nodes], f32, in the base of the options, sinks included.</param>
     /// <param name="stream">A CUDA stream (CUstream, cudaStream_t) of the GPU's primary context, 0 for its default stream; 0 on a CPU.</param>
     /// <param name="cancellation">As above; it does not reach work that is enqueued.</param>
     /// <exception cref="ArgumentException">The step is of another group, or a CPU is given a stream.</exception>

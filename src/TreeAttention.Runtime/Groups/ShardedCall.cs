@@ -87,7 +87,7 @@ internal sealed class ShardedCall : IDisposable
     /// <summary>Takes a state of this rank's queries over the edge: sinks, log-sum-exp, the caller's order.</summary>
     /// <param name="state">The state, in the device's memory.</param>
     /// <param name="output">[batch, indices, query_heads, value_dim]</param>
-    /// <param name="lse">[batch, query_heads, indices], natural logarithm, sinks included.</param>
+    /// <param name="lse">[batch, query_heads, indices], in the base of the options, sinks included.</param>
     public void Finish(PartialAttention state, Span<float> output, Span<float> lse)
     {
         using var host = new HostState(state.Rows, state.ValueDim);

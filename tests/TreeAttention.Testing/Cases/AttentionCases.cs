@@ -48,6 +48,13 @@ internal static class AttentionCases
             AlibiSlopes = [0.5f, 0.1f, 1f, 0.3f, 0.2f, 0.7f, 0.4f, 0.6f],
         }),
         new("left padding", new AttentionShape(2, 3, 25, 2, 1, 4, 4), new AttentionOptions { KeyStarts = [9, 25], KeyLengths = [20, 25] }),
+        new("chunks", new AttentionShape(2, 6, 31, 2, 1, 5, 4), new AttentionOptions
+        {
+            LocalChunk = 5,
+            KeyStarts = [3, 0],
+            KeyLengths = [29, 31],
+            AlibiSlopes = [0.5f, 0.1f],
+        }),
         new("depths", new AttentionShape(2, 5, 22, 2, 2, 4, 4), new AttentionOptions
         {
             QueryDepths = [0, 1, 1, 2, 1],

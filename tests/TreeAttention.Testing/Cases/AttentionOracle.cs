@@ -96,6 +96,7 @@ internal sealed class AttentionOracle
             || (options.Causal && keyPlace > place)
             || (options.WindowLeft >= 0 && keyPlace < place - options.WindowLeft)
             || (options.WindowRight >= 0 && keyPlace > place + options.WindowRight)
+            || (options.LocalChunk > 0 && (keyPlace > place || keyPlace < place - Modulo(place - start, options.LocalChunk)))
             || (options.DfsStart is not null && (key > position
                 || options.DfsStart[(batch * shape.QueryLength) + query] > options.DfsEnd![(batch * shape.KeyLength) + key]));
         int maskColumn = key - keys + options.TailMaskLength;
@@ -121,6 +122,8 @@ internal sealed class AttentionOracle
         int biasColumn = key - keys + options.TailBiasLength;
         return options.TailBias is not null && biasColumn >= 0 ? score + options.TailBias[(query * options.TailBiasLength) + biasColumn] : score;
     }
+
+    private static int Modulo(int number, int by) => ((number % by) + by) % by;
 
     // First key, end of the keys, end of the queries and number of a query's sequence.
     private (int Start, int Keys, int Queries, int Row) SequenceOf(int batch, int query)

@@ -15,6 +15,13 @@ internal static class CpuOptions
         ["causal"] = _ => new() { Causal = true },
         ["window"] = _ => new() { WindowLeft = 100, WindowRight = 3 },
         ["window of one key"] = _ => new() { WindowLeft = 0, WindowRight = 0 },
+        ["chunks"] = shape => new()
+        {
+            LocalChunk = 37,
+            KeyLengths = Lengths(shape.Batch, shape.KeyLength),
+            KeyStarts = [.. Lengths(shape.Batch, shape.KeyLength).Select(length => length / 3)],
+            AlibiSlopes = Ramp(shape.QueryHeads, 0.4f),
+        },
         ["softcap"] = _ => new() { Softcap = 1.5f, Causal = true },
         ["large softcap"] = _ => new() { Softcap = 50 },
         ["alibi"] = shape => new() { AlibiSlopes = Ramp(shape.QueryHeads, 0.4f) },
@@ -45,6 +52,7 @@ internal static class CpuOptions
             WindowRight = 0,
             AlibiSlopes = Ramp(shape.Batch * shape.QueryHeads, -0.02f),
         },
+        ["depths in chunks"] = shape => Depths(shape) with { LocalChunk = 2, KeyStarts = [.. Enumerable.Repeat(1, shape.Batch)] },
         ["depth-first"] = DepthFirst,
         ["tail mask"] = shape => TailMask(shape, Math.Min(70, shape.KeyLength)),
         ["tail mask longer than rows"] = shape => TailMask(shape, 130) with { KeyLengths = Lengths(shape.Batch, shape.KeyLength) },
@@ -68,6 +76,7 @@ internal static class CpuOptions
         ["packed"] = _ => new(),
         ["packed, causal with alibi of each sequence"] = shape => new() { Causal = true, AlibiSlopes = Ramp(4 * shape.QueryHeads, -0.02f) },
         ["packed, window with alibi"] = shape => new() { WindowLeft = 20, WindowRight = 3, AlibiSlopes = Ramp(shape.QueryHeads, 0.4f) },
+        ["packed chunks"] = _ => new() { LocalChunk = 7 },
         ["packed depth-first"] = shape => DepthFirst(shape) with { Softcap = 20 },
         ["packed with tails"] = shape => TailMask(shape, 70) with { TailBias = TailBias(shape, 9, 1, 2).TailBias, TailBiasLength = 9 },
     };

@@ -39,6 +39,8 @@ internal sealed class GoldenCase(JsonElement json) : IDisposable
                 Causal = json.TryGetProperty("causal", out JsonElement causal) && causal.GetBoolean(),
                 WindowLeft = window[0],
                 WindowRight = window[1],
+                LocalChunk = json.TryGetProperty("local_chunk", out JsonElement chunk) ? chunk.GetInt32() : 0,
+                LseBase = json.TryGetProperty("lse_base", out _) ? LogarithmBase.Two : LogarithmBase.Natural,
                 Softcap = json.TryGetProperty("softcap", out JsonElement softcap) ? softcap.GetSingle() : 0,
                 AlibiSlopes = Floats("alibi"),
                 Sinks = Floats("sinks"),

@@ -25,6 +25,8 @@ public sealed class CommandLineTests
         { "--shard zigzag --shard-lengths 9", "--shard-lengths" },
         { "--window 1", "--window" },
         { "--window 1,-2", "--window" },
+        { "--chunk-local 0", "--chunk-local" },
+        { "--lse-base 10", "--lse-base" },
         { "--scale nan", "--scale" },
         { "--scale 1,5", "--scale" },
         { "--softcap -1", "--softcap" },

@@ -50,7 +50,7 @@ public sealed class CoveringArrayTests
     [Fact]
     public void A_failing_property_is_shrunk_to_what_makes_it_fail()
     {
-        ProblemRecipe recipe = RandomProblem.RecipeOf(5) with { Options = [1, 1, 3, 1, 2, 1, 1, 1, 1, 1, 1, 1, 0, 0] };
+        ProblemRecipe recipe = RandomProblem.RecipeOf(5) with { Options = [1, 1, 3, 1, 2, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0] };
         recipe = recipe with { Shape = recipe.Shape with { KeyLength = 40 } };
 
         Exception error = Assert.Throws<InvalidOperationException>(() => RandomProblem.Holds(

@@ -16,7 +16,7 @@ public sealed class IndependenceTests
     private static readonly string[] _shared =
     [
         "TreeAttention.AttentionOptions", "TreeAttention.AttentionShape", "TreeAttention.ElementType", "TreeAttention.ElementTypes",
-        "TreeAttention.Llama3Scaling", "TreeAttention.RotaryOptions", "TreeAttention.TensorView",
+        "TreeAttention.Llama3Scaling", "TreeAttention.LogarithmBase", "TreeAttention.RotaryOptions", "TreeAttention.TensorView",
         "TreeAttention.KeyValueScales",
         "TreeAttention.Distributed.Numerics.ElementConversion", "TreeAttention.Distributed.Numerics.HostMemory",
         "TreeAttention.Distributed.Numerics.MemoryAccount", "TreeAttention.Distributed.Numerics.Region",

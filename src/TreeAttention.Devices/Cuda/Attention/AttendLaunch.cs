@@ -182,6 +182,7 @@ internal sealed class AttendLaunch(
         AttentionOptions options = problem.Options;
         (nint entries, nint ranges, _) = tables.PagesOf(shard.Plan);
         float scale = (float)problem.Scale;
+        int chunk = Math.Max(0, options.LocalChunk);
         return new AttendArguments
         {
             Queries = queries.Values.Address,
@@ -209,7 +210,7 @@ internal sealed class AttendLaunch(
             HeadDim = shape.HeadDim,
             ValueDim = shape.ValueDim,
             ValueStride = shard.Plan.ValueStride,
-            Causal = options.Causal ? 1 : 0,
+            Causal = options.IsCausal ? 1 : 0,
             WindowLeft = options.WindowLeft,
             WindowRight = options.WindowRight,
             AlibiPerBatch = options.AlibiSlopes is { } slopes && slopes.Length != shape.QueryHeads ? 1 : 0,
@@ -219,6 +220,8 @@ internal sealed class AttendLaunch(
             Scale = scale,
             ScaleRest = (float)(problem.Scale - scale),
             Softcap = options.Softcap,
+            LocalChunk = chunk,
+            ChunkOrigin = chunk == 0 ? 0 : unchecked((int)((shape.QueryLength + chunk - 1L) / chunk * chunk)), // read as unsigned
             DepthsPerBatch = options.QueryDepths is { } depths && depths.Length != shape.QueryLength ? 1 : 0,
         };
     }

@@ -38,6 +38,7 @@ internal sealed class EdgeKernels(KernelFunctions kernels, DeviceTables tables)
             QueryHeads = problem.Shape.QueryHeads,
             Count = indices.Length,
             ValueDim = state.ValueDim,
+            IsBaseTwo = problem.Options.LseBase == LogarithmBase.Two ? 1 : 0,
         };
         kernels.Launch(function, ((state.Rows + FinishRows - 1) / FinishRows, 1, 1), FinishThreads, 0, arguments, _finish.Expressions[0]);
     }

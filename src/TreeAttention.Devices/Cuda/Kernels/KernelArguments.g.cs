@@ -99,7 +99,7 @@ internal record struct AttendArguments
     internal int FirstPage;
     /// <summary>first_page + (s + 1) * pages_per_split; 0: ceil(pages / splits)</summary>
     internal int PagesPerSplit;
-    /// <summary>1: key j is seen when j &lt;= i + shift</summary>
+    /// <summary>1: key j is seen when j &lt;= i + shift; chunks imply it</summary>
     internal int Causal;
     /// <summary>j &gt;= i + shift - window_left; negative: no bound</summary>
     internal int WindowLeft;
@@ -121,10 +121,10 @@ internal record struct AttendArguments
     internal float Softcap;
     /// <summary>1: query_depths is [batch, ...]</summary>
     internal int DepthsPerBatch;
-    /// <summary>0</summary>
-    internal int Unused0;
-    /// <summary>0</summary>
-    internal int Unused1;
+    /// <summary>positions of a chunk outside of which a query sees nothing; 0: none</summary>
+    internal int LocalChunk;
+    /// <summary>a multiple of local_chunk, at least query_length; 0 without chunks</summary>
+    internal int ChunkOrigin;
 }
 
 /// <summary>
@@ -342,7 +342,7 @@ internal record struct ClearArguments
 }
 
 /// <summary>
-/// finish_states: the caller's result of a final state. 64 bytes.
+/// finish_states: the caller's result of a final state. 72 bytes.
 /// </summary>
 /// <remarks><c>finish_arguments</c></remarks>
 [StructLayout(LayoutKind.Sequential)]
@@ -351,7 +351,7 @@ internal record struct FinishArguments
     internal nint State;
     /// <summary>[batch, count, query_heads, value_dim]</summary>
     internal nint Output;
-    /// <summary>[rows] natural logarithm, sinks included</summary>
+    /// <summary>[rows] log-sum-exp, sinks included</summary>
     internal nint Lse;
     /// <summary>[query_heads], or null</summary>
     internal nint Sinks;
@@ -364,6 +364,10 @@ internal record struct FinishArguments
     internal int QueryHeads;
     internal int Count;
     internal int ValueDim;
+    /// <summary>1: lse is a logarithm to base 2; 0: natural</summary>
+    internal int IsBaseTwo;
+    /// <summary>0</summary>
+    internal int Unused;
 }
 
 /// <summary>

@@ -20,6 +20,9 @@ public sealed class AttendFilesTests
         ["window -1,-1"] = _ => (["--window", "-1,-1"], new()),
         ["window 3,0"] = _ => (["--window", "3,0"], new() { WindowLeft = 3, WindowRight = 0 }),
         ["window -1,2"] = _ => (["--window", "-1,2"], new() { WindowRight = 2 }),
+        ["chunks"] = _ => (["--chunk-local", "10", "--lse-base", "e"], new() { LocalChunk = 10 }),
+        ["chunks, window, lse to base 2"] = _ => (
+            ["--chunk-local", "20", "--window", "9,-1", "--lse-base", "2"], new() { LocalChunk = 20, WindowLeft = 9, LseBase = LogarithmBase.Two }),
         ["negative scale"] = _ => (["--scale", "-0.5"], new() { Scale = -0.5 }),
         ["scale 0"] = _ => (["--scale", "0"], new() { Scale = 0 }),
         ["softcap"] = _ => (["--softcap", "1.5"], new() { Softcap = 1.5f }),

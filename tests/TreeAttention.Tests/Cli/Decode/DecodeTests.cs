@@ -52,18 +52,20 @@ public sealed class DecodeTests
     }
 
     [Theory]
-    [InlineData("ring", 1)]
-    [InlineData("gather", 3)]
-    [InlineData("chunked", 2)]
-    public void A_prefilled_context_and_the_steps_behind_it_write_what_one_causal_call_writes(string method, int ranks)
+    [InlineData("ring", 1, "--causal")]
+    [InlineData("ring", 3, "--chunk-local 32 --lse-base 2")]
+    [InlineData("gather", 3, "--causal")]
+    [InlineData("chunked", 2, "--chunk-local 86")]
+    public void A_prefilled_context_and_the_steps_behind_it_write_what_one_causal_call_writes(string method, int ranks, string mask)
     {
         using var files = new CliFiles();
         string[] tensors = files.Tensors(new AttentionShape(2, 90, 90, 4, 2, 16, 8));
         string[] chunk = method == "chunked" ? ["--chunk", "33"] : [];
+        string[] masks = mask.Split(' ');
 
-        TreeattnProcess.Run(["attend", .. tensors, "--causal", "--output", files.At("whole.npy"), "--lse", files.At("whole-lse.npy")]).Exits(0);
+        TreeattnProcess.Run(["attend", .. tensors, .. masks, "--output", files.At("whole.npy"), "--lse", files.At("whole-lse.npy")]).Exits(0);
         TreeattnResult result = TreeattnProcess.Run(
-            ["decode", .. tensors, "--context", "84", "--causal", "--query-len", "2", "--prefill", method, .. chunk, "--ranks", $"{ranks}", "--output",
+            ["decode", .. tensors, "--context", "84", .. masks, "--query-len", "2", "--prefill", method, .. chunk, "--ranks", $"{ranks}", "--output",
             files.At("out.npy"), "--lse", files.At("lse.npy"), "--verify", "--json"]).Exits(0);
 
         Assert.Equal((84, 3), (result.Json.GetProperty("context").GetInt32(), result.Json.GetProperty("steps").GetInt32()));

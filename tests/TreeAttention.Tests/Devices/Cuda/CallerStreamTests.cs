@@ -103,8 +103,8 @@ public sealed class CallerStreamTests
         });
     }
 
-    [Theory, InlineData(false), InlineData(true)]
-    public void A_result_made_on_the_device_is_that_of_the_host_to_one_rounding(bool hasSinks)
+    [Theory, InlineData(false, LogarithmBase.Natural), InlineData(true, LogarithmBase.Natural), InlineData(true, LogarithmBase.Two)]
+    public void A_result_made_on_the_device_is_that_of_the_host_to_one_rounding(bool hasSinks, LogarithmBase lseBase)
     {
         // Rows without keys, with a huge maximum (2^127 stands for 2^400), a loud one, NaN, and queries past the end of their row.
         var shape = new AttentionShape(2, 3, 8, 5, 5, 8, 33);
@@ -112,7 +112,7 @@ public sealed class CallerStreamTests
         using var states = new HostStates(1, 2 * 5 * 3, 33, seed: 4);
         PartialAttention state = states.States[0];
         (state.Max[0], state.Max[3], state.Max[4], state.Max[7]) = (1.6e38f, -2e37f, 300, float.NaN);
-        var problem = new AttentionProblem(shape, new AttentionOptions { Sinks = hasSinks ? sinks : null, QueryLengths = [3, 2] });
+        var problem = new AttentionProblem(shape, new AttentionOptions { Sinks = hasSinks ? sinks : null, QueryLengths = [3, 2], LseBase = lseBase });
         float[] expected = new float[2 * 3 * 5 * 33], expectedLse = new float[2 * 5 * 3];
         AttentionEdge.Finish(problem, [0, 1, 2], state, expected, expectedLse);
         using CudaDevice device = EmulatedCuda.CreateDevice();

@@ -253,7 +253,7 @@ public sealed class CudaDecodeReplayTests
             "plain" => (cache, decode),
             "rotary and window" => (
                 cache with { Type = ElementType.BFloat16, Rotary = new RotaryOptions(12) },
-                decode with { Attention = new AttentionOptions { WindowLeft = 300, WindowRight = 0, Softcap = 20 } }),
+                decode with { Attention = new AttentionOptions { WindowLeft = 300, WindowRight = 0, Softcap = 20, LseBase = LogarithmBase.Two } }),
             "many queries" => (cache with { Type = ElementType.Float16 }, decode with { QueryLength = 3 }),
             "f8" => (cache with { Type = ElementType.Float8E4M3, Scales = _scales }, decode),
             "mla" => (cache with { ValuesInKeys = true, HeadDim = 24 }, decode),
@@ -262,7 +262,7 @@ public sealed class CudaDecodeReplayTests
             "token tree" => (cache with { Rotary = new RotaryOptions(8) }, decode with
             {
                 QueryLength = tree.Count,
-                Attention = TokenTreeMask.Apply(new AttentionOptions { Causal = true }, Rows, tree.Count, [tree]),
+                Attention = TokenTreeMask.Apply(new AttentionOptions { LocalChunk = 100 }, Rows, tree.Count, [tree]),
             }),
             "replicated" => (
                 cache with { Replicated = true },

@@ -16,7 +16,8 @@ public sealed class SpeculativeStepTests
     private const int KvHeads = 2;
     private const int Dim = 16;
 
-    // 508: the tree lies over the border of two pages, which belong to different ranks as soon as there are two.
+    // 508: the tree lies over the border of two pages, which belong to different ranks as soon as there are two, and with chunks of 510
+    // over the border of two of those.
     private static readonly int[] _before = [508, 130];
     private static readonly TokenTree _tree = TokenTree.FromParents([-1, 0, 0, 1, 1, 2, 3, 3, 5, 6]);
     private static readonly int[] _path = [0, 1, 3, 6, 9];
@@ -154,7 +155,7 @@ public sealed class SpeculativeStepTests
     {
         QueryLength = queries,
         QueryHeads = Heads,
-        Attention = new AttentionOptions { Causal = true, WindowLeft = 300, AlibiSlopes = [0.1f, 0.05f, 0.02f, 0.01f] },
+        Attention = new AttentionOptions { LocalChunk = 510, WindowLeft = 300, AlibiSlopes = [0.1f, 0.05f, 0.02f, 0.01f] },
         Plan = new AttentionPlan(AttentionAlgorithm.Tree, ReductionKind.Butterfly, QueryPlacement.Replicated),
     };
 

@@ -91,6 +91,34 @@ public sealed class AttentionEdgeTests
         Assert.Equal(Minus, lse);
     }
 
+    [Theory]
+    [InlineData(2f, 3f, null, 1f)]
+    [InlineData(-1e6f, 40f, 0.5f, 1f)]
+    [InlineData(Minus, 0f, -3.5f, 1f)]
+    [InlineData(Minus, 0f, null, 1f)]
+    [InlineData(float.NaN, 2f, null, 1f)]
+    [InlineData(2f, 3f, 0.5f, 0f)]
+    public void A_log_sum_exp_to_base_2_is_the_natural_one_over_ln_2_rounded_once(float max, float sum, float? sink, float queries)
+    {
+        (float[] output, float lse) = Finish(max, sum, 1.5f, sink, queryLengths: [(int)queries], lseBase: LogarithmBase.Two);
+        (float[] naturalOutput, _) = Finish(max, sum, 1.5f, sink, queryLengths: [(int)queries]);
+
+        double logit = sink ?? Minus;
+        double top = Math.Max(max, logit);
+        double keys = sum == 0 ? 0 : sum * Math.Exp(max - top);
+        double natural = queries == 0 || double.IsNegativeInfinity(top) ? Minus : top + Math.Log(keys + Math.Exp(logit - top));
+        Assert.Equal((float)(natural / Math.Log(2)), lse);
+        Assert.Equal(naturalOutput, output);
+    }
+
+    [Fact]
+    public void A_log_sum_exp_to_base_2_that_fp32_cannot_hold_is_the_largest_float()
+    {
+        (_, float lse) = Finish((float)ScoreRange.Settle(3e38), 1, 1.5f, Minus, lseBase: LogarithmBase.Two);
+
+        Assert.Equal(float.MaxValue, lse);
+    }
+
     [Fact]
     public void A_query_past_its_length_is_zero_with_minus_infinity_in_spite_of_sinks()
     {
@@ -149,11 +177,12 @@ public sealed class AttentionEdgeTests
         Assert.Throws<ShapeMismatchException>(() => AttentionEdge.Finish(problem, [0], state, new float[6], new float[1]));
     }
 
-    private static (float[] Output, float LogSumExp) Finish(float max, float sum, float element, float? sink, int[]? queryLengths = null)
+    private static (float[] Output, float LogSumExp) Finish(
+        float max, float sum, float element, float? sink, int[]? queryLengths = null, LogarithmBase lseBase = LogarithmBase.Natural)
     {
         var problem = new AttentionProblem(
             new AttentionShape(1, 1, 4, 1, 1, 1, 1),
-            new AttentionOptions { Sinks = sink is { } logit ? [logit] : null, QueryLengths = queryLengths });
+            new AttentionOptions { Sinks = sink is { } logit ? [logit] : null, QueryLengths = queryLengths, LseBase = lseBase });
         using var states = new RandomStates(1, 1, 1);
         PartialAttention state = states.Empty();
         (state.Output[0], state.Max[0], state.Sum[0]) = (element, max, sum);

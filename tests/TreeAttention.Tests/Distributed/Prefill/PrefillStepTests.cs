@@ -26,6 +26,7 @@ public sealed class PrefillStepTests
         {
             Attention = new AttentionOptions { WindowLeft = 100, AlibiSlopes = [.. Enumerable.Range(1, 16).Select(i => i * 0.01f)] },
         },
+        new("chunks of local attention, lse to base 2") { Attention = new AttentionOptions { LocalChunk = 70, LseBase = LogarithmBase.Two } },
     ];
 
     public static TheoryData<string, PrefillMethod, int> Runs

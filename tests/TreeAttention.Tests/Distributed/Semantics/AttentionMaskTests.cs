@@ -52,10 +52,10 @@ public sealed class AttentionMaskTests
     }
 
     [Fact]
-    public void A_window_of_any_size_does_not_overflow()
+    public void Windows_and_chunks_of_any_size_do_not_overflow()
     {
         var shape = new AttentionShape(1, 2, 5, 1, 1, 1, 1);
-        var options = new AttentionOptions { WindowLeft = int.MaxValue, WindowRight = int.MaxValue };
+        var options = new AttentionOptions { WindowLeft = int.MaxValue, WindowRight = int.MaxValue, LocalChunk = int.MaxValue };
 
         KeyInterval visible = new AttentionProblem(shape, options).Mask.Visible(0, 1);
 

@@ -48,11 +48,13 @@ public class AttentionOptionTests
         new(new() { Causal = true }, true),
         new(new() { WindowLeft = 0 }, true),
         new(new() { WindowRight = 3 }, true),
+        new(new() { LocalChunk = 3 }, true),
         new(new() { DfsStart = [0], DfsEnd = [0] }, true),
         new(new() { AlibiSlopes = [1], Softcap = 2, TailMask = [true], TailMaskLength = 1 }, false),
     ];
 
     [Theory, InlineData("scale", "0x1"), InlineData("scale", "1e39"), InlineData("window", "3"), InlineData("window", "-2,0"), InlineData("softcap", "-1")]
+    [InlineData("chunk-local", "0"), InlineData("chunk-local", "-2"), InlineData("chunk-local", "1.5"), InlineData("lse-base", "10")]
     public void A_text_that_breaks_its_rule_gives_no_options(string option, string text) =>
         Assert.Null(AttentionOption.All.Single(other => other.Name == option).Text!.Read(new AttentionOptions(), text));
 
@@ -62,6 +64,7 @@ public class AttentionOptionTests
         _ when type == typeof(bool) => true,
         _ when type == typeof(int) => 3,
         _ when type == typeof(float) => 2f,
+        { IsEnum: true } => Enum.GetValues(type).GetValue(1)!,
         _ => Array.CreateInstance(type.GetElementType()!, 4),
     };
 }

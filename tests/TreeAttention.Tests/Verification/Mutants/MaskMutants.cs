@@ -13,7 +13,7 @@ internal static class MaskMutants
 
     /// <summary>All of them.</summary>
     public static IReadOnlyList<Mutant> All { get; } =
-        [.. Lengths(), .. Order(), .. Windows(), .. Packing(), .. Alibi(), .. DepthFirst(), .. Tails(), .. Trees(), .. Positions()];
+        [.. Lengths(), .. Order(), .. Windows(), .. Chunks(), .. Packing(), .. Alibi(), .. DepthFirst(), .. Tails(), .. Trees(), .. Positions()];
 
     private static IEnumerable<Mutant> Lengths() =>
     [
@@ -42,9 +42,9 @@ internal static class MaskMutants
 
     private static IEnumerable<Mutant> Order() =>
     [
-        .. At(Mask, "_options.Causal || _options.DfsStart is not null",
+        .. At(Mask, "_options.IsCausal || _options.DfsStart is not null",
             ("causal ignored", "_options.DfsStart is not null"),
-            ("depth-first sees later keys", "_options.Causal")),
+            ("depth-first sees later keys", "_options.IsCausal")),
         .. At(Mask, "Math.Min(end, (long)place.Position + 1)",
             ("causal sees one key more", "Math.Min(end, (long)place.Position + 2)"),
             ("causal sees one key less", "Math.Min(end, (long)place.Position)"),
@@ -72,6 +72,28 @@ internal static class MaskMutants
             ("window right of 0 means none",
                 "_options.WindowRight == 0 ? end : Math.Min(end, (long)place.Position + _options.WindowRight + 1)"),
             ("window right by local index", "Math.Min(end, (long)i + _options.WindowRight + 1)")),
+    ];
+
+    private static IEnumerable<Mutant> Chunks() =>
+    [
+        .. At("Semantics/AttentionOptions.cs", "Causal || LocalChunk > 0",
+            ("chunks do not imply causal", "Causal")),
+        .. At(Mask, "Math.Max(first, place.Position - BehindChunkStart(place))",
+            ("chunks ignored", "first"),
+            ("chunks begin one key late", "Math.Max(first, place.Position - BehindChunkStart(place) + 1)"),
+            ("chunks begin one key early", "Math.Max(first, place.Position - BehindChunkStart(place) - 1)"),
+            ("chunks by local index", "Math.Max(first, i - (i % _options.LocalChunk))")),
+        .. At(Mask, "((long)place.Position - place.First) % _options.LocalChunk",
+            ("chunks one key longer", "((long)place.Position - place.First) % (_options.LocalChunk + 1)"),
+            ("chunks count from the first place of the row", "(long)place.Position % _options.LocalChunk"),
+            ("chunks count from the last key", "((long)place.Position - place.End) % _options.LocalChunk")),
+        .. At(Mask, "_options.LocalChunk <= 0 || behind <= BehindChunkStart(PlaceOf(batch, i))",
+            ("chunks by depth ignored", "true"),
+            ("chunks by depth one less", "_options.LocalChunk <= 0 || behind < BehindChunkStart(PlaceOf(batch, i))"),
+            ("chunks by depth one more", "_options.LocalChunk <= 0 || behind <= BehindChunkStart(PlaceOf(batch, i)) + 1")),
+        .. At("Partials/PartialMerge.cs", "logSumExp / LogarithmOfTwo",
+            ("base of the log-sum-exp ignored", "logSumExp"),
+            ("base of the log-sum-exp the other way round", "logSumExp * LogarithmOfTwo")),
     ];
 
     private static IEnumerable<Mutant> Packing() =>
@@ -140,8 +162,6 @@ internal static class MaskMutants
         .. At(Mask, "TensorPrimitives.Max<int>(ends.AsSpan((i / _blocks * shape.KeyLength) + first, count))",
             ("a block is judged by its first key", "ends[(i / _blocks * shape.KeyLength) + first]"),
             ("blocks of row 0 for all", "TensorPrimitives.Max<int>(ends.AsSpan(first, count))")),
-        .. At(Mask, "Math.Min(keys.End, (last + 1) * Keys)",
-            ("the last block lacks a key", "Math.Min(keys.End, ((last + 1) * Keys) - 1)")),
     ];
 
     private static IEnumerable<Mutant> Tails() =>
@@ -176,10 +196,10 @@ internal static class MaskMutants
 
     private static IEnumerable<Mutant> Trees() =>
     [
-        .. At(Mask, "_options.QueryDepths is not null && (_options.Causal || _options.WindowLeft >= 0 || _options.WindowRight >= 0)",
+        .. At(Mask, "_options.QueryDepths is not null && (_options.IsCausal || _options.WindowLeft >= 0 || _options.WindowRight >= 0)",
             ("depths ignored by causal", "_options.QueryDepths is not null && (_options.WindowLeft >= 0 || _options.WindowRight >= 0)"),
-            ("depths ignored by a window left", "_options.QueryDepths is not null && (_options.Causal || _options.WindowRight >= 0)"),
-            ("depths ignored by a window right", "_options.QueryDepths is not null && (_options.Causal || _options.WindowLeft >= 0)")),
+            ("depths ignored by a window left", "_options.QueryDepths is not null && (_options.IsCausal || _options.WindowRight >= 0)"),
+            ("depths ignored by a window right", "_options.QueryDepths is not null && (_options.IsCausal || _options.WindowLeft >= 0)")),
         .. At(Mask, "depths.Length == _shape.QueryLength ? depths[i] : depths[(batch * _shape.QueryLength) + i]",
             ("depths of row 0 for all", "depths[i]"),
             ("nodes stand in a row", "i")),
@@ -191,8 +211,8 @@ internal static class MaskMutants
         .. At(Mask, "_options.QueryDepths is not null && query >= 0 && query < QueryLength(batch)",
             ("the root is no node", "_options.QueryDepths is not null && query > 0 && query < QueryLength(batch)"),
             ("the last node is none", "_options.QueryDepths is not null && query >= 0 && query < QueryLength(batch) - 1")),
-        .. At(Mask, "!_options.Causal || behind >= 0",
-            ("causal hides the node itself", "!_options.Causal || behind > 0"),
+        .. At(Mask, "!_options.IsCausal || behind >= 0",
+            ("causal hides the node itself", "!_options.IsCausal || behind > 0"),
             ("causal by depth ignored", "true")),
         .. At(Mask, "_options.WindowLeft < 0 || behind <= _options.WindowLeft",
             ("window left by depth ignored", "true"),
