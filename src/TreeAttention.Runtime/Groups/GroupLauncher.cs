@@ -38,9 +38,10 @@ internal static class GroupLauncher
 
         if (environment.Launcher is { Size: > 1 } launcher)
         {
+            string rank = environment.SpeaksForAll ? "" : $"rank {environment.Rank}: ";
             Refuse(options, environment, new FaultException(
                 FaultCode.RanksDisagree,
-                $"{(environment.SpeaksForAll ? "" : $"rank {environment.Rank}: ")}{Setting.TransportInProcess} makes its ranks itself, but {launcher.Name} started {launcher.Size} processes. Leave {Setting.Transport} out, "
+                $"{rank}{Setting.TransportInProcess} makes its ranks itself, but {launcher.Name} started {launcher.Size} processes. Leave {Setting.Transport} out, "
                 + $"or start one process with {Setting.InProcessRanks}."));
         }
 

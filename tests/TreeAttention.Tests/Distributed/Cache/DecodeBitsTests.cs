@@ -80,32 +80,12 @@ public sealed class DecodeBitsTests
     [Theory, MemberData(nameof(Plans))]
     public void A_step_allocates_nothing_also_where_pages_begin(AttentionAlgorithm algorithm, ReductionKind reduction)
     {
-        var decode = new DecodeCase("allocations") { Before = [1020, 505], NewTokens = 1, Rotary = new RotaryOptions(8) };
-        long[] allocated = new long[2];
-
-        CacheRanks.Run(2, context =>
+        // A lock makes its event when two threads first meet at it, which is the runtime's and comes once; what a step allocates comes every time.
+        long[] allocated = AllocatedBySteps(algorithm, reduction);
+        for (int again = 0; again < 2 && allocated.Sum() > 0; again++)
         {
-            using var cache = new ShardedKvCache(context, decode.CacheOptions with { MaxLength = 2000 });
-            decode.Fill(cache, 512);
-            using var step = new DecodeStep(context, cache, decode.DecodeOptions(reduction, algorithm));
-            (float[] key, float[] value) = decode.LastTokens();
-            float[] query = decode.Query;
-            float[] output = new float[2 * 6 * 16];
-            float[] lse = new float[12];
-            for (int warm = 0; warm < 2; warm++)
-            {
-                step.Run(0, query, key, value, output, lse);
-            }
-
-            long before = GC.GetAllocatedBytesForCurrentThread();
-            for (int i = 0; i < 12; i++)
-            {
-                step.Run(0, query, key, value, output, lse);
-            }
-
-            allocated[context.Transport.Rank] = GC.GetAllocatedBytesForCurrentThread() - before;
-            Assert.Equal(1034, cache.LengthOf(0));
-        });
+            allocated = AllocatedBySteps(algorithm, reduction);
+        }
 
         Assert.Equal([0, 0], allocated);
     }
@@ -158,4 +138,36 @@ public sealed class DecodeBitsTests
     }
 
     private static double[] Doubles(float[] numbers, int length) => [.. numbers.Take(length * 2 * 16).Select(x => (double)x)];
+
+    private static long[] AllocatedBySteps(AttentionAlgorithm algorithm, ReductionKind reduction)
+    {
+        var decode = new DecodeCase("allocations") { Before = [1020, 505], NewTokens = 1, Rotary = new RotaryOptions(8) };
+        long[] allocated = new long[2];
+
+        CacheRanks.Run(2, context =>
+        {
+            using var cache = new ShardedKvCache(context, decode.CacheOptions with { MaxLength = 2000 });
+            decode.Fill(cache, 512);
+            using var step = new DecodeStep(context, cache, decode.DecodeOptions(reduction, algorithm));
+            (float[] key, float[] value) = decode.LastTokens();
+            float[] query = decode.Query;
+            float[] output = new float[2 * 6 * 16];
+            float[] lse = new float[12];
+            for (int warm = 0; warm < 2; warm++)
+            {
+                step.Run(0, query, key, value, output, lse);
+            }
+
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            for (int i = 0; i < 12; i++)
+            {
+                step.Run(0, query, key, value, output, lse);
+            }
+
+            allocated[context.Transport.Rank] = GC.GetAllocatedBytesForCurrentThread() - before;
+            Assert.Equal(1034, cache.LengthOf(0));
+        });
+
+        return allocated;
+    }
 }
