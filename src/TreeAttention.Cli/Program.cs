@@ -3,6 +3,7 @@ using System.CommandLine;
 using System.IO;
 using System.Linq;
 using System.Runtime.InteropServices;
+using System.Threading;
 using TreeAttention.Cli.Arguments;
 using TreeAttention.Cli.Attend;
 using TreeAttention.Cli.Bench;
@@ -19,6 +20,8 @@ namespace TreeAttention.Cli;
 /// <summary>The command-line program. Rank 0 alone writes to stdout; errors go to stderr once; exit codes are <see cref="FaultCode"/>.</summary>
 internal static class Program
 {
+    private static readonly TimeSpan _courtesy = TimeSpan.FromMilliseconds(300);
+
     private static int Main(string[] arguments)
     {
         StandardStream.Reserve();
@@ -57,6 +60,12 @@ internal static class Program
             }
 
             interruption.EndsWith(fault.Code);
+            if (!speaks && fault.IsAgreed)
+            {
+                // A launcher ends the other ranks when one is gone: rank 0 tells it first.
+                Thread.Sleep(_courtesy);
+            }
+
             return (int)fault.Code;
         }
         catch (OutOfMemoryException error)
