@@ -5,7 +5,10 @@
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: scripts/bundle-open-mpi.sh FOLDER" >&2; exit 2; }
 folder=$(realpath -m "$1")
-orterun=$(readlink -f "$(command -v mpiexec.openmpi)") || { echo "Open MPI (mpiexec.openmpi) is not installed; scripts/setup.sh --mpi installs it." >&2; exit 69; }
+orterun=$(readlink -f "$(command -v mpiexec.openmpi)") || {
+  echo "Open MPI (mpiexec.openmpi) is not installed; scripts/setup.sh --mpi installs it." >&2
+  exit 69
+}
 system=/usr/lib/x86_64-linux-gnu
 components=$system/openmpi/lib/openmpi3
 [ -e "$system/libmpi.so.40" ] && [ -d "$components" ] || { echo "No Open MPI 4.1 of Debian's layout in $system." >&2; exit 69; }
@@ -16,8 +19,10 @@ mkdir -p "$usr/bin" "$usr/lib/x86_64-linux-gnu/openmpi/lib/openmpi3" "$usr/lib/x
 cp -L "$orterun" "$usr/bin/mpiexec"
 cp -L /usr/bin/orted "$usr/bin/orted"
 
-wanted='allocator_|bml_|btl_(self|vader|tcp)|coll_(basic|libnbc|tuned|self|inter|sync|sm)|dfs_|errmgr_|ess_(hnp|pmi|singleton|env|tool)|filem_|grpcomm_|iof_'
-wanted+='|mpool_|odls_|oob_|osc_(sm|rdma|pt2pt)|plm_(rsh|isolated)|pmix_|pml_(ob1|cm)|ras_simulator|rcache_|reachable_|rmaps_|rml_|routed_|rtc_|schizo_'
+wanted='allocator_|bml_|btl_(self|vader|tcp)|coll_(basic|libnbc|tuned|self|inter|sync|sm)|dfs_|errmgr_|ess_(hnp|pmi|singleton|env|tool)'
+wanted+='|filem_|grpcomm_|iof_'
+wanted+='|mpool_|odls_|oob_|osc_(sm|rdma|pt2pt)|plm_(rsh|isolated)|pmix_|pml_(ob1|cm)|ras_simulator'
+wanted+='|rcache_|reachable_|rmaps_|rml_|routed_|rtc_|schizo_'
 wanted+='|shmem_|state_|topo_basic|vprotocol_|snapc|sstore|crs_none|compress_|event_|hwloc_|patcher_|memory_|timer_|pstat_|regx_|backtrace_|if_'
 for component in "$components"/mca_*.so; do
   [[ $(basename "$component") =~ ^mca_($wanted) ]] && cp -L "$component" "$usr/lib/x86_64-linux-gnu/openmpi/lib/openmpi3/"

@@ -41,7 +41,8 @@ run prefill-f32 "$treeattn" bench -b 2K -e 8K -f 2 --query-len 0 --causal --head
 for dtype in f32 bf16 f16; do
   run "decode-$dtype-avx2" env DOTNET_EnableAVX512=0 "$treeattn" bench -b 64K --dtype $dtype --algorithm single --ceiling -n 15
 done
-run prefill-f32-avx2 env DOTNET_EnableAVX512=0 "$treeattn" bench -b 2K -e 8K -f 2 --query-len 0 --causal --heads 8 --kv-heads 8 --algorithm single --ceiling -n 7 -w 1
+run prefill-f32-avx2 env DOTNET_EnableAVX512=0 "$treeattn" bench -b 2K -e 8K -f 2 --query-len 0 --causal --heads 8 --kv-heads 8 \
+  --algorithm single --ceiling -n 7 -w 1
 run tree-and-ring-in-process "$treeattn" bench -b 64K --ranks 2 --ceiling -n 15
 run decode-10000-steps "$treeattn" decode --context 128K --steps 10000 --heads 8 --kv-heads 2 --head-dim 64 --dtype bf16 --ranks 2 --causal
 run reproducible "$treeattn" bench -b 64K --ranks 2 --reproducible --ceiling -n 15

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long tests of the GPU path, without a GPU: the full grid of shapes over several seeds, plain and under AddressSanitizer and
 # ThreadSanitizer; every kernel instance by the compiler of real devices (scripts/fetch-nvrtc.sh; skipped where that cannot be had);
-# the whole of treeattn verify over the emulated GPU in four orders of its work.
+# every mutant of the mask; the whole of treeattn verify over the emulated GPU in four orders of its work.
 # Needs what scripts/test.sh needs, and util-linux (setarch).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +32,12 @@ TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/precise_thread" 4
 TSAN_OPTIONS=halt_on_error=1 setarch -R "$tests/append_thread" 10
 
 scripts/build.sh --all
+# All mutants of the mask, where an ordinary run tries one of each expression; and more counts of ranks.
+TREEATTN_TEST_MASK_MUTANTS=all dotnet artifacts/bin/TreeAttention.Tests/release/TreeAttention.Tests.dll -noColor \
+  -class TreeAttention.Tests.Verification.MaskMutantTests
+for ranks in 2 4 5 6 7; do
+  artifacts/treeattn/treeattn verify --ranks $ranks
+done
 for seed in 0 1 2 3; do
   for ranks in 1 3; do
     TREEATTN_CUDA=emulated TREEATTN_EMULATION_SEED=$seed artifacts/treeattn/treeattn verify --device cuda --ranks $ranks

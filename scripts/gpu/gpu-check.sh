@@ -86,7 +86,8 @@ verify=("$treeattn" verify --device cuda --oversubscribe-gpus --cases "$cases")
 samples=$here/samples
 
 timeout 60 "$treeattn" doctor | tee "$out/doctor.log"
-command -v nvidia-smi >/dev/null && timeout 60 nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv | tee "$out/nvidia-smi.log"
+command -v nvidia-smi >/dev/null &&
+  timeout 60 nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv | tee "$out/nvidia-smi.log"
 
 # Without a GPU nothing below means anything: that is one failure with its reason, not a list of skipped checks.
 first=0

@@ -54,7 +54,8 @@ def dry_run(given, treeattn):
                 print(f"combine {name}: {' '.join(command)}")
             continue
         for cell in cells_of(part, given):
-            print(f"{cell.name}: K and V {cell.kv_bytes / 2**20:.0f} MiB, {cell.operations * 1e-12:.3f} Tflop: {' '.join(treeattn.command(cell, given.rounds))}")
+            command = " ".join(treeattn.command(cell, given.rounds))
+            print(f"{cell.name}: K and V {cell.kv_bytes / 2**20:.0f} MiB, {cell.operations * 1e-12:.3f} Tflop: {command}")
 
 
 def host_memory():
@@ -180,7 +181,8 @@ def measure_combine(treeattn, report, deadline):
             over = None if not bare else row["median_us"] - bare
             report.append({"part": "combine", "cell": name, "over_bare_us": over, **row, "command": " ".join(command)})
             print(
-                f"  {name:<34} {row['reduction']:<18} {row['median_us']:>10.1f} {row['min_us']:>10.1f} {over if over is None else format(over, '+.1f'):>10}",
+                f"  {name:<34} {row['reduction']:<18} {row['median_us']:>10.1f} {row['min_us']:>10.1f}"
+                f" {over if over is None else format(over, '+.1f'):>10}",
                 flush=True,
             )
     return failed

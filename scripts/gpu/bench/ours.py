@@ -15,7 +15,8 @@ class Treeattn:
         return subprocess.run([self.program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
     def command(self, cell, rounds):
-        return [self.program, "bench", "--device", "cuda", *cell.options(), "--algorithm", "single", "--ceiling", "-n", str(rounds), "-w", "5", "--json"]
+        plan = ["--algorithm", "single", "--ceiling"]
+        return [self.program, "bench", "--device", "cuda", *cell.options(), *plan, "-n", str(rounds), "-w", "5", "--json"]
 
     def measure(self, cell, rounds, seconds):
         """The rows of a bench as they are printed, and why there is none."""
@@ -24,7 +25,8 @@ class Treeattn:
     def combine_commands(self, ranks_of, batches, rounds):
         """Every way in which ranks that share this GPU can combine their states: name, command."""
         for batch in batches:
-            bench = [self.program, "bench", "--combine", "--device", "cuda", "--oversubscribe-gpus", "--batch", str(batch), "-n", str(rounds), "-w", "20", "--json"]
+            bench = [self.program, "bench", "--combine", "--device", "cuda", "--oversubscribe-gpus"]
+            bench += ["--batch", str(batch), "-n", str(rounds), "-w", "20", "--json"]
             for ranks in ranks_of:
                 yield f"in-process, {ranks} ranks, batch {batch}", [*bench, "--ranks", str(ranks)]
                 yield f"MPI, {ranks} ranks, batch {batch}", [self.mpiexec, "-n", str(ranks), *bench]

@@ -25,8 +25,10 @@ class Report:
     @staticmethod
     def header():
         print(
-            "# call: a call and the wait for it, by the host's clock, caches cold. device: the work by the device's events (PyTorch's as a CUDA graph).\n"
-            "# read%, copy%, fma%: of treeattn's own ceilings in the same cell. ratio: the contestant's call over treeattn's; above 1 treeattn is faster."
+            "# call: a call and the wait for it, by the host's clock, caches cold. "
+            "device: the work by the device's events (PyTorch's as a CUDA graph).\n"
+            "# read%, copy%, fma%: of treeattn's own ceilings in the same cell. "
+            "ratio: the contestant's call over treeattn's; above 1 treeattn is faster."
         )
         print(
             f"# {'cell':<34} {'contestant':<18} {'call(us)':>10} {'min(us)':>10} {'device(us)':>10} {'read%':>6} {'copy%':>6} {'fma%':>6}"

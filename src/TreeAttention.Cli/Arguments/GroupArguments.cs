@@ -41,7 +41,7 @@ internal sealed class GroupArguments
 
     private readonly Option<double> _stallTimeout = new("--stall-timeout")
     {
-        Description = "Seconds without progress of a rank that end an MPI job (201); in-process ranks are not watched.",
+        Description = "Seconds without progress of a rank that end the group (201).",
         DefaultValueFactory = _ => 10,
         CustomParser = Seconds,
     };

@@ -22,13 +22,13 @@ public sealed class LauncherTests
         string[] tensors = files.Tensors(new AttentionShape(1, 2, 5000, 4, 2, 16, 24)); // ten pages, in as many lanes
         var written = new HashSet<string>();
         void Keep() => written.Add(Convert.ToHexString([.. File.ReadAllBytes(files.At("output.npy")), .. File.ReadAllBytes(files.At("lse.npy"))]));
-        foreach (int ranks in (int[])[1, 2, 3, 5, 6, 7, 8])
+        foreach (int ranks in (int[])[1, 3, 8])
         {
             AttendFilesTests.Attend(files, tensors, ["--reproducible", "--force", "--ranks", $"{ranks}"]).Exits(0);
             Keep();
         }
 
-        for (int ranks = 1; ranks <= 4; ranks++)
+        foreach (int ranks in (int[])[2, 3])
         {
             TreeattnResult result = TreeattnProcess.RunRanks(
                 mpi, ranks, [.. Arguments(files, tensors), "--reproducible", "--force", "--json", "--verify"]).Exits(0);
@@ -43,9 +43,9 @@ public sealed class LauncherTests
     }
 
     [Theory]
-    [InlineData("openmpi", "query", "position 1, head 3, dim 7"), InlineData("mpich", "query", "position 1, head 3, dim 7")]
-    [InlineData("openmpi", "key", "position 1099, head 1, dim 7"), InlineData("mpich", "key", "position 1099, head 1, dim 7")]
-    [InlineData("openmpi", "value", "position 550, head 0, dim 3"), InlineData("mpich", "value", "position 550, head 0, dim 3")]
+    [InlineData("openmpi", "query", "position 1, head 3, dim 7")]
+    [InlineData("mpich", "key", "position 1099, head 1, dim 7")]
+    [InlineData("mpich", "value", "position 550, head 0, dim 3")]
     public void A_NaN_is_told_once_and_where_it_is(string mpi, string tensor, string place)
     {
         using var files = new CliFiles();
@@ -61,7 +61,7 @@ public sealed class LauncherTests
     }
 
     [Theory]
-    [InlineData("openmpi", "--causal", "--causal"), InlineData("mpich", "--causal", "--causal")]
+    [InlineData("openmpi", "--causal", "--causal")]
     [InlineData("openmpi", "--dtype f16", "--dtype")]
     [InlineData("mpich", "--reduction butterfly", "--reduction")]
     [InlineData("openmpi", "--shard zigzag", "--shard")]
@@ -90,7 +90,7 @@ public sealed class LauncherTests
         Assert.Empty(process.Survivors());
     }
 
-    [Theory, InlineData("openmpi", "ring"), InlineData("mpich", "ring"), InlineData("openmpi", "ring-no-overlap"), InlineData("mpich", "ring-no-overlap")]
+    [Theory, InlineData("openmpi", "ring"), InlineData("mpich", "ring-no-overlap")]
     public void Decode_by_a_ring_verifies(string mpi, string algorithm)
     {
         TreeattnResult result = TreeattnProcess.RunRanks(
@@ -196,11 +196,11 @@ public sealed class LauncherTests
     }
 
     [Theory, InlineData("openmpi"), InlineData("mpich")]
-    public void Verify_passes_on_1_to_4_ranks_with_the_reproducible_bits_of_in_process_ranks(string mpi)
+    public void Verify_passes_on_1_3_and_4_ranks_with_the_reproducible_bits_of_in_process_ranks(string mpi)
     {
         string? Bits(TreeattnResult result) => result.Json.GetProperty("reproducible_bits").GetString();
         string? expected = Bits(TreeattnProcess.Run("verify", "--cases", "1", "--json").Exits(0));
-        for (int ranks = 1; ranks <= 4; ranks++)
+        foreach (int ranks in (int[])[1, 3, 4])
         {
             // All cases on three ranks, which divide nothing; the digest does not depend on how many cases there are.
             string[] cases = ranks == 3 ? [] : ["--cases", "40"];

@@ -63,7 +63,7 @@ public sealed class RunTests
             "tree/allgather", "tree/butterfly", "tree/fused", "tree/one-shot", "tree/three-allreduce", "tree/two-allreduce", "tree/two-level",
         ];
         var bits = new HashSet<string?>();
-        foreach (int ranks in (int[])[1, 2, 3, 4, 5, 8])
+        foreach (int ranks in (int[])[1, 3, 8]) // nightly more of them
         {
             TreeattnResult result = TreeattnProcess.Run("verify", "--ranks", $"{ranks}", "--json").Exits(0);
 

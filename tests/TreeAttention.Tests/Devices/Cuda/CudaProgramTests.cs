@@ -11,15 +11,13 @@ namespace TreeAttention.Tests.Devices.Cuda;
 [Collection(EmulatedGpu.Name)]
 public sealed class CudaProgramTests
 {
-    [Theory]
-    [InlineData(1)]
-    [InlineData(2)]
-    public void Verify_passes_on_an_emulated_gpu(int ranks)
+    [Fact]
+    public void Verify_passes_on_emulated_gpus()
     {
         EmulatedCuda.RequireLibrary();
 
         (int code, string output, string errors) = Run(
-            ["verify", "--device", "cuda", "--ranks", $"{ranks}"],
+            ["verify", "--device", "cuda", "--ranks", "2"], // nightly on one and three
             ("TREEATTN_CUDA", "emulated"), ("TREEATTN_CUDA_LIBRARY", EmulatedCuda.Library), ("XDG_CACHE_HOME", EmulatedCuda.CacheFolder));
 
         Assert.True(code == 0, output + errors);
