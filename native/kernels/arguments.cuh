@@ -98,7 +98,7 @@ struct precise_arguments {
   double scale;               // factor on query . key
   double score_limit;         // fp32 is exact enough for |scale| |query| |key| + bias up to here
   float value_limit;          // and for values up to here
-  int unused;                 // 0
+  int by_row;                 // 1: of a page beyond its limits the keys decide that the row sees
 };
 
 // Where a token's rows go, counted from `contents`. 24 bytes.

@@ -4,7 +4,9 @@
 //
 // A warp per query row and split, four to a block; warps never meet. A warp first measures its
 // query and looks at the limits of the split's pages, and returns where fp32 is exact enough: then
-// it has read one query and 8 bytes a page. Else it walks over tiles of 32 keys: for the scores a
+// it has read one query and 8 bytes a page. Where results are reproducible (`by_row`), a page that
+// is beyond its limits is measured once more, over the keys that the row sees: limits also tell of
+// keys that are hidden, or gone. Else the warp walks over tiles of 32 keys: for the scores a
 // lane owns a key, for the output columns. Scores, weights and sums are doubles, rounded once when
 // they leave; a finite output that fp32 cannot hold becomes the largest it can. A hidden key is not
 // computed with. A score of NaN makes the row NaN, one of +inf its output NaN and its max +inf.
@@ -50,8 +52,46 @@ __device__ bool has_near_keys(const attend_arguments& a, const query_row& row, i
   return slope * double(furthest) <= most_bias && !a.query_depths;
 }
 
+// Whether fp32 is exact enough for the keys of a page that the row sees. What it finds is never
+// more than the page's limits say, so limits that let a page pass decide as this does.
+template <class element>
+__device__ bool is_exact_for_seen(const precise_arguments& p, const query_row& row, int kv_head,
+                                  double magnitude, const page_entry& page, int lane) {
+  const attend_arguments& a = p.attend;
+  const interval seen = keys_in(page, row.visible);
+  const size_t head = size_t(kv_head) * page.capacity;
+  const element* const contents = static_cast<const element*>(a.contents);
+  const element* const keys = contents + page.key_offset + head * a.head_dim;
+  const element* const values = contents + page.value_offset + head * a.value_stride;
+  const bool has_rules = has_key_rules(a);
+  double squares = 0, largest = 0, bias = 0;
+  for (int key = seen.first + lane; key < seen.end; key += 32) {
+    const int place = position_in(page, key);
+    if (has_rules && apply_key_rules(a, row, place, 0.0) == minus_infinity()) continue;
+    double own = 0;
+#pragma unroll 1  // registers are scarce
+    for (int i = 0; i < a.head_dim; ++i) {
+      const double number = to_float(keys[size_t(key) * a.head_dim + i]);
+      own = fma(number, number, own);
+    }
+    squares = larger(squares, own);
+#pragma unroll 1
+    for (int i = 0; i < a.value_dim; ++i)
+      largest = larger(largest, fabs(double(to_float(values[size_t(key) * a.value_stride + i]))));
+    if (a.alibi_slopes || a.tail_bias) bias = larger(bias, largest_bias_at(a, row, place));
+  }
+  for (int d = 16; d > 0; d /= 2) {
+    squares = larger(squares, __shfl_xor_sync(0xffffffffu, squares, d));
+    largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, d));
+    bias = larger(bias, __shfl_xor_sync(0xffffffffu, bias, d));
+  }
+  const double bound = magnitude * (sqrt(squares) * key_scale_of(a, kv_head)) + bias;
+  return bound <= p.score_limit && largest * value_scale_of(a, kv_head) <= p.value_limit;
+}
+
 // Whether the fast kernel's state of the row over pages `first` to `last` - 1 is not exact enough.
 // Looks at the row's own numbers and the pages alone, so a row's bits depend on no other row.
+template <class element>
 __device__ bool needs_precision(const precise_arguments& p, const query_row& row, int kv_head,
                                 const float* query, int first, int last, int lane) {
   const attend_arguments& a = p.attend;
@@ -60,7 +100,9 @@ __device__ bool needs_precision(const precise_arguments& p, const query_row& row
     squares = fma(double(__ldg(query + i)), double(__ldg(query + i)), squares);
   const double magnitude = fabs(p.scale) * sqrt(sum_of_warp(squares));
   bool is_needed = false;
-  for (int n = first + lane; n < last; n += 32) {
+  // All lanes look at the same page where they may measure it together.
+  const int stride = p.by_row ? 1 : 32;
+  for (int n = first + (p.by_row ? 0 : lane); n < last; n += stride) {
     const page_limits limits = p.limits[size_t(p.slots[n]) * a.kv_heads + kv_head];
     const page_entry page = a.pages[n];
     const double bias = a.alibi_slopes || a.tail_bias ? largest_bias(a, row, page) : 0;
@@ -71,6 +113,10 @@ __device__ bool needs_precision(const precise_arguments& p, const query_row& row
     const bool is_finite = limits.largest_key_norm - limits.largest_key_norm == 0 &&
                            limits.largest_value - limits.largest_value == 0;
     if (is_exact) continue;
+    if (p.by_row) {
+      if (!is_exact_for_seen<element>(p, row, kv_head, magnitude, page, lane)) return true;
+      continue;
+    }
     const interval seen = keys_in(page, row.visible);
     is_needed |= !is_finite || seen.end > seen.first;
   }
@@ -90,9 +136,11 @@ __global__ void __launch_bounds__(128, 4)
   const query_row row = make_row(a, batch, kv_head, number);
   const size_t place = (size_t(batch) * a.kv_heads + kv_head) * rows_per_head + number;
   const float* const query = a.queries + place * a.head_dim;
-  tile_walk<precise_keys> walk = start_walk<precise_keys>(a, batch, split, hull_of(a, row));
   const int first_page = first_page_of(a, batch, split);
-  if (!needs_precision(p, row, kv_head, query, first_page, walk.last_page, lane)) return;
+  const int last_page =
+      min(first_page + pages_per_split_of(a, batch), __ldg(a.page_ranges + batch + 1));
+  if (!needs_precision<element>(p, row, kv_head, query, first_page, last_page, lane)) return;
+  tile_walk<precise_keys> walk = start_walk<precise_keys>(a, batch, split, hull_of(a, row));
 
   double* const own = static_cast<double*>(shared_memory()) + warp * (a.head_dim + precise_keys);
   double* const weights = own + a.head_dim;  // [32]
@@ -115,6 +163,7 @@ __global__ void __launch_bounds__(128, 4)
     double score = minus_infinity();
     if (key >= first && key < end) {
       double product = 0;
+#pragma unroll 2  // registers are scarce
       for (int i = 0; i < a.head_dim; ++i)
         product = fma(double(to_float(keys[size_t(key) * a.head_dim + i])), own[i], product);
       score = p.scale * key_scale * product;

@@ -18,11 +18,13 @@
 // where a lane finds the same four bytes of a row that it would of 16-bit elements: so key columns
 // meet the tensor cores in another order, which queries follow, and value columns even ones first,
 // which the output undoes. Weights are rounded to the type of the arithmetic before they meet the
-// values, sums are not.
+// values, sums are not. Where results are reproducible a row adds up its weights by quarters of a
+// tile, and the quarters in their order (`has_quarters`): as a block of 16 rows does of itself, so
+// that a row's bits are the same however many rows a block has.
 #include "tensor_tiles.cuh"
 
 template <class element, int head_tile, int value_tile, bool values_in_keys, int row_warps,
-          int tile_keys, int stages>
+          int tile_keys, int stages, bool has_quarters = false>
 __global__ void __launch_bounds__(128, 2)
     attend_tensor(const __grid_constant__ attend_arguments a) {
   using arithmetic = typename arithmetic_of<element>::type;
@@ -30,6 +32,8 @@ __global__ void __launch_bounds__(128, 2)
   constexpr bool is_narrow = sizeof(element) == 1;
   constexpr int key_steps = is_narrow ? 4 : 2, value_steps = is_narrow ? 2 : 1;  // of 16, a load
   constexpr int warp_keys = tile_keys / key_warps, warp_columns = value_tile / key_warps;
+  constexpr int quarters = has_quarters ? row_warps : 1;  // of a tile that a warp has
+  constexpr int quarter_groups = warp_keys / 8 / quarters;
   constexpr int key_elements = tile_keys * head_tile;
   constexpr int stage = key_elements + (values_in_keys ? 0 : tile_keys * value_tile);
   constexpr int value_columns = values_in_keys ? head_tile : value_tile;
@@ -53,7 +57,7 @@ __global__ void __launch_bounds__(128, 2)
   arithmetic* const weights = queries + rows * head_tile;                       // [rows][tile_keys]
   float* const factors = reinterpret_cast<float*>(weights + rows * tile_keys);  // [rows]
   float* const tops = factors + 64;                                             // [key_warps][rows]
-  float* const sums = tops + 64;                                                // [key_warps][rows]
+  float* const sums = reinterpret_cast<float*>(weights);  // [4 at most][rows], after the last tile
 
   auto fetch = [&](const tile_walk<tile_keys>& walk, int into) {
     const page_entry page = a.pages[walk.page];
@@ -89,7 +93,8 @@ __global__ void __launch_bounds__(128, 2)
                             make_row(a, batch, kv_head, first_row + local_row + 8)};
   const bool key_rules = has_key_rules(a);
   const float key_scale = key_scale_of(a, kv_head);
-  float out[warp_columns / 8][4] = {}, peak[2] = {minus_infinity(), minus_infinity()}, sum[2] = {};
+  float out[warp_columns / 8][4] = {}, peak[2] = {minus_infinity(), minus_infinity()};
+  float sum[2][quarters] = {};
   interval seen[2];
   int known_page = -1;
 
@@ -174,20 +179,23 @@ __global__ void __launch_bounds__(128, 2)
       const float base = highest == minus_infinity() ? 0.f : highest;  // no key seen yet
       correction[h] = exp2_fast((peak[h] - base) * log2_e);
       peak[h] = highest;
-      float total = 0;
 #pragma unroll
-      for (int n = 0; n < warp_keys / 8; ++n) {
-        const float low = exp2_fast((score[n][2 * h] - base) * log2_e);
-        const float high = exp2_fast((score[n][2 * h + 1] - base) * log2_e);
-        total += low + high;
-        pairs[n][h] = pack(arithmetic(), low, high);
-        if constexpr (key_warps > 1) {
-          const int chunk = key_warp * (warp_keys / 8) + n;
-          const int place = tile_offset<arithmetic, tile_keys>(local_row + h * 8, chunk);
-          *reinterpret_cast<unsigned*>(weights + place + lane % 4 * 2) = pairs[n][h];
+      for (int q = 0; q < quarters; ++q) {
+        float total = 0;
+#pragma unroll
+        for (int n = q * quarter_groups; n < (q + 1) * quarter_groups; ++n) {
+          const float low = exp2_fast((score[n][2 * h] - base) * log2_e);
+          const float high = exp2_fast((score[n][2 * h + 1] - base) * log2_e);
+          total += low + high;
+          pairs[n][h] = pack(arithmetic(), low, high);
+          if constexpr (key_warps > 1) {
+            const int chunk = key_warp * (warp_keys / 8) + n;
+            const int place = tile_offset<arithmetic, tile_keys>(local_row + h * 8, chunk);
+            *reinterpret_cast<unsigned*>(weights + place + lane % 4 * 2) = pairs[n][h];
+          }
         }
+        sum[h][q] = sum[h][q] * correction[h] + total;
       }
-      sum[h] = sum[h] * correction[h] + total;
     }
     if constexpr (key_warps > 1) {
       __syncthreads();  // the weights of all keys of the tile are there
@@ -227,10 +235,15 @@ __global__ void __launch_bounds__(128, 2)
     }
   }
 
+  __syncthreads();  // no warp reads the weights of the last tile any more
+#pragma unroll
   for (int h = 0; h < 2; ++h) {
-    sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
-    sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
-    if (lane % 4 == 0) sums[key_warp * rows + local_row + h * 8] = sum[h];
+#pragma unroll
+    for (int q = 0; q < quarters; ++q) {
+      sum[h][q] += __shfl_xor_sync(0xffffffffu, sum[h][q], 1);
+      sum[h][q] += __shfl_xor_sync(0xffffffffu, sum[h][q], 2);
+      if (lane % 4 == 0) sums[(key_warp * quarters + q) * rows + local_row + h * 8] = sum[h][q];
+    }
   }
   __syncthreads();  // the sums of all warps are there
 
@@ -242,8 +255,8 @@ __global__ void __launch_bounds__(128, 2)
     const int local = local_row + h * 8;
     if (local >= row_count) continue;
     float total = 0;
-    for (int w = 0; w < key_warps; ++w)
-      total += sums[w * rows + local];
+    for (int q = 0; q < key_warps * quarters; ++q)
+      total += sums[q * rows + local];
     const float inverse = total > 0 ? value_scale_of(a, kv_head) / total : 0.f;
     const size_t target = head_row + local;
 #pragma unroll

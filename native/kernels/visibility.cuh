@@ -165,7 +165,9 @@ __device__ __forceinline__ number apply_key_rules(const attend_arguments& a, con
   if (a.tail_bias) {
     const int column = from_end + a.tail_bias_length;
     const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
-    if (column >= 0) score += __ldg(a.tail_bias + line * a.tail_bias_length + column);
+    const float bias = column < 0 ? 0.f : __ldg(a.tail_bias + line * a.tail_bias_length + column);
+    if (bias == minus_infinity()) return minus_infinity();  // whatever its score
+    if (column >= 0) score += bias;
   }
   if (a.tail_mask) {
     const int column = from_end + a.tail_mask_length;
@@ -202,6 +204,19 @@ __device__ __forceinline__ double largest_bias(const attend_arguments& a, const 
     tail = magnitude <= tail ? tail : magnitude;  // a NaN stays
   }
   return alibi + tail;
+}
+
+// As largest_bias, of the one key at a place that the row sees.
+__device__ __forceinline__ double largest_bias_at(const attend_arguments& a, const query_row& row,
+                                                  int place) {
+  const double behind = distance_of(a, row, place);
+  const double alibi = a.alibi_slopes ? fmax(0.0, -double(alibi_slope(a, row)) * fabs(behind)) : 0;
+  const int column = place - row.key_end + a.tail_bias_length;
+  if (!a.tail_bias || column < 0) return alibi;
+  const size_t query = size_t(row.batch) * a.query_length + row.index;
+  const size_t line = a.tail_bias_per_batch ? query : size_t(row.index);
+  const double bias = __ldg(a.tail_bias + line * a.tail_bias_length + column);
+  return bias == minus_infinity() ? alibi : alibi + fabs(bias);
 }
 
 // What a stored element of a key is multiplied by, and one of a value.

@@ -55,6 +55,8 @@ defect(no_barrier_after_weights attend_tensor.cu plain ${wrong}
   "__syncthreads();  // the weights of all keys" "// the weights of all keys")
 defect(no_barrier_after_weights_is_a_race attend_tensor.cu thread ${race}
   "__syncthreads();  // the weights of all keys" "// the weights of all keys")
+defect(sums_meet_weights_is_a_race attend_tensor.cu thread ${race}
+  "__syncthreads();  // no warp reads the weights of the last tile" "// no warp reads the weights of the last tile")
 defect(no_barrier_after_sums attend_tensor.cu plain ${wrong}
   "__syncthreads();  // the sums of all warps" "// the sums of all warps")
 defect(a_lane_skips_a_shuffle attend_tensor.cu plain "(lanes of a warp meet at different operations|deadlock: threads wait for .* shuffle at)"
@@ -78,7 +80,7 @@ defect(reads_absent_keys tensor_tiles.cuh plain ${wrong}
 defect(weights_of_base_two tensor_tiles.cuh plain ${wrong}
   "constexpr float log2_e = 1.4426950408889634f" "constexpr float log2_e = 1.f")
 defect(no_correction_of_sums attend_tensor.cu plain ${wrong}
-  "sum[h] = sum[h] * correction[h] + total" "sum[h] += total")
+  "sum[h][q] = sum[h][q] * correction[h] + total" "sum[h][q] += total")
 defect(heads_are_swapped attend_tensor.cu plain ${wrong}
   "const size_t head = size_t(kv_head) * page.capacity" "const size_t head = size_t(a.kv_heads - 1 - kv_head) * page.capacity")
 defect(heads_lie_count_apart attend_tensor.cu plain ${wrong}

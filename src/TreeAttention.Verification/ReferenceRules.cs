@@ -29,9 +29,14 @@ internal sealed class ReferenceRules
         (_shape, _options, _batch, _query) = (shape, options, batch, query);
         if (options is { PackedQueries: { } queryBounds, PackedKeys: { } keyBounds })
         {
-            while (query >= queryBounds[_sequence + 1])
+            while (_sequence < queryBounds.Length - 1 && query >= queryBounds[_sequence + 1])
             {
                 _sequence++;
+            }
+
+            if (_sequence == queryBounds.Length - 1)
+            {
+                return; // padding behind the last sequence
             }
 
             _firstKey = keyBounds[_sequence];

@@ -1,5 +1,6 @@
 using System;
 using TreeAttention.Distributed.Cache;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Cli.Arguments;
 
@@ -18,10 +19,11 @@ internal static class AutoScales
     /// <param name="sizes">The tensors' sizes.</param>
     /// <param name="tokens">Tokens of each row that are measured, from the first on.</param>
     /// <param name="open">The tokens.</param>
+    /// <param name="present">The tokens that there are; all when null.</param>
     /// <exception cref="FaultException">A number is not finite (65).</exception>
     public static KeyValueScales? Settle(
         AttentionGroup group, ScalesRequest request, KeyValueScales? given, ElementType storage, CacheOptions sizes, int tokens,
-        Func<CacheOptions, ITokenSource> open)
+        Func<CacheOptions, ITokenSource> open, PresentTokens? present = null)
     {
         if (!request.IsAuto || given is null)
         {
@@ -33,7 +35,7 @@ internal static class AutoScales
         ScaleMeter meter = group.Together(() =>
         {
             var measured = new ScaleMeter(numbers);
-            measured.Measure(open(numbers), tokens, group.Rank, group.Size);
+            measured.Measure(open(numbers), tokens, group.Rank, group.Size, present);
             return measured;
         });
         KeyValueScales scales = meter.Agree(group.Context.Control, storage);

@@ -75,7 +75,7 @@ internal sealed class InputTensors : IDisposable
 
     /// <summary>Finds the scales that follow from the numbers of the first tokens, all when null. Every rank calls it.</summary>
     /// <exception cref="FaultException">A number is not finite (65).</exception>
-    public void SettleScales(AttentionGroup group, RotaryOptions? rotary = null, int? tokens = null)
+    public void SettleScales(AttentionGroup group, RotaryOptions? rotary = null, int? tokens = null, PresentTokens? present = null)
     {
         bool inKeys = _request.ValueFromKey is not null;
         var sizes = new CacheOptions
@@ -91,7 +91,7 @@ internal sealed class InputTensors : IDisposable
         };
         Scales = AutoScales.Settle(
             group, _request.Scales, Scales, StorageType, sizes, tokens ?? Shape.KeyLength,
-            options => new TensorTokens(Key, inKeys ? null : Value, options));
+            options => new TensorTokens(Key, inKeys ? null : Value, options), present);
     }
 
     /// <summary>Types, shapes and contents, which ranks compare before work.</summary>

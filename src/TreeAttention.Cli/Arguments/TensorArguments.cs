@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
@@ -142,6 +143,9 @@ internal sealed record ScaleRequest(float? Number, string? File)
 {
     private const string Auto = "auto";
 
+    // As C and Python write it: a number out of range, not the name of a file.
+    private static readonly HashSet<string> _infinities = new(["inf", "+inf", "-inf"], StringComparer.OrdinalIgnoreCase);
+
     /// <summary>The scales follow from the numbers that are stored.</summary>
     public bool IsAuto => Number is null && File is null;
 
@@ -154,7 +158,12 @@ internal sealed record ScaleRequest(float? Number, string? File)
         string text = result.Tokens[0].Value;
         if (!double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double number))
         {
-            return new ScaleRequest(null, text == Auto ? null : text);
+            if (!_infinities.Contains(text))
+            {
+                return new ScaleRequest(null, text == Auto ? null : text);
+            }
+
+            number = double.PositiveInfinity;
         }
 
         if (KeyValueScales.IsScale((float)number))

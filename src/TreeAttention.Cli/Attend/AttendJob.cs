@@ -18,10 +18,10 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     {
         Begin();
         using InputTensors inputs = group.Together(() => new InputTensors(request.Tensors, request.Semantics.IsPacked));
-        inputs.SettleScales(group);
         AttentionOptions options = group.Together(() =>
             SemanticsReader.Read(request.Semantics, inputs.Shape, request.Tensors.NonFinite));
         AttentionProblem problem = group.Together(() => new AttentionProblem(inputs.Shape, options));
+        inputs.SettleScales(group, present: problem.Present);
         group.Agree(Settings(inputs, options));
         using OutputFiles outputs = group.Together(() => new OutputFiles(
             group.IsRoot ? request.Output : null, group.IsRoot ? request.Lse : null, request.Force));
@@ -62,7 +62,7 @@ internal sealed class AttendJob(AttendRequest request, AttentionGroup group)
     private ShardedCall LayOut(AttentionProblem problem, InputTensors inputs) => new(
         group, problem, request.Plan.Plan, request.Plan.Layout, inputs.StorageType, request.Tensors.ValueFromKey is not null,
         plan => KeyValueLoader.Load(group.Context.Device, plan, inputs.Key, inputs.Value, request.Tensors.NonFinite),
-        indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite),
+        indices => QueryLoader.Load(group.Context.Device, inputs.Shape, inputs.Query, indices, request.Tensors.NonFinite, problem.Present),
         inputs.Scales);
 
     private VerificationReport? Verify(AttentionProblem problem, InputTensors inputs, AttentionResult? result) =>

@@ -266,7 +266,7 @@ internal sealed class CaseRun : IDisposable
     public long DigestAlone() => _group.Together(() =>
     {
         AttentionShape shape = _case.Problem.Shape;
-        var shards = new ShardMap(shape, ShardLayout.Lanes, 1, _case.StorageType, _case.ValuesInKeys, _case.Scales);
+        var shards = new ShardMap(shape, ShardLayout.Lanes, 1, _case.StorageType, _case.ValuesInKeys, _case.Scales, _case.Problem.Present, true);
         KeyValueShard shard = LoadShard(shards.PlanOf(0));
         int rows = _call.Queries.RowsFor(shape);
         Region region = Device.Allocate(PartialAttention.FloatsFor(rows, shape.ValueDim) * sizeof(float), ElementType.Float32);
@@ -311,7 +311,7 @@ internal sealed class CaseRun : IDisposable
         KeyValueLoader.Load(Device, plan, _tensors.Key, _case.ValuesOf(_tensors), NonFinitePolicy.Error);
 
     private QueryBlock LoadQueries(int[] indices) =>
-        QueryLoader.Load(Device, _case.Problem.Shape, _tensors.Query, indices, NonFinitePolicy.Error);
+        QueryLoader.Load(Device, _case.Problem.Shape, _tensors.Query, indices, NonFinitePolicy.Error, _case.Problem.Present);
 
     private long DigestOf(PartialAttention state)
     {

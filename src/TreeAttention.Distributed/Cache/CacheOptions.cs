@@ -28,7 +28,7 @@ public sealed record CacheOptions
     /// <summary>Storage type of keys and values.</summary>
     public ElementType Type { get; init; } = ElementType.Float32;
 
-    /// <summary>Scales of storage that has some; 1 when null. Numbers up to the type's largest (f8e4m3: 448) × the scale of their KV head can be stored.</summary>
+    /// <summary>Scales of storage that has some; 1 when null. Numbers that round to the type's largest × the scale of their KV head can be stored (f8e4m3: up to 464, i8: below 127.5).</summary>
     public KeyValueScales? Scales { get; init; }
 
     /// <summary>Most tokens of a row.</summary>

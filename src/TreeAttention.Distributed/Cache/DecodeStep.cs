@@ -325,13 +325,18 @@ public sealed class DecodeStep : IDisposable, IGroupStep<LayerCall>, IGroupStep<
     private void RequireQueries(ReadOnlySpan<float> query)
     {
         RequireQueries(query.Length);
-        int refused = StorageCheck.FirstRefused(query, _cache.Options.NonFinite);
-        if (refused >= 0)
+        int floats = Problem.Shape.QueryHeads * Problem.Shape.HeadDim;
+        for (int batch = 0; batch < _rows.Length; batch++)
         {
-            (int row, int dim) = Math.DivRem(refused, Problem.Shape.HeadDim);
-            (int token, int head) = Math.DivRem(row, Problem.Shape.QueryHeads);
-            (int batch, int index) = Math.DivRem(token, Problem.Shape.QueryLength);
-            throw StorageRange.FaultOf("query", batch, index, head, dim, query[refused], ElementType.Float32, NonFinitePolicy.Error)!;
+            // Queries past a row's end are absent: nobody looks at them.
+            ReadOnlySpan<float> present = query.Slice(batch * Problem.Shape.QueryLength * floats, Problem.Mask.QueryLength(batch) * floats);
+            int refused = StorageCheck.FirstRefused(present, _cache.Options.NonFinite);
+            if (refused >= 0)
+            {
+                (int row, int dim) = Math.DivRem(refused, Problem.Shape.HeadDim);
+                (int index, int head) = Math.DivRem(row, Problem.Shape.QueryHeads);
+                throw StorageRange.FaultOf("query", batch, index, head, dim, present[refused], ElementType.Float32, NonFinitePolicy.Error)!;
+            }
         }
     }
 }

@@ -20,8 +20,13 @@ internal sealed class ScaleMeter(CacheOptions options)
     private readonly float[] _largest = new float[2 * options.KvHeads]; // of keys, then of values
 
     /// <summary>Measures this rank's even share of the first tokens of every row.</summary>
+    /// <param name="source">The tokens.</param>
+    /// <param name="tokens">Tokens of each row.</param>
+    /// <param name="rank">0 to <paramref name="ranks"/> - 1.</param>
+    /// <param name="ranks">Ranks that share the tokens.</param>
+    /// <param name="present">The tokens that there are; all when null.</param>
     /// <exception cref="FaultException">A token cannot be read, or is not finite where that is an error.</exception>
-    public void Measure(ITokenSource source, int tokens, int rank, int ranks)
+    public void Measure(ITokenSource source, int tokens, int rank, int ranks, PresentTokens? present = null)
     {
         int first = (int)((long)tokens * rank / ranks);
         int end = (int)((long)tokens * (rank + 1) / ranks);
@@ -29,6 +34,11 @@ internal sealed class ScaleMeter(CacheOptions options)
         {
             for (int position = first; position < end; position++)
             {
+                if (present?.HasKey(row, position) == false)
+                {
+                    continue;
+                }
+
                 source.Read(row, position, _keys, _values);
                 if (!source.IsRotated)
                 {

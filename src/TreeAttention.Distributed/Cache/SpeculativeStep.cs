@@ -92,7 +92,7 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
 
     /// <summary>Keeps the nodes of an accepted path, as if they alone had been appended, and drops the others.</summary>
     /// <param name="batch">The batch row.</param>
-    /// <param name="path">The nodes from the root on, each a child of the one before; also none.</param>
+    /// <param name="path">The nodes from a root on, each a child of the one before; also none.</param>
     /// <exception cref="InvalidOperationException">The row has no tree, or not in every layer.</exception>
     /// <exception cref="ArgumentException">The nodes are no path.</exception>
     internal void Commit(int batch, ReadOnlySpan<int> path)
@@ -178,7 +178,7 @@ public sealed class SpeculativeStep : IDisposable, IGroupStep<LayerCall>, IGroup
         {
             if (path[i] < 0 || path[i] >= tree.Count || tree.Parents[path[i]] != (i == 0 ? -1 : path[i - 1]))
             {
-                throw new ArgumentException($"Node {path[i]} does not continue the path: it must run from the root, each node a child of the one before.", nameof(path));
+                throw new ArgumentException($"Node {path[i]} does not continue the path: it must run from a root, each node a child of the one before.", nameof(path));
             }
         }
 

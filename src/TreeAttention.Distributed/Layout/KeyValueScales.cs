@@ -7,7 +7,7 @@ namespace TreeAttention;
 
 /// <summary>Scales of keys and values in a storage type that has some: a number is the stored element × the scale of its KV head.</summary>
 /// <remarks>
-/// An element is stored as the one nearest to number / scale, so numbers up to the type's largest × scale can be stored (448 of f8e4m3). Scales are between
+/// An element is stored as the one nearest to number / scale, so numbers that round to the type's largest × scale can be stored (f8e4m3: up to 464). Scales are between
 /// <see cref="Smallest"/> and <see cref="Largest"/>: no product of a scale and a stored element leaves fp32's normal range.
 /// </remarks>
 public sealed class KeyValueScales

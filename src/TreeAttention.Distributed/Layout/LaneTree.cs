@@ -19,8 +19,11 @@ internal static class LaneTree
     /// </remarks>
     public const int Lanes = 256;
 
-    /// <summary>Lane of the key at <paramref name="position"/>.</summary>
-    public static int LaneOf(int position) => Reverse(position / PageSpan.Keys % Lanes);
+    /// <summary>Lane of the key at <paramref name="position"/> of its row.</summary>
+    public static int LaneOf(int position) => LaneOfPage(position / PageSpan.Keys % Lanes);
+
+    /// <summary>Lane of page <paramref name="page"/> &lt; <see cref="Lanes"/>.</summary>
+    public static int LaneOfPage(int page) => Reverse(page);
 
     /// <summary>The first page of a lane; the others follow every <see cref="Lanes"/> pages.</summary>
     public static int FirstPageOf(int lane) => Reverse(lane);
@@ -61,6 +64,12 @@ internal static class LaneTree
     /// <exception cref="ShapeMismatchException">The plan's pages are not those of lanes.</exception>
     public static void IndexPages(ShardPlan plan, Span<int> firstPage)
     {
+        if (plan.FirstPages is { } known)
+        {
+            known.CopyTo(firstPage);
+            return;
+        }
+
         int page = 0;
         for (int lane = 0; lane < Lanes; lane++)
         {

@@ -4,6 +4,7 @@ using System.Globalization;
 using System.Linq;
 using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention;
 
@@ -21,6 +22,16 @@ public abstract class ShardLayout
 
     /// <summary>Pages of 512 keys dealt to 256 lanes (<see cref="LaneTree"/>); rank r owns lanes [256 r / p, 256 (r+1) / p).</summary>
     public static ShardLayout Lanes { get; } = new LanesLayout();
+
+    /// <summary>
+    /// The lanes of packed sequences, whose pages count from each one's own first key: which keys each rank gives to a call that is to
+    /// be reproducible.
+    /// </summary>
+    /// <param name="packedKeys">[sequences + 1] as <see cref="AttentionOptions.PackedKeys"/>.</param>
+    public static ShardLayout LanesOf(IReadOnlyList<int> packedKeys) => new SequenceLanesLayout([.. packedKeys]);
+
+    /// <summary>Pages lie on lanes.</summary>
+    internal virtual bool IsLanes => false;
 
     /// <summary>The name users write: <c>contiguous</c>, <c>cyclic:16</c>, <c>lengths:10,0,21</c>.</summary>
     public abstract string Name { get; }
@@ -154,6 +165,8 @@ public abstract class ShardLayout
     {
         public override string Name => "lanes";
 
+        internal override bool IsLanes => true;
+
         // Pages lie lane by lane, ascending inside a lane: the order in which they are folded.
         internal override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length)
         {
@@ -168,6 +181,17 @@ public abstract class ShardLayout
 
             return runs;
         }
+    }
+
+    private sealed class SequenceLanesLayout(int[] bounds) : ShardLayout
+    {
+        public override string Name => $"lanes of {string.Join(',', bounds)}";
+
+        internal override bool IsLanes => true;
+
+        internal override IReadOnlyList<KeyRun> RunsOf(int rank, int ranks, int length) => WithKeys(LanePages
+            .Of([PresentTokens.Sequences(bounds)], rank, ranks, new int[LaneTree.Lanes + 1])[0]
+            .Select(span => span.Run));
     }
 }
 

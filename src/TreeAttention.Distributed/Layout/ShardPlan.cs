@@ -1,5 +1,7 @@
 using System.Collections.Generic;
+using System.Linq;
 using System.Threading;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Distributed.Layout;
 
@@ -22,29 +24,37 @@ internal sealed class ShardPlan
     /// <exception cref="ShapeMismatchException">There is not one scale for each KV head, or the storage type has none.</exception>
     public ShardPlan(
         AttentionShape shape, IReadOnlyList<PageSpan> spans, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
+        : this(shape, [.. Enumerable.Repeat(spans, shape.Batch)], spans.Count, type, valuesInKeys, scales)
+    {
+    }
+
+    /// <summary>Plans the keys of one rank, of which every batch row has its own.</summary>
+    /// <param name="shape">Sizes of the call.</param>
+    /// <param name="rows">[batch] the pages of each row, in storage order.</param>
+    /// <param name="pagesPerBatch">Pages of each row.</param>
+    /// <param name="type">Storage type of keys and values.</param>
+    /// <param name="valuesInKeys">Values are the first value_dim elements of the keys (MLA) and are not stored again.</param>
+    /// <param name="scales">Scales of storage that has some; 1 when null.</param>
+    internal ShardPlan(
+        AttentionShape shape, IReadOnlyList<PageSpan>[] rows, int pagesPerBatch, ElementType type, bool valuesInKeys, KeyValueScales? scales)
     {
         KeyValueScales.RequireFit(scales, type, shape.KvHeads);
         Scales = scales;
         Shape = shape;
         Type = type;
         ValuesInKeys = valuesInKeys;
-        (PagesPerBatch, RoomPages) = (spans.Count, spans.Count);
-        long keys = 0;
-        foreach (PageSpan span in spans)
-        {
-            keys += span.Count;
-        }
-
-        long keyElements = shape.Batch * shape.KvHeads * keys * shape.HeadDim;
-        long valueElements = valuesInKeys ? 0 : shape.Batch * shape.KvHeads * keys * shape.ValueDim;
+        (PagesPerBatch, RoomPages) = (pagesPerBatch, pagesPerBatch);
+        long keys = rows.Sum(row => row.Sum(span => (long)span.Count));
+        long keyElements = shape.KvHeads * keys * shape.HeadDim;
+        long valueElements = valuesInKeys ? 0 : shape.KvHeads * keys * shape.ValueDim;
         Elements = keyElements + valueElements;
-        var pages = new KeyPage[shape.Batch * spans.Count];
+        var pages = new KeyPage[shape.Batch * pagesPerBatch];
         long keyOffset = 0;
         long valueOffset = keyElements;
         for (int page = 0; page < pages.Length; page++)
         {
-            PageSpan span = spans[page % spans.Count];
-            pages[page] = new KeyPage(page / spans.Count, span, keyOffset, valuesInKeys ? keyOffset : valueOffset, span.Count, page);
+            PageSpan span = rows[page / pagesPerBatch][page % pagesPerBatch];
+            pages[page] = new KeyPage(page / pagesPerBatch, span, keyOffset, valuesInKeys ? keyOffset : valueOffset, span.Count, page);
             keyOffset += (long)shape.KvHeads * span.Count * shape.HeadDim;
             valueOffset += (long)shape.KvHeads * span.Count * shape.ValueDim;
         }
@@ -96,6 +106,12 @@ internal sealed class ShardPlan
     /// stands n positions after its first, and is there if the row reaches it. Null where pages alone say which keys there are.
     /// </summary>
     public int[]? RowLengths { get; internal init; }
+
+    /// <summary>The keys of the call that there are; null: all.</summary>
+    public PresentTokens? Present { get; internal init; }
+
+    /// <summary>[<see cref="LaneTree.Lanes"/> + 1] the first page of each lane, and the end; null: the lanes of positions.</summary>
+    public int[]? FirstPages { get; internal init; }
 
     /// <summary>
     /// Changes whenever the pages or the lengths of their rows do: what was derived from them, such as a copy on a device, is then out of date.

@@ -1,9 +1,11 @@
 using System;
+using System.Collections.Generic;
 using System.Linq;
 using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Distributed.Loading;
 
@@ -23,11 +25,11 @@ internal static class KeyValueLoader
     /// </param>
     /// <param name="value">[batch, key_len, kv_heads, value_dim]; not looked at when the values lie in the keys.</param>
     /// <param name="policy">What happens to NaN and infinities. A finite element too large for the storage type is always a fault.</param>
-    /// <param name="isShard">The tensors hold the keys of the plan alone, [batch, keys of the plan, ...], in its storage order.</param>
+    /// <param name="held">The keys that the tensors hold, [batch, keys held, ...], in this order; null: all.</param>
     /// <exception cref="ShapeMismatchException">A tensor does not have the shape of the plan.</exception>
     /// <exception cref="FaultException">An element that must not be stored (65), out of memory (71), no such storage type (69).</exception>
     public static KeyValueShard Load(
-        IDevice device, ShardPlan plan, TensorView key, TensorView value, NonFinitePolicy policy, bool isShard = false)
+        IDevice device, ShardPlan plan, TensorView key, TensorView value, NonFinitePolicy policy, IReadOnlyList<PageSpan>? held = null)
     {
         if (!StorageType.Of(plan.Type).IsStorage)
         {
@@ -36,8 +38,8 @@ internal static class KeyValueLoader
         }
 
         AttentionShape shape = plan.Shape;
-        var keys = new PageWriter(key, plan, shape.HeadDim, policy, plan.KeyScaleOf, isShard);
-        PageWriter? values = plan.ValuesInKeys ? null : new PageWriter(value, plan, shape.ValueDim, policy, plan.ValueScaleOf, isShard);
+        var keys = new PageWriter(key, plan, shape.HeadDim, policy, plan.KeyScaleOf, held);
+        PageWriter? values = plan.ValuesInKeys ? null : new PageWriter(value, plan, shape.ValueDim, policy, plan.ValueScaleOf, held);
         Region contents = device.Allocate(plan.Bytes, plan.Type);
         try
         {
@@ -96,28 +98,19 @@ internal sealed class PageWriter
     private readonly NonFinitePolicy _policy;
     private readonly RowStorage _storage;
     private readonly Func<int, float> _scaleOf;
-    private readonly int[]? _firstRows; // [pages of a batch row] where each page begins in a tensor that is a shard
+    private readonly HeldRows? _held;
 
     /// <summary>A writer of the tensor's rows; <paramref name="scaleOf"/> gives the scale of a KV head.</summary>
     /// <exception cref="ShapeMismatchException">
-    /// The tensor is not [batch, key_len, kv_heads, <paramref name="dim"/>], or, of a shard, not as long as the plan has keys.
+    /// The tensor is not [batch, key_len, kv_heads, <paramref name="dim"/>], or not as long as it holds keys.
     /// </exception>
-    public PageWriter(TensorView tensor, ShardPlan plan, int dim, NonFinitePolicy policy, Func<int, float> scaleOf, bool isShard)
+    public PageWriter(
+        TensorView tensor, ShardPlan plan, int dim, NonFinitePolicy policy, Func<int, float> scaleOf, IReadOnlyList<PageSpan>? held)
     {
         AttentionShape shape = plan.Shape;
         _rows = new TensorRows(tensor);
-        int length = shape.KeyLength;
-        if (isShard)
-        {
-            _firstRows = new int[plan.PagesPerBatch];
-            length = 0;
-            for (int page = 0; page < _firstRows.Length; page++)
-            {
-                _firstRows[page] = length;
-                length += plan.Pages[page].Span.Count;
-            }
-        }
-
+        _held = held is null ? null : new HeldRows(held);
+        int length = _held?.Count ?? shape.KeyLength;
         if (!tensor.Shape.AsSpan().SequenceEqual([shape.Batch, length, shape.KvHeads, dim]))
         {
             throw new ShapeMismatchException(
@@ -151,8 +144,14 @@ internal sealed class PageWriter
         {
             // Rows are read in the order in which they lie, for the sake of the disk and the prefetcher.
             (int index, int head) = _rows.HeadsLieTogether ? (row / heads, row % heads) : (row % count, row / count);
-            int position = RowOf(page, index);
             Span<byte> target = into.Slice(((head * count) + index) * rowBytes, rowBytes);
+            if (!IsPresent(page, index))
+            {
+                target.Clear();
+                continue;
+            }
+
+            int position = RowOf(page, index);
             ReadOnlySpan<float> stored = _storage.Store(_rows.Bytes(page.Batch, position, head), target, _scaleOf(head));
             double squares = RowStorage.SumOfSquares(stored);
             if (!double.IsFinite(squares) && (_policy == NonFinitePolicy.Error || HasFault(page.Batch, position, head)))
@@ -165,15 +164,22 @@ internal sealed class PageWriter
         }
     }
 
-    private int RowOf(KeyPage page, int index) =>
-        _firstRows is null ? page.Span.PositionAt(index) : _firstRows[page.Slot % _plan.PagesPerBatch] + index;
+    // An absent key is 0: it is read by nobody, and makes no page look larger than it is.
+    private bool IsPresent(KeyPage page, int index) => _plan.Present?.HasKey(page.Batch, page.Span.PositionAt(index)) ?? true;
+
+    private int RowOf(KeyPage page, int index)
+    {
+        int position = page.Span.PositionAt(index);
+        return _held?.RowOf(position) ?? position;
+    }
 
     private bool HasFault(int batch, int position, int head) => FaultOfRow(batch, position, head) is not null;
 
     // Which bad element is met first depends on strides and layout; the one that is named does not.
     private FaultException FirstFault() => _plan.Pages
         .OrderBy(page => page.Batch).ThenBy(page => page.Span.FirstPosition)
-        .SelectMany(page => Enumerable.Range(0, page.Span.Count).Select(index => (page.Batch, Position: RowOf(page, index))))
+        .SelectMany(page => Enumerable.Range(0, page.Span.Count).Where(index => IsPresent(page, index))
+            .Select(index => (page.Batch, Position: RowOf(page, index))))
         .SelectMany(key => Enumerable.Range(0, _plan.Shape.KvHeads).Select(head => FaultOfRow(key.Batch, key.Position, head)))
         .First(fault => fault is not null)!;
 
@@ -189,5 +195,57 @@ internal sealed class PageWriter
         }
 
         return null;
+    }
+}
+
+/// <summary>The keys of a tensor that holds some of the axis: where each one lies.</summary>
+internal sealed class HeldRows
+{
+    private readonly (PageSpan Span, int Row)[] _spans; // in the order of first positions
+
+    /// <summary>Keys in this order.</summary>
+    internal HeldRows(IReadOnlyList<PageSpan> held)
+    {
+        _spans = new (PageSpan, int)[held.Count];
+        for (int i = 0; i < held.Count; i++)
+        {
+            _spans[i] = (held[i], Count);
+            Count += held[i].Count;
+        }
+
+        Array.Sort(_spans, (left, right) => left.Span.FirstPosition.CompareTo(right.Span.FirstPosition));
+    }
+
+    /// <summary>Keys that are held.</summary>
+    internal int Count { get; }
+
+    /// <summary>The row of the key at a position.</summary>
+    /// <exception cref="ShapeMismatchException">Another rank holds it.</exception>
+    internal int RowOf(int position)
+    {
+        // Spans of one run follow each other, those of two may interleave only where keys are dealt one by one: the last that begins before is tried first.
+        for (int i = LastUpTo(position); i >= 0; i--)
+        {
+            (PageSpan span, int row) = _spans[i];
+            KeyInterval index = span.IndicesIn(new KeyInterval(position, position + 1));
+            if (!index.IsEmpty)
+            {
+                return row + index.First;
+            }
+        }
+
+        throw new ShapeMismatchException($"The key at position {position} is not among the {Count} that this rank gives.");
+    }
+
+    private int LastUpTo(int position)
+    {
+        (int low, int high) = (0, _spans.Length);
+        while (low < high)
+        {
+            int middle = (low + high) / 2;
+            (low, high) = _spans[middle].Span.FirstPosition <= position ? (middle + 1, high) : (low, middle);
+        }
+
+        return low - 1;
     }
 }

@@ -5,6 +5,7 @@ using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Distributed.Loading;
 
@@ -17,9 +18,10 @@ internal static class QueryLoader
     /// <param name="query">[batch, query_len, query_heads, head_dim], any strides, any floating-point type.</param>
     /// <param name="indices">Which queries, in the order of the block.</param>
     /// <param name="policy">What happens to NaN and infinities. A finite element too large for f32 is always a fault.</param>
+    /// <param name="present">The queries that there are; all when null. Absent ones are 0, and not read.</param>
     /// <exception cref="ShapeMismatchException">The tensor does not have the shape of the call.</exception>
     /// <exception cref="FaultException">An element that must not be used (65), out of memory (71).</exception>
-    public static QueryBlock Load(IDevice device, AttentionShape shape, TensorView query, int[] indices, NonFinitePolicy policy)
+    public static QueryBlock Load(IDevice device, AttentionShape shape, TensorView query, int[] indices, NonFinitePolicy policy, PresentTokens? present = null)
     {
         var rows = new TensorRows(query);
         if (!query.Shape.AsSpan().SequenceEqual([shape.Batch, shape.QueryLength, shape.QueryHeads, shape.HeadDim]))
@@ -35,7 +37,7 @@ internal static class QueryLoader
         {
             using HostMemory? staging = device.Place == MemoryPlace.Device ? new HostMemory(bytes, ElementType.Float32) : null;
             Region written = staging?.Region ?? block;
-            Write(rows, query.Name, shape, indices, written, policy);
+            Write(rows, query.Name, shape, indices, written, policy, present);
             if (staging is not null)
             {
                 device.Copy(written, block);
@@ -52,7 +54,7 @@ internal static class QueryLoader
     }
 
     private static void Write(
-        TensorRows rows, string name, AttentionShape shape, int[] indices, Region into, NonFinitePolicy policy)
+        TensorRows rows, string name, AttentionShape shape, int[] indices, Region into, NonFinitePolicy policy, PresentTokens? present)
     {
         int dim = shape.HeadDim;
         var storage = new RowStorage(rows.Type, ElementType.Float32, dim);
@@ -64,6 +66,12 @@ internal static class QueryLoader
                 {
                     long row = ((((long)batch * shape.QueryHeads) + head) * indices.Length) + i;
                     Span<float> target = into.Slice(row * dim, dim).AsSpan<float>();
+                    if (indices[i] >= (present?.QueriesOf(batch) ?? shape.QueryLength))
+                    {
+                        target.Clear();
+                        continue;
+                    }
+
                     storage.Store(rows.Bytes(batch, indices[i], head), MemoryMarshal.AsBytes(target));
                     if (!double.IsFinite(RowStorage.SumOfSquares(target)))
                     {

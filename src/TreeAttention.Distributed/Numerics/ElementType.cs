@@ -35,6 +35,18 @@ public enum ElementType
 
     /// <summary>Symmetric signed 8-bit integer: -127 to 127; -128 stands for NaN.</summary>
     Int8,
+
+    /// <summary>A signed 16-bit integer.</summary>
+    Int16,
+
+    /// <summary>An unsigned 16-bit integer.</summary>
+    UInt16,
+
+    /// <summary>An unsigned 32-bit integer.</summary>
+    UInt32,
+
+    /// <summary>An unsigned 64-bit integer.</summary>
+    UInt64,
 }
 
 /// <summary>Sizes and names of <see cref="ElementType"/>.</summary>

@@ -154,7 +154,11 @@ internal sealed class StorageType
 
     private static IEnumerable<StorageType> Entries() =>
     [
-        new(ElementType.Byte, "u8", 8),
+        new(ElementType.Byte, "u8", 8) { NpyName = "u1", SafetensorsName = "U8" },
+        new(ElementType.Int16, "i16", 16) { NpyName = "i2", SafetensorsName = "I16" },
+        new(ElementType.UInt16, "u16", 16) { NpyName = "u2", SafetensorsName = "U16" },
+        new(ElementType.UInt32, "u32", 32) { NpyName = "u4", SafetensorsName = "U32" },
+        new(ElementType.UInt64, "u64", 64) { NpyName = "u8", SafetensorsName = "U64" },
         new(ElementType.Boolean, "bool", 8) { NpyName = "b1", SafetensorsName = "BOOL" },
         new(ElementType.Int32, "i32", 32) { NpyName = "i4", SafetensorsName = "I32" },
         new(ElementType.Int64, "i64", 64) { NpyName = "i8", SafetensorsName = "I64" },

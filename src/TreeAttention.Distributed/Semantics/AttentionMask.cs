@@ -21,7 +21,8 @@ internal sealed class AttentionMask
     {
         _shape = shape;
         _options = options;
-        _places = options is { PackedQueries: { } queries, PackedKeys: { } keys } ? QueryPlace.OfPacked(queries, keys) : null;
+        _places = options is { PackedQueries: { } queries, PackedKeys: { } keys } ? QueryPlace.OfPacked(queries, keys, shape.QueryLength) : null;
+        QueryLengths = options.QueryLengths ?? (options.PackedQueries is { } bounds && bounds[^1] < shape.QueryLength ? [bounds[^1]] : null);
         _dfsBlocks = options.DfsEnd is null ? null : new DfsBlocks(shape, options.DfsEnd);
     }
 
@@ -37,8 +38,11 @@ internal sealed class AttentionMask
     /// <summary>Keys of a batch row, left padding included.</summary>
     public int KeyLength(int batch) => _options.KeyLengths?[batch] ?? _shape.KeyLength;
 
-    /// <summary>Queries of a batch row.</summary>
-    public int QueryLength(int batch) => _options.QueryLengths?[batch] ?? _shape.QueryLength;
+    /// <summary>[batch] queries of each row; null where all have as many as there are. The same array each time.</summary>
+    public int[]? QueryLengths { get; }
+
+    /// <summary>Queries of a batch row: those of all packed sequences.</summary>
+    public int QueryLength(int batch) => QueryLengths?[batch] ?? _shape.QueryLength;
 
     /// <summary>Where a query stands among the keys: which are its sequence's, and from where causal, window, chunks and ALiBi count.</summary>
     public QueryPlace PlaceOf(int batch, int i)
@@ -410,9 +414,10 @@ internal readonly record struct QueryPlace(int First, int End, int Position, int
     /// <summary>[queries] the places of packed sequences.</summary>
     /// <param name="queryBounds">[sequences + 1] as <see cref="AttentionOptions.PackedQueries"/>.</param>
     /// <param name="keyBounds">[sequences + 1] as <see cref="AttentionOptions.PackedKeys"/>.</param>
-    internal static QueryPlace[] OfPacked(ReadOnlySpan<int> queryBounds, ReadOnlySpan<int> keyBounds)
+    /// <param name="queries">All queries; those behind the last sequence are in none.</param>
+    internal static QueryPlace[] OfPacked(ReadOnlySpan<int> queryBounds, ReadOnlySpan<int> keyBounds, int queries)
     {
-        var places = new QueryPlace[queryBounds[^1]];
+        var places = new QueryPlace[queries];
         for (int sequence = 0; sequence < queryBounds.Length - 1; sequence++)
         {
             for (int i = queryBounds[sequence]; i < queryBounds[sequence + 1]; i++)

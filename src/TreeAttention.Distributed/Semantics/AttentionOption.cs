@@ -72,7 +72,7 @@ internal sealed class AttentionOption
             Name = "softcap",
             Text = new(Setting.Softcap, "c: score := c * tanh(score / c), before biases; 0 is off.")
             {
-                Rule = "a number of at least 0",
+                Rule = "a number from 0 to 3.4e38, where float32 ends",
                 Read = (options, text) => Number(text, value => value >= 0 && float.IsFinite((float)value)) is { } cap
                     ? options with { Softcap = (float)cap }
                     : null,
@@ -157,7 +157,7 @@ internal sealed class AttentionOption
             [
                 // The file has parents; depths and a tail mask follow from them.
                 OptionArray.Of(
-                    Setting.TreeParents, "Queries are nodes of a token tree: each one's parent, -1 for the root [query_len] or [batch, query_len].",
+                    Setting.TreeParents, "Queries are nodes of a token tree: each one's parent, -1 for a root [query_len] or [batch, query_len].",
                     "[1 or batch, query_len]", (shape, _) => [[shape.QueryLength], [shape.Batch, shape.QueryLength]],
                     options => options.QueryDepths, (options, shape, parents, _) => TokenTreeMask.ApplyParents(options, shape, parents)) with { OwnName = "depths" },
             ],

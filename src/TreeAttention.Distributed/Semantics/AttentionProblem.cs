@@ -7,6 +7,8 @@ namespace TreeAttention.Distributed.Semantics;
 /// <summary>One attention call in full: validated shape and options, and the mask rules that follow from them.</summary>
 internal sealed class AttentionProblem
 {
+    private PresentTokens? _present;
+
     /// <summary>Checks that the options fit the shape.</summary>
     /// <exception cref="ShapeMismatchException">An option's array is not of the length that the shape asks for.</exception>
     public AttentionProblem(AttentionShape shape, AttentionOptions options)
@@ -41,6 +43,9 @@ internal sealed class AttentionProblem
     /// <summary>Which key each query sees, and what is added to its score.</summary>
     public AttentionMask Mask { get; }
 
+    /// <summary>Which keys and queries there are, where lengths do not change.</summary>
+    public PresentTokens Present => _present ??= new PresentTokens(Shape, Options);
+
     /// <summary>Factor on query·key, not yet rounded to fp32: at scores of 1e3 that rounding would already show.</summary>
     public double Scale => Options.Scale ?? (1.0 / Math.Sqrt(Shape.HeadDim));
 
@@ -72,7 +77,7 @@ internal sealed class AttentionProblem
     }
 }
 
-/// <summary>What packed sequences must be: two ascending lists of bounds that cover both axes of one batch row.</summary>
+/// <summary>What packed sequences must be: two ascending lists of bounds on the axes of one batch row; what lies behind the last is padding.</summary>
 internal static class PackingRules
 {
     /// <summary>Throws when the bounds are not those of packed sequences, or stand beside options that say the same otherwise.</summary>
@@ -126,9 +131,10 @@ internal static class PackingRules
             }
         }
 
-        if (bounds[^1] != length)
+        if (bounds[^1] > length)
         {
-            throw new ShapeMismatchException($"{name} ends with {bounds[^1]}, but the tensors have {length} {what}: the last bound must be their number.");
+            throw new ShapeMismatchException(
+                $"{name} ends with {bounds[^1]}, but the tensors have {length} {what}: the last bound must be their number, or less where padding follows.");
         }
     }
 }

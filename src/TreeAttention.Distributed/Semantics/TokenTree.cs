@@ -6,8 +6,9 @@ namespace TreeAttention;
 
 /// <summary>Guesses at the next tokens, verified together: each node continues its parent, and sees the context, its ancestors and itself.</summary>
 /// <remarks>
-/// Node 0 is the root, the token that all others continue; a parent comes before its children. A node stands as many positions
-/// behind the root as it is deep, whatever its place among the nodes: siblings stand at the same position.
+/// Node 0 is a root, a token that others continue; there may be several roots, each continuing the context. A parent comes before its
+/// children. A node stands as many positions behind the roots as it is deep, whatever its place among the nodes: siblings stand at the same
+/// position.
 /// </remarks>
 public sealed class TokenTree
 {
@@ -20,7 +21,7 @@ public sealed class TokenTree
         _depths = new int[parents.Length];
         for (int node = 1; node < parents.Length; node++)
         {
-            _depths[node] = _depths[parents[node]] + 1;
+            _depths[node] = parents[node] < 0 ? 0 : _depths[parents[node]] + 1;
         }
 
         Bias = bias;
@@ -29,17 +30,17 @@ public sealed class TokenTree
     /// <summary>Nodes.</summary>
     public int Count => _parents.Length;
 
-    /// <summary>[nodes] the parent of each node; -1 for the root.</summary>
+    /// <summary>[nodes] the parent of each node; -1 for a root.</summary>
     public ReadOnlySpan<int> Parents => _parents;
 
-    /// <summary>[nodes] how many steps each node is from the root.</summary>
+    /// <summary>[nodes] how many steps each node is from its root.</summary>
     public ReadOnlySpan<int> Depths => _depths;
 
     /// <summary>[nodes, nodes] what an additive encoding adds to the scores of the nodes that a node sees; null when nothing.</summary>
     public float[]? Bias { get; }
 
-    /// <summary>A tree from the parent of each node; -1 for the root, which is node 0.</summary>
-    /// <exception cref="FaultException">No such tree (65): a cycle, a second root, a child before its parent, a parent that is no node.</exception>
+    /// <summary>A tree from the parent of each node; -1 for a root, as node 0 is.</summary>
+    /// <exception cref="FaultException">No such tree (65): a cycle, a child before its parent, a parent that is no node.</exception>
     public static TokenTree FromParents(ReadOnlySpan<int> parents)
     {
         for (int node = 0; node < parents.Length; node++)
@@ -47,14 +48,12 @@ public sealed class TokenTree
             int parent = parents[node];
             if (parent < -1 || parent >= parents.Length)
             {
-                throw Bad($"node {node} has parent {parent}, but nodes are 0 to {parents.Length - 1}, and -1 is the root's parent");
+                throw Bad($"node {node} has parent {parent}, but nodes are 0 to {parents.Length - 1}, and -1 is the parent of a root");
             }
 
-            if (parent == -1 != (node == 0))
+            if (node == 0 && parent != -1)
             {
-                throw Bad(node == 0
-                    ? $"node 0 has parent {parent}, but node 0 is the root, with parent -1"
-                    : $"node {node} is a second root. Put the token that all nodes continue before them, as node 0");
+                throw Bad($"node 0 has parent {parent}, but node 0 is a root, with parent -1");
             }
 
             if (parent >= node)
@@ -141,7 +140,7 @@ public sealed class TokenTree
     /// <summary>The tree in short: <c>5 nodes, parents -1 0 0 1 1</c>.</summary>
     public override string ToString() => $"{Count} nodes, parents {string.Join(' ', _parents)}{(Bias is null ? "" : ", with a bias")}";
 
-    /// <summary>The nodes from the root to a node, both included.</summary>
+    /// <summary>The nodes from a root to a node, both included.</summary>
     public int[] PathTo(int node)
     {
         int[] path = new int[_depths[node] + 1];
@@ -178,7 +177,10 @@ public sealed class TokenTree
         int[] end = [.. Enumerable.Range(0, Count)];
         for (int node = Count - 1; node > 0; node--)
         {
-            end[_parents[node]] = Math.Max(end[_parents[node]], end[node]);
+            if (_parents[node] >= 0)
+            {
+                end[_parents[node]] = Math.Max(end[_parents[node]], end[node]);
+            }
         }
 
         if (!DepthFirstOrder().SequenceEqual(Enumerable.Range(0, Count)))
@@ -194,7 +196,7 @@ public sealed class TokenTree
     {
         ILookup<int, int> children = Enumerable.Range(0, Count).ToLookup(node => _parents[node]);
         int[] order = new int[Count];
-        var waiting = new Stack<int>(children[-1]);
+        var waiting = new Stack<int>(children[-1].Reverse());
         for (int next = 0; waiting.TryPop(out int node); next++)
         {
             order[next] = node;

@@ -97,7 +97,7 @@ internal static class PlanRules
                 + $"ring-query or gather, or {Setting.PlacementReplicated}.");
         }
 
-        if (plan.Reduction == ReductionKind.Lanes && (movesKeysOrQueries || shards.Layout != ShardLayout.Lanes))
+        if (plan.Reduction == ReductionKind.Lanes && (movesKeysOrQueries || !shards.Layout.IsLanes))
         {
             throw new FaultException(
                 FaultCode.CommandLine,

@@ -5,6 +5,7 @@ using System.Runtime.InteropServices;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
+using TreeAttention.Distributed.Semantics;
 
 namespace TreeAttention.Distributed.Steps;
 
@@ -25,9 +26,12 @@ internal sealed class ShardMap
     /// <param name="type">Storage type of keys and values.</param>
     /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
     /// <param name="scales">Scales of storage that has some; 1 when null.</param>
+    /// <param name="present">The keys that there are; all when null.</param>
+    /// <param name="isReproducible">Pages count from the first key of each sequence, in the lanes layout, whatever lies beside it.</param>
     /// <exception cref="ShapeMismatchException">The layout does not fit the key length or the ranks, or the scales do not fit.</exception>
     public ShardMap(
-        AttentionShape shape, ShardLayout layout, int ranks, ElementType type, bool valuesInKeys, KeyValueScales? scales = null)
+        AttentionShape shape, ShardLayout layout, int ranks, ElementType type, bool valuesInKeys, KeyValueScales? scales = null,
+        PresentTokens? present = null, bool isReproducible = false)
     {
         Shape = shape;
         Layout = layout;
@@ -36,7 +40,9 @@ internal sealed class ShardMap
         _limits = new PageLimits[ranks][];
         for (int rank = 0; rank < ranks; rank++)
         {
-            _plans[rank] = new ShardPlan(shape, layout.PagesOf(rank, ranks, shape.KeyLength), type, valuesInKeys, scales);
+            _plans[rank] = isReproducible && present is not null && (present.HasStarts || !present.AreAllKeys)
+                ? OfLanes(rank, present, type, valuesInKeys, scales)
+                : new ShardPlan(shape, layout.PagesOf(rank, ranks, shape.KeyLength), type, valuesInKeys, scales) { Present = present };
             _limits[rank] = new PageLimits[_plans[rank].Pages.Count * shape.KvHeads];
             Array.Fill(_limits[rank], new PageLimits(float.NaN, float.NaN));
         }
@@ -129,6 +135,13 @@ internal sealed class ShardMap
         }
 
         return (whole, limits);
+    }
+
+    private ShardPlan OfLanes(int rank, PresentTokens present, ElementType type, bool valuesInKeys, KeyValueScales? scales)
+    {
+        int[] firstPages = new int[LaneTree.Lanes + 1];
+        PageSpan[][] rows = LanePages.Of(present.Keys, rank, Ranks, firstPages);
+        return new ShardPlan(Shape, rows, firstPages[^1], type, valuesInKeys, scales) { Present = present, FirstPages = firstPages };
     }
 
     private static Span<byte> Piece(PageLimits[] limits, int first)

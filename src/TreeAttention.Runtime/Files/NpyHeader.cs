@@ -373,7 +373,7 @@ internal static class NpyElementTypes
             : kindAndSize.SequenceEqual("V1"u8)
                 ? ("raw bytes have no type: .npy cannot say float8", "Save float8 tensors as .safetensors")
             : bigEndian && Known(kindAndSize) is not null
-                ? ("it is big-endian, and only little-endian files are read", "Save it with .astype(a.dtype.newbyteorder('<'))")
+                ? ("it is big-endian, and only little-endian files are read", $"Convert it with: {faults.ByteOrderCommand}")
                 : ($"the types read from .npy are {_readable}, little-endian",
                     kindAndSize.StartsWith("i"u8) || kindAndSize.StartsWith("u"u8) ? "Save it with .astype('<i8')" : "Save it with .astype('<f4')");
         throw faults.Malformed(offset, "'descr'", TensorFileFaults.Quote(descr), rule, wayOut);

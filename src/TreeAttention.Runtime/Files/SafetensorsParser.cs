@@ -74,8 +74,14 @@ internal ref struct SafetensorsParser
 
     private void ReadMetadata()
     {
+        // Some writers leave null where there is no metadata.
         var keys = new List<JsonName>();
-        Require(JsonTokenType.StartObject, "'__metadata__'", "an object");
+        if (Next() == JsonTokenType.Null)
+        {
+            return;
+        }
+
+        RequireToken(JsonTokenType.StartObject, "'__metadata__'", "an object");
         while (Next() != JsonTokenType.EndObject)
         {
             keys.Add(JsonName.Of(_reader));
@@ -221,7 +227,13 @@ internal ref struct SafetensorsParser
 
     private void Require(JsonTokenType type, string field, string rule)
     {
-        if (Next() != type)
+        _ = Next();
+        RequireToken(type, field, rule);
+    }
+
+    private readonly void RequireToken(JsonTokenType type, string field, string rule)
+    {
+        if (_reader.TokenType != type)
         {
             throw Fault(field, $"{_reader.TokenType} {TensorFileFaults.Quote(_reader.ValueSpan)}", $"it is {rule}");
         }

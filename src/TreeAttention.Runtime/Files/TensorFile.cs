@@ -199,6 +199,11 @@ internal sealed class TensorFileFaults(string name, string path)
     /// <summary>The way out where only another writer of the file can help.</summary>
     public const string WriteAgain = "Copy the file again, or write it again with its own library";
 
+    /// <summary>A line for a shell that writes a big-endian .npy file again, little-endian.</summary>
+    public string ByteOrderCommand =>
+        "python3 -c \"import numpy, sys; a = numpy.load(sys.argv[1]); numpy.save(sys.argv[1], a.astype(a.dtype.newbyteorder('<')))\" "
+        + $"'{path.Replace("'", "'\\''", StringComparison.Ordinal)}'";
+
     /// <summary>A field that breaks a rule of the format (65).</summary>
     public FaultException Malformed(long offset, string field, string value, string rule, string wayOut = WriteAgain) =>
         new(FaultCode.BadInput, $"{name} {path}: {field} at byte {offset} is {value}; {rule}. {wayOut}.");

@@ -2,6 +2,8 @@ using System;
 using System.Collections.Generic;
 using System.Linq;
 using System.Runtime.InteropServices;
+using TreeAttention.Distributed.Faults;
+using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Loading;
 using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
@@ -54,7 +56,7 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
         group.Agree(Settings(call.Query));
         long[] lengths = [.. group.Gather(mine).Select(rank => rank[0])];
         AttentionProblem problem = group.Together(() => new AttentionProblem(ShapeOf(lengths.Sum()), options.Attention));
-        ShardLayout layout = group.Together(() => LayoutOf(lengths));
+        ShardLayout layout = group.Together(() => LayoutOf(problem, lengths));
         fixed (float* query = call.Query, key = call.Key, value = call.Value)
         {
             Attend(problem, layout, (int)mine, (nint)query, (nint)key, (nint)value);
@@ -69,10 +71,11 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
         TensorView value = options.ValuesInKeys
             ? key.TruncateLastAxis("value", shape.ValueDim)
             : new TensorView("value", valueAt, ElementType.Float32, [shape.Batch, keys, shape.KvHeads, shape.ValueDim]);
+        IReadOnlyList<PageSpan> held = layout.PagesOf(group.Rank, group.Size, shape.KeyLength);
         using var call = new ShardedCall(
             group, problem, options.Plan, layout, options.Type, options.ValuesInKeys,
-            plan => KeyValueLoader.Load(Context.Device, plan, key, value, options.NonFinite, isShard: true),
-            indices => QueryLoader.Load(Context.Device, shape, query, indices, options.NonFinite), options.Scales);
+            plan => KeyValueLoader.Load(Context.Device, plan, key, value, options.NonFinite, held),
+            indices => QueryLoader.Load(Context.Device, shape, query, indices, options.NonFinite, problem.Present), options.Scales);
         using AttentionStep step = group.Together(() => call.CreateStep(options.Plan));
         PartialAttention state = step.Run(call.Queries, call.Shard);
         Times = step.Times;
@@ -113,8 +116,13 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
             : shape;
     }
 
-    private ShardLayout LayoutOf(long[] lengths)
+    private ShardLayout LayoutOf(AttentionProblem problem, long[] lengths)
     {
+        if (options.Plan.Reduction == ReductionKind.Lanes && group.Size > 1 && problem.Present.HasStarts)
+        {
+            RequireOwnPages(problem.Options);
+        }
+
         if (options.Layout is null)
         {
             return ShardLayout.Lengths([.. lengths.Select(length => (int)length)]);
@@ -126,6 +134,23 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
             : throw new ShapeMismatchException(
                 $"Rank {group.Rank} of {group.Size} gives {lengths[group.Rank]} keys of each row, but {options.Layout.Name} deals it {due} of the "
                 + $"{lengths.Sum()} that all ranks give.");
+    }
+
+    // Pages count from the first key of a row, and no key travels before it is attended to.
+    private void RequireOwnPages(AttentionOptions attention)
+    {
+        if (attention.PackedKeys is not { } bounds)
+        {
+            throw new ShapeMismatchException(
+                $"{Setting.Reproducible} counts pages from each row's first key, so {group.Size} ranks cannot hold rows with {Setting.KeyStarts} alike. "
+                + $"Leave the padding out: give the keys from the row's first one on, with {Setting.KeyLengths}.");
+        }
+
+        if (options.Layout is not { IsLanes: true } || options.Layout.Name != ShardLayout.LanesOf(bounds).Name)
+        {
+            throw new ShapeMismatchException(
+                $"{Setting.Reproducible} counts pages from each packed sequence's first key. Give the keys of ShardLayout.LanesOf({Setting.PackedKeys}).");
+        }
     }
 
     private KeyValuePair<string, string>[] Settings(ReadOnlySpan<float> query) =>

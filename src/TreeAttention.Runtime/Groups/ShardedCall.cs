@@ -31,8 +31,9 @@ internal sealed class ShardedCall : IDisposable
         Layout = layout;
         Single = plan.Algorithm == AttentionAlgorithm.Single;
         Shards = group.Together(() => Single
-            ? new ShardMap(problem.Shape, ShardLayout.Contiguous, 1, storageType, valuesInKeys, scales)
-            : new ShardMap(problem.Shape, layout, group.Size, storageType, valuesInKeys, scales));
+            ? new ShardMap(problem.Shape, ShardLayout.Contiguous, 1, storageType, valuesInKeys, scales, problem.Present)
+            : new ShardMap(
+                problem.Shape, layout, group.Size, storageType, valuesInKeys, scales, problem.Present, plan.Reduction == ReductionKind.Lanes));
         Indices = group.Together(() => QueryLayout.IndicesOf(plan.Placement, layout, problem.Shape, group.Rank, group.Size));
         MemoryRoom.Require(
             "The keys and values take", MemoryRoom.Gather(group.Context), rank => Shards.PlanOf(Single ? 0 : rank).Bytes, problem.Shape.KeyLength,

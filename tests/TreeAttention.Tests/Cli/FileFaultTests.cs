@@ -151,10 +151,12 @@ public sealed class FileFaultTests
         using var files = new CliFiles();
         string[] tensors = files.Tensors(_shape);
         int queries = _shape.QueryLength;
-        double[] parents = [.. Enumerable.Range(0, 2 * queries).Select(i => i < queries || i % queries == 0 ? (i % queries) - 1.0 : -1)];
-        string file = files.Save("parents.npy", "<i4", parents, 2, queries);
+        double[] roots = [.. Enumerable.Range(0, 2 * queries).Select(i => i < queries || i % queries == 0 ? (i % queries) - 1.0 : -1)];
+        double[] cycle = [.. roots.Select((parent, i) => i == (2 * queries) - 1 ? queries - 1.0 : parent)];
 
-        AttendFilesTests.Attend(files, tensors, ["--tree-parents", file]).Exits(65).Says("--tree-parents of batch row 1", "second root");
+        AttendFilesTests.Attend(files, tensors, ["--tree-parents", files.Save("roots.npy", "<i4", roots, 2, queries), "--verify"]).Exits(0);
+        AttendFilesTests.Attend(files, tensors, ["--tree-parents", files.Save("cycle.npy", "<i4", cycle, 2, queries), "--force"])
+            .Exits(65).Says("--tree-parents of batch row 1", "its own ancestor");
     }
 
     [Fact]

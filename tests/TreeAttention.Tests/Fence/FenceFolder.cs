@@ -167,7 +167,10 @@ internal sealed class FenceFolder : IDisposable
         "<f8" => BitConverter.GetBytes(number),
         "<i4" => BitConverter.GetBytes((int)number),
         "<i8" => BitConverter.GetBytes((long)number),
-        "|b1" => [(byte)number],
+        "<i2" => BitConverter.GetBytes((short)number),
+        "<u2" => BitConverter.GetBytes((ushort)number),
+        "<u4" => BitConverter.GetBytes((uint)number),
+        "|b1" or "|u1" => [(byte)number],
         _ => throw new ArgumentException($"No element is made of {descr}.", nameof(descr)),
     };
 }

@@ -117,6 +117,9 @@ internal sealed unsafe class CleanPage<TElement>(MemoryAccount account) : IDispo
 {
     private readonly Scratch _copy = new(account);
     private readonly bool[] _isBad = new bool[PageSpan.Keys];
+    private readonly double[] _squares = new double[PageSpan.Keys];
+    private readonly double[] _largest = new double[PageSpan.Keys];
+    private readonly float[] _row = new float[AttentionShape.MaxHeadDim + Vector256<float>.Count];
 
     /// <summary>How large the numbers of the other keys are.</summary>
     internal PageLimits Limits { get; private set; }
@@ -132,6 +135,7 @@ internal sealed unsafe class CleanPage<TElement>(MemoryAccount account) : IDispo
             (double squares, _) = Measure(page.Keys + (key * page.KeyStride), shape.HeadDim);
             (double valueSquares, double most) = Measure(page.Values + (key * page.ValueStride), shape.ValueDim);
             _isBad[key] = !double.IsFinite(squares + valueSquares);
+            (_squares[key], _largest[key]) = (squares, most);
             if (!_isBad[key])
             {
                 norm = Math.Max(norm, squares);
@@ -140,6 +144,36 @@ internal sealed unsafe class CleanPage<TElement>(MemoryAccount account) : IDispo
         }
 
         Limits = new PageLimits((float)(Math.Sqrt(norm) * tile.KeyScale), (float)(largest * tile.ValueScale));
+    }
+
+    /// <summary>How large the keys, values and biases are that a row sees, never more than the page's limits say; NaN when one is not finite.</summary>
+    internal (double KeyNorm, double Value, double Bias) SeenBy(RowTile tile, PageView page, int row)
+    {
+        KeyInterval seen = page.Indices[row];
+        AttentionMask mask = tile.Problem.Mask;
+        (double squares, double largest, double bias) = (0, 0, 0);
+        for (int key = seen.First; key < seen.End; key++)
+        {
+            if (mask.HasKeyRules && !mask.KeepsInside(tile.Batch, tile.Index[row], page.Positions[key]))
+            {
+                continue;
+            }
+
+            if (_isBad[key])
+            {
+                return (double.NaN, double.NaN, double.NaN);
+            }
+
+            squares = Math.Max(squares, _squares[key]);
+            largest = Math.Max(largest, _largest[key]);
+            if (mask.HasBias)
+            {
+                int position = page.Positions[key];
+                bias = Math.Max(bias, mask.LargestBias(tile.Batch, tile.Head[row], tile.Index[row], position, position));
+            }
+        }
+
+        return (Math.Sqrt(squares) * tile.KeyScale, largest * tile.ValueScale, bias);
     }
 
     /// <summary>The row sees a key that is not finite.</summary>
@@ -182,21 +216,15 @@ internal sealed unsafe class CleanPage<TElement>(MemoryAccount account) : IDispo
 
     public void Dispose() => _copy.Dispose();
 
-    private static (double Squares, double Largest) Measure(byte* source, int count)
+    // Loads of eight may pass the end of a row; what they find there is cut off.
+    private (double Squares, double Largest) Measure(byte* source, int count)
     {
-        double squares = 0;
-        double largest = 0;
         for (int i = 0; i < count; i += Vector256<float>.Count)
         {
-            Vector256<float> values = TElement.LoadExact(source + (i * TElement.Size));
-            for (int n = 0; n < Math.Min(Vector256<float>.Count, count - i); n++)
-            {
-                double value = values[n];
-                squares += value * value;
-                largest = Math.Max(largest, Math.Abs(value));
-            }
+            TElement.LoadExact(source + (i * TElement.Size)).StoreUnsafe(ref _row[i]);
         }
 
-        return (squares, largest);
+        ReadOnlySpan<float> row = _row.AsSpan(0, count);
+        return (RowStorage.SumOfSquares(row), RowStorage.LargestMagnitude(row));
     }
 }

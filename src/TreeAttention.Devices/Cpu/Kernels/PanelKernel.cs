@@ -14,7 +14,9 @@ namespace TreeAttention.Devices.Cpu.Kernels;
 /// packing: K and V as they are stored, queries transposed once. Softmax, masks and corrections are plain vector operations.
 /// Rows that fill no panel of three vectors go in panels of one. 16- and 8-bit blocks are widened once for all panels.
 /// </remarks>
-internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccount account) : TileKernel
+/// <param name="isCanonical">Sums follow <see cref="CanonicalOrder{TWidth, TVector}"/>.</param>
+/// <param name="account">Counts the scratch memory.</param>
+internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(bool isCanonical, MemoryAccount account) : TileKernel
     where TWidth : struct, IVectorWidth<TVector>
     where TVector : struct
     where TElement : struct, IStoredElement
@@ -34,7 +36,7 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
     private byte* _nextKeys;
     private byte* _nextValues;
 
-    internal override double QueryLimit => double.PositiveInfinity;
+    internal override double QueryLimit => isCanonical ? ShiftedQueryLimit(TElement.Shift) : double.PositiveInfinity;
 
     internal override double ScoreLimit { get; } = StorageType.Of(TElement.Type).ScoreLimit;
 
@@ -72,6 +74,12 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
             for (int row = 0; row < Math.Min(width, _rows - first); row++)
             {
                 float* query = tile.Queries + ((long)(first + row) * _headDim);
+                if (isCanonical)
+                {
+                    CanonicalOrder<TWidth, TVector>.Arrange(query, _headDim, scale, panel + row, width);
+                    continue;
+                }
+
                 for (int i = 0; i < _headDim; i++)
                 {
                     panel[(i * width) + row] = query[i] * scale;
@@ -126,6 +134,7 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
             {
                 float* target = output + ((long)(first + row) * _valueDim);
                 double share = sum[first + row] == 0 ? 0 : _valueScale / sum[first + row];
+                share = isCanonical ? (float)share : share;
                 for (int i = 0; i < _valueDim; i++)
                 {
                     target[i] = (float)(panel[(i * width) + row] * share);
@@ -187,8 +196,15 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
                 PanelSteps<TWidth, TVector, TElement>.Prefetch(_nextValues + (key * page.ValueStride), step * page.ValueStride);
             }
 
-            PanelProduct<TWidth, TVector>.Multiply(
-                width, (float*)keys.Address, keys.Stride, 1, key, count, _headDim, ScoreChain, queries, scores + (key * width), null);
+            if (isCanonical)
+            {
+                CanonicalOrder<TWidth, TVector>.Multiply(width, (float*)keys.Address, keys.Stride, key, count, _headDim, queries, scores + (key * width));
+            }
+            else
+            {
+                PanelProduct<TWidth, TVector>.Multiply(
+                    width, (float*)keys.Address, keys.Stride, 1, key, count, _headDim, ScoreChain, queries, scores + (key * width), null);
+            }
         }
 
         Soften(tile, page, block, first, width, low, high);
@@ -221,7 +237,8 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
                     FillBias(tile, page, row, block + low, new Span<float>(bias, high - low));
                     for (int key = low; key < high; key++)
                     {
-                        scores[(key * width) + row - first] += bias[key - low];
+                        float* score = scores + (key * width) + row - first;
+                        *score = float.IsNegativeInfinity(bias[key - low]) ? bias[key - low] : *score + bias[key - low];
                     }
                 }
             }
@@ -241,8 +258,14 @@ internal sealed unsafe class PanelKernel<TWidth, TVector, TElement>(MemoryAccoun
                 PanelSteps<TWidth, TVector, TElement>.Hide(scores + vector, width, low, high, block, First + row, End + row);
             }
 
-            PanelSteps<TWidth, TVector, TElement>.Softmax(
-                scores + vector, width, low, high, Max + row, Sum + row, Correction + row);
+            if (isCanonical)
+            {
+                CanonicalOrder<TWidth, TVector>.Softmax(scores + vector, width, low, high, Max + row, Sum + row, Correction + row);
+            }
+            else
+            {
+                PanelSteps<TWidth, TVector, TElement>.Softmax(scores + vector, width, low, high, Max + row, Sum + row, Correction + row);
+            }
         }
     }
 

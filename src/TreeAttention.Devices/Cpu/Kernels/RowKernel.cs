@@ -14,7 +14,9 @@ namespace TreeAttention.Devices.Cpu.Kernels;
 /// Vectors run along the head dimension. For each block of keys: scores, softmax, values; while keys are read the block's
 /// values are prefetched, and while values are read the next block's keys.
 /// </remarks>
-internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount account) : TileKernel
+/// <param name="isCanonical">Sums follow <see cref="CanonicalOrder{TWidth, TVector}"/>.</param>
+/// <param name="account">Counts the scratch memory.</param>
+internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(bool isCanonical, MemoryAccount account) : TileKernel
     where TWidth : struct, IVectorWidth<TVector>
     where TVector : struct
     where TElement : struct, IStoredElement
@@ -32,7 +34,7 @@ internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount 
     private float[] _correction = [];
     private double[] _sum = [];
 
-    internal override double QueryLimit => TElement.Shift == 1f ? double.PositiveInfinity : 16384;
+    internal override double QueryLimit => ShiftedQueryLimit(TElement.Shift);
 
     internal override double ScoreLimit { get; } = StorageType.Of(TElement.Type).ScoreLimit;
 
@@ -177,9 +179,17 @@ internal sealed unsafe class RowKernel<TWidth, TVector, TElement>(MemoryAccount 
             return;
         }
 
+        _max[row] = max;
+        if (isCanonical)
+        {
+            float fade = before == max ? 1 : CanonicalOrder<TWidth, TVector>.Fade(before, max);
+            float total = CanonicalOrder<TWidth, TVector>.Exponentiate(scores, max, TElement.Shift);
+            (_correction[row], _sum[row]) = (fade, MathF.FusedMultiplyAdd((float)_sum[row], fade, total));
+            return;
+        }
+
         float correction = before == max ? 1 : MathF.Exp(before - max);
         float sum = RowSoftmax<TWidth, TVector>.Exponentiate(scores, max, TElement.Shift);
-        _max[row] = max;
         _correction[row] = correction;
         _sum[row] = (_sum[row] * correction) + sum;
     }
@@ -342,63 +352,6 @@ internal static unsafe class RowScores<TWidth, TVector, TElement>
                 Sse.Prefetch0(from + at);
             }
         }
-    }
-}
-
-/// <summary>The softmax of one row over a block of <see cref="TileKernel.Block"/> scores.</summary>
-internal static unsafe class RowSoftmax<TWidth, TVector>
-    where TWidth : struct, IVectorWidth<TVector>
-    where TVector : struct
-{
-    /// <summary>score := cap·tanh(score / cap); scores are finite.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    internal static void Cap(float* scores, float cap)
-    {
-        TVector by = TWidth.Create(cap);
-        for (int i = 0; i < TileKernel.Block; i += TWidth.Count)
-        {
-            TVector score = TWidth.Load(scores + i);
-            TWidth.Store(TWidth.Multiply(by, VectorMath<TWidth, TVector>.Tanh(TWidth.Divide(score, by))), scores + i);
-        }
-    }
-
-    /// <summary>Adds biases inside the interval.</summary>
-    internal static void AddBias(float* scores, float* bias, int first, int end)
-    {
-        for (int i = first; i < end; i++)
-        {
-            scores[i] += bias[i];
-        }
-    }
-
-    /// <summary>The largest score.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    internal static float Largest(float* scores)
-    {
-        TVector largest = TWidth.Load(scores);
-        for (int i = TWidth.Count; i < TileKernel.Block; i += TWidth.Count)
-        {
-            largest = TWidth.Max(largest, TWidth.Load(scores + i));
-        }
-
-        return TWidth.Largest(largest);
-    }
-
-    /// <summary>score := shift·e^(score - max); returns Σ e^(score - max).</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    internal static float Exponentiate(float* scores, float max, float shift)
-    {
-        TVector top = TWidth.Create(max);
-        TVector by = TWidth.Create(shift);
-        TVector sum = TWidth.Create(0f);
-        for (int i = 0; i < TileKernel.Block; i += TWidth.Count)
-        {
-            TVector weight = VectorMath<TWidth, TVector>.Exp(TWidth.Subtract(TWidth.Load(scores + i), top));
-            sum = TWidth.Add(sum, weight);
-            TWidth.Store(TWidth.Multiply(weight, by), scores + i);
-        }
-
-        return TWidth.Sum(sum);
     }
 }
 

@@ -28,7 +28,10 @@ internal abstract unsafe class TileWorker : IDisposable
 }
 
 /// <summary>The worker over one kernel, one storage type, and double vectors of one width for the precise kernel.</summary>
-internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel kernel, MemoryAccount account) : TileWorker
+/// <param name="kernel">The fast kernel.</param>
+/// <param name="isCanonical">What is exact enough is decided by the keys that a row sees, not by those of its page.</param>
+/// <param name="account">Counts the scratch memory.</param>
+internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel kernel, bool isCanonical, MemoryAccount account) : TileWorker
     where TWidth : struct, IDoubleWidth<TVector>
     where TVector : struct
     where TElement : struct, IStoredElement
@@ -138,12 +141,15 @@ internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel ke
             _clean.Examine(_page, _tile);
         }
 
+        bool isExamined = !isClean;
         bool anyFast = false;
         bool anyPrecise = false;
         for (int row = 0; row < _tile.Count; row++)
         {
             KeyInterval seen = _page.Indices[row];
-            bool isFast = isClean ? IsFast(row, limits) : IsFast(row, _clean.Limits) && !_clean.IsSeen(_tile, _page, row);
+            bool isFast = isCanonical ? seen.IsEmpty || IsFast(row, limits) || IsFastBySeenKeys(row, ref isExamined)
+                : isClean ? IsFast(row, limits)
+                : IsFast(row, _clean.Limits) && !_clean.IsSeen(_tile, _page, row);
             bool isPrecise = !seen.IsEmpty && !isFast;
             _preciseIndices[row] = isPrecise ? seen : default;
             _page.Indices[row] = isPrecise ? default : seen;
@@ -167,17 +173,36 @@ internal sealed unsafe class TileWorker<TWidth, TVector, TElement>(TileKernel ke
         }
     }
 
-    // Written so that NaN and ∞ are not fast.
+    // Limits of the page bound those of the keys that a row sees: what they let pass, these do. So neighbours, keys that are gone and
+    // what lies past a row cost time at most, and change no bit.
+    private bool IsFastBySeenKeys(int row, ref bool isExamined)
+    {
+        if (!isExamined)
+        {
+            _clean.Examine(_page, _tile);
+            isExamined = true;
+        }
+
+        (double keyNorm, double value, double bias) = _clean.SeenBy(_tile, _page, row);
+        return IsFast(row, keyNorm, value, bias);
+    }
+
     private bool IsFast(int row, PageLimits limits)
     {
-        double magnitude = _tile.Magnitude[row];
         AttentionMask mask = _tile.Problem.Mask;
         double bias = mask.HasBias
             ? mask.LargestBias(_tile.Batch, _tile.Head[row], _tile.Index[row], _page.Span.FirstPosition, _page.Span.LastPosition)
             : 0;
+        return IsFast(row, limits.LargestKeyNorm, limits.LargestValue, bias);
+    }
+
+    // Written so that NaN and ∞ are not fast.
+    private bool IsFast(int row, double keyNorm, double value, double bias)
+    {
+        double magnitude = _tile.Magnitude[row];
         return magnitude <= kernel.QueryLimit
-            && (magnitude * limits.LargestKeyNorm) + bias <= kernel.ScoreLimit
-            && limits.LargestValue <= LargestFastValue;
+            && (magnitude * keyNorm) + bias <= kernel.ScoreLimit
+            && value <= LargestFastValue;
     }
 }
 
@@ -222,6 +247,9 @@ internal abstract unsafe class TileKernel : IDisposable
 
     /// <summary>Frees the scratch memory.</summary>
     protected abstract void Dispose(bool disposing);
+
+    /// <summary>Largest |scale|·|query| whose elements still fit when they are multiplied by a storage type's shift.</summary>
+    protected static double ShiftedQueryLimit(float shift) => shift == 1f ? double.PositiveInfinity : 16384;
 
     /// <summary>What is added to one row's scores over a block: biases, and -∞ for keys that the interval shows and other rules hide.</summary>
     protected static void FillBias(RowTile tile, PageView page, int row, int block, Span<float> bias)

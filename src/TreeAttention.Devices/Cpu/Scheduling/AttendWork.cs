@@ -28,7 +28,7 @@ internal sealed unsafe class AttendWork(WorkerPool pool, TileWorkers workers, Me
     internal void Attend(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, PartialAttention into)
     {
         (_problem, _queries, _shard, _into) = (problem, queries, shard, into);
-        _kind = workers.KindFor(problem.Shape, shard.Plan.Type);
+        _kind = workers.KindFor(problem.Shape, shard.Plan.Type, isCanonical: false);
         _grid = workers.GridFor(_kind, problem.Shape, queries.Count);
         if (_grid.Count == 0)
         {

@@ -43,7 +43,7 @@ internal sealed unsafe class LaneWork(WorkerPool pool, TileWorkers workers, Memo
         }
 
         (_problem, _queries, _shard) = (problem, queries, shard);
-        _kind = workers.KindFor(problem.Shape, shard.Plan.Type);
+        _kind = workers.KindFor(problem.Shape, shard.Plan.Type, isCanonical: true);
         _grid = workers.GridFor(_kind, problem.Shape, queries.Count);
         if (_grid.Count == 0)
         {

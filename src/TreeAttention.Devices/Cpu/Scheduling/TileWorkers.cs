@@ -31,9 +31,12 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
         ? new TileWorkers<Width512, Vector512<float>>(threads, account)
         : new TileWorkers<Width256, Vector256<float>>(threads, account);
 
-    /// <summary>The kernel for a call. It follows from the shape of the whole problem alone, so the bits do too.</summary>
+    /// <summary>The kernel for a call.</summary>
+    /// <param name="shape">The whole problem, from which alone the choice follows: so the bits do too.</param>
+    /// <param name="type">Storage type.</param>
+    /// <param name="isCanonical">Bits do not depend on the choice.</param>
     /// <exception cref="FaultException">The storage type cannot be computed with here (69).</exception>
-    internal TileKind KindFor(AttentionShape shape, ElementType type)
+    internal TileKind KindFor(AttentionShape shape, ElementType type, bool isCanonical)
     {
         if (!Has(type))
         {
@@ -43,8 +46,9 @@ internal abstract class TileWorkers(int threads, MemoryAccount account) : IDispo
                 $"Keys and values stored as {type.ShortName()} cannot be computed with on the CPU: it has {has}. Choose one of these with {Setting.StorageType}.");
         }
 
-        // Rows that fill two vectors or less are faster one by one than in a panel of three.
-        return new TileKind(type, (long)shape.GroupSize * shape.QueryLength > PanelRows * 2 / 3);
+        // Rows that fill two vectors or less are faster one by one than in a panel of three; some more, where a panel adds up lane by lane.
+        int few = isCanonical ? PanelRows * 5 / 6 : PanelRows * 2 / 3;
+        return new TileKind(type, (long)shape.GroupSize * shape.QueryLength > few, isCanonical);
     }
 
     /// <summary>The tiles of a call.</summary>
@@ -117,11 +121,11 @@ internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount ac
         where TElement : struct, IStoredElement
     {
         TileKernel kernel = kind.IsPanel
-            ? new PanelKernel<TWidth, TVector, TElement>(account)
-            : new RowKernel<TWidth, TVector, TElement>(account);
+            ? new PanelKernel<TWidth, TVector, TElement>(kind.IsCanonical, account)
+            : new RowKernel<TWidth, TVector, TElement>(kind.IsCanonical, account);
         return typeof(TWidth) == typeof(Width512)
-            ? new TileWorker<Double512, Vector512<double>, TElement>(kernel, account)
-            : new TileWorker<Double256, Vector256<double>, TElement>(kernel, account);
+            ? new TileWorker<Double512, Vector512<double>, TElement>(kernel, kind.IsCanonical, account)
+            : new TileWorker<Double256, Vector256<double>, TElement>(kernel, kind.IsCanonical, account);
     }
 #pragma warning restore CA2000
 }
@@ -129,11 +133,12 @@ internal sealed class TileWorkers<TWidth, TVector>(int threads, MemoryAccount ac
 /// <summary>Which kernel over which storage type.</summary>
 /// <param name="Type">Storage type.</param>
 /// <param name="IsPanel">Many query rows: bound by arithmetic, not by reading.</param>
-internal readonly record struct TileKind(ElementType Type, bool IsPanel)
+/// <param name="IsCanonical">Both kernels give the same bits, which are those of a row's own keys: the reproducible mode.</param>
+internal readonly record struct TileKind(ElementType Type, bool IsPanel, bool IsCanonical)
 {
     /// <summary>Number of kinds.</summary>
-    internal static int Kinds => 2 * StorageType.All.Count;
+    internal static int Kinds => 4 * StorageType.All.Count;
 
     /// <summary>0 to <see cref="Kinds"/> - 1.</summary>
-    internal int Number => ((int)Type * 2) + (IsPanel ? 1 : 0);
+    internal int Number => ((int)Type * 4) + (IsPanel ? 2 : 0) + (IsCanonical ? 1 : 0);
 }

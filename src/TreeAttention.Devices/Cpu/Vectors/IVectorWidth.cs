@@ -61,6 +61,12 @@ internal unsafe interface IVectorWidth<TVector>
 
     static abstract float Sum(TVector value);
 
+    /// <summary>The sum in one order on every machine: the upper half is added to the lower one, and so on.</summary>
+    static abstract float SumByHalves(TVector value);
+
+    /// <summary>The first element.</summary>
+    static abstract float First(TVector value);
+
     static abstract float Largest(TVector value);
 
     /// <summary>The sums of eight vectors, each in the same order of additions.</summary>

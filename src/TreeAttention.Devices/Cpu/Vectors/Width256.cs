@@ -92,6 +92,17 @@ internal readonly unsafe struct Width256 : IVectorWidth<Vector256<float>>
     public static float Sum(Vector256<float> value) => Vector256.Sum(value);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float SumByHalves(Vector256<float> value)
+    {
+        Vector128<float> four = value.GetLower() + value.GetUpper();
+        Vector128<float> two = four + Vector128.Shuffle(four, Vector128.Create(2, 3, 2, 3));
+        return two[0] + two[1];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float First(Vector256<float> value) => value.ToScalar();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float Largest(Vector256<float> value)
     {
         var four = Vector128.MaxNative(value.GetLower(), value.GetUpper());

@@ -92,6 +92,12 @@ internal readonly unsafe struct Width512 : IVectorWidth<Vector512<float>>
     public static float Sum(Vector512<float> value) => Width256.Sum(value.GetLower() + value.GetUpper());
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float SumByHalves(Vector512<float> value) => Width256.SumByHalves(value.GetLower() + value.GetUpper());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float First(Vector512<float> value) => value.ToScalar();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float Largest(Vector512<float> value) =>
         Width256.Largest(Vector256.MaxNative(value.GetLower(), value.GetUpper()));
 

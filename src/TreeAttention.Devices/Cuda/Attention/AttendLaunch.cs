@@ -96,7 +96,7 @@ internal sealed class AttendLaunch(
     internal nint AttendPages(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int first, int count, PartialAttention like)
     {
         nint parts = Scratch(count * like.Region.Bytes);
-        Launch(KernelFor(problem, queries, shard, true), problem, queries, shard, first, 1, count, parts);
+        Launch(KernelFor(problem, queries, shard, true), problem, queries, shard, first, 1, count, parts, isByRow: true);
         return parts;
     }
 
@@ -136,7 +136,8 @@ internal sealed class AttendLaunch(
     }
 
     private void Launch(
-        AttendKernel kernel, AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int firstPage, int pagesPerSplit, int splits, nint into)
+        AttendKernel kernel, AttentionProblem problem, QueryBlock queries, KeyValueShard shard, int firstPage, int pagesPerSplit, int splits, nint into,
+        bool isByRow = false)
     {
         AttentionShape shape = problem.Shape;
         nint function = kernels.Get(kernel.Program, 0, kernel.SharedBytes);
@@ -148,10 +149,10 @@ internal sealed class AttendLaunch(
         arguments.PagesPerSplit = pagesPerSplit;
         (int X, int Y, int Z) grid = (splits * TilesOf(problem, queries, kernel), shape.KvHeads, shape.Batch);
         kernels.Launch(function, grid, kernel.Threads, kernel.SharedBytes, arguments, kernel.Name);
-        LaunchPrecise(problem, queries, shard, arguments);
+        LaunchPrecise(problem, queries, shard, arguments, isByRow);
     }
 
-    private void LaunchPrecise(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, in AttendArguments attend)
+    private void LaunchPrecise(AttentionProblem problem, QueryBlock queries, KeyValueShard shard, in AttendArguments attend, bool isByRow)
     {
         AttentionShape shape = problem.Shape;
         ElementType type = shard.Plan.Type;
@@ -172,6 +173,7 @@ internal sealed class AttendLaunch(
             Scale = problem.Scale,
             ScoreLimit = StorageType.Of(type).ScoreLimit,
             ValueLimit = LargestFastValue,
+            ByRow = isByRow ? 1 : 0,
         };
         kernels.Launch(function, (attend.Splits * tiles, shape.KvHeads, shape.Batch), PreciseKernel.Threads, shared, arguments, kernel.Name);
     }
@@ -191,7 +193,7 @@ internal sealed class AttendLaunch(
             PageRanges = ranges,
             QueryIndices = tables.Of(queries.Indices),
             KeyLengths = tables.LengthsOf(options.KeyLengths, shard.Plan),
-            QueryLengths = tables.Of(options.QueryLengths),
+            QueryLengths = tables.Of(problem.Mask.QueryLengths),
             KeyStarts = tables.Of(options.KeyStarts),
             Places = tables.Of(problem.Mask.PackedPlaces),
             QueryDepths = tables.Of(options.QueryDepths),

@@ -33,7 +33,7 @@ internal sealed class EdgeKernels(KernelFunctions kernels, DeviceTables tables)
             Lse = lse.Address,
             Sinks = tables.Of(problem.Options.Sinks),
             QueryIndices = tables.Of(indices),
-            QueryLengths = tables.Of(problem.Options.QueryLengths),
+            QueryLengths = tables.Of(problem.Mask.QueryLengths),
             Rows = state.Rows,
             QueryHeads = problem.Shape.QueryHeads,
             Count = indices.Length,

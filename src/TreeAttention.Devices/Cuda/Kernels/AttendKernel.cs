@@ -19,6 +19,9 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     private const int TileRows = 16;
     private static readonly int[] _tensorTiles = [64, 128, 256, 576];
 
+    /// <summary>Keys that a block of the tensor-core kernel takes at a time.</summary>
+    internal int KeysPerTile { get; private init; }
+
     /// <summary>The name in messages.</summary>
     internal string Name => Program.Expressions[0];
 
@@ -31,16 +34,17 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
     /// <param name="sharedLimit">Most shared memory of a block on this device.</param>
     internal static AttendKernel For(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, bool hasScoreRules, int sharedLimit) =>
         (rows < PrefillRows || type == ElementType.Float32 ? null : Prefill(shape, type, hasScoreRules, sharedLimit))
-        ?? ForPages(shape, type, valuesInKeys, rows, sharedLimit);
+        ?? (type == ElementType.Float32 ? null : Tensor(shape, type, valuesInKeys, RowWarps(shape, rows), sharedLimit))
+        ?? Plain(shape, type);
 
-    /// <summary>The instance for the states of single pages: one whose bits are the same for any number of rows above a tile.</summary>
+    /// <summary>The instance for the states of single pages. Whatever the number of rows, its tiles have as many keys, and so its bits are the same.</summary>
     /// <param name="shape">Sizes of the call.</param>
     /// <param name="type">Storage type.</param>
     /// <param name="valuesInKeys">Values are the first value_dim elements of the keys.</param>
     /// <param name="rows">Query rows of a KV head.</param>
     /// <param name="sharedLimit">Most shared memory of a block on this device.</param>
     internal static AttendKernel ForPages(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit) =>
-        (type == ElementType.Float32 ? null : Tensor(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
+        (type == ElementType.Float32 ? null : TensorOfPages(shape, type, valuesInKeys, rows, sharedLimit)) ?? Plain(shape, type);
 
     /// <summary>What kernels call a storage type.</summary>
     /// <exception cref="FaultException">They have no such type (69).</exception>
@@ -66,13 +70,35 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
         return shared <= sharedLimit ? new AttendKernel(program, PrefillRows, valueTile > 128 ? 256 : 128, shared) : null;
     }
 
-    private static AttendKernel? Tensor(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit)
+    private static int RowWarps(AttentionShape shape, int rows)
+    {
+        int valueTile = SmallestTile(shape.ValueDim);
+        return valueTile > 256 || rows <= TileRows ? 1 : valueTile > 128 || rows <= 2 * TileRows ? 2 : 4;
+    }
+
+    // The instance of the most rows has the fewest keys at a time, and the least room: what fits it fits all.
+    private static AttendKernel? TensorOfPages(AttentionShape shape, ElementType type, bool valuesInKeys, int rows, int sharedLimit)
+    {
+        // Four warps of rows would leave wide keys half a tile, and widened ones too few registers.
+        int widestOfFour = StorageType.Of(type).BitsPerElement < 16 ? 64 : 128;
+        int most = Math.Max(SmallestTile(shape.HeadDim), SmallestTile(shape.ValueDim)) > widestOfFour ? 2 : 4;
+        int widest = Math.Min(RowWarps(shape, int.MaxValue), most);
+        AttendKernel? ofMost = Tensor(shape, type, valuesInKeys, widest, sharedLimit, isPages: true);
+        return ofMost is null ? null : Tensor(shape, type, valuesInKeys, Math.Min(RowWarps(shape, rows), most), sharedLimit, ofMost.KeysPerTile, true);
+    }
+
+    private static AttendKernel? Tensor(
+        AttentionShape shape, ElementType type, bool valuesInKeys, int rowWarps, int sharedLimit, int keysPerTile = 0, bool isPages = false)
     {
         int headTile = SmallestTile(shape.HeadDim);
         int valueTile = SmallestTile(shape.ValueDim);
-        int rowWarps = valueTile > 256 || rows <= TileRows ? 1 : valueTile > 128 || rows <= 2 * TileRows ? 2 : 4;
         foreach ((int keys, int stages) in PipelinesFor(Math.Max(headTile, valueTile), rowWarps))
         {
+            if (keysPerTile > 0 && keys != keysPerTile)
+            {
+                continue;
+            }
+
             int tileRows = TileRows * rowWarps;
             int tile = (int)type.BytesFor(keys * (headTile + (valuesInKeys ? 0 : valueTile)));
             int shared = (stages * tile) + (2 * tileRows * (headTile + keys)) + 768;
@@ -80,9 +106,11 @@ internal sealed record AttendKernel(KernelProgram Program, int RowsPerTile, int 
             {
                 string element = ElementName(type);
                 string inKeys = valuesInKeys ? "true" : "false";
+                string quarters = isPages && rowWarps > 1 ? ", true" : ""; // a block of one warp of rows has them anyway
                 var program = new KernelProgram(
-                    "attend_tensor.cu", [$"attend_tensor<{element}, {headTile}, {valueTile}, {inKeys}, {rowWarps}, {keys}, {stages}>"], true);
-                return new AttendKernel(program, tileRows, DecodeThreads, shared);
+                    "attend_tensor.cu",
+                    [$"attend_tensor<{element}, {headTile}, {valueTile}, {inKeys}, {rowWarps}, {keys}, {stages}{quarters}>"], true);
+                return new AttendKernel(program, tileRows, DecodeThreads, shared) { KeysPerTile = keys };
             }
         }
 

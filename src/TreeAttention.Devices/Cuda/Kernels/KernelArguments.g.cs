@@ -147,8 +147,8 @@ internal record struct PreciseArguments
     internal double ScoreLimit;
     /// <summary>and for values up to here</summary>
     internal float ValueLimit;
-    /// <summary>0</summary>
-    internal int Unused;
+    /// <summary>1: of a page beyond its limits the keys decide that the row sees</summary>
+    internal int ByRow;
 }
 
 /// <summary>

@@ -65,7 +65,7 @@ public sealed partial class KernelInstanceTests
     {
         string chosen = AttendKernel.ForPages(new AttentionShape(1, 5000, 1, 1, 1, 128, 128), ElementType.BFloat16, false, 5000, _sharedLimits[90][0]).Name;
 
-        Assert.Equal("attend_tensor<bfloat16, 128, 128, false, 4, 64, 2>", chosen);
+        Assert.Equal("attend_tensor<bfloat16, 128, 128, false, 4, 64, 2, true>", chosen);
     }
 
     private static IEnumerable<string> Choices(int sharedLimit) =>

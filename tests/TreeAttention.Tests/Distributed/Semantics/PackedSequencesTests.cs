@@ -24,8 +24,8 @@ public sealed class PackedSequencesTests
         { "begins with 1", [1, 6], [0, 10] },
         { "is empty", [], [0, 10] },
         { "must not descend", [0, 4, 3, 6], [0, 4, 5, 10] },
-        { "ends with 5", [0, 5], [0, 10] },
-        { "ends with 9", [0, 6], [0, 9] },
+        { "ends with 7", [0, 7], [0, 10] },
+        { "ends with 11", [0, 6], [0, 11] },
         { "names 2 sequences", [0, 3, 6], [0, 10] },
     };
 

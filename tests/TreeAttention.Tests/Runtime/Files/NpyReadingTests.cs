@@ -65,7 +65,7 @@ public class NpyReadingTests : TensorFileTestBase
     [InlineData("<V2", "safetensors")]
     [InlineData("|V2", "bfloat16")]
     [InlineData("|V1", "float8")]
-    [InlineData("<u4", ".astype('<i8')")]
+    [InlineData("<u16", ".astype('<i8')")]
     [InlineData("<c8", "'<c8'")]
     [InlineData("<U5", "'<U5'")]
     [InlineData("<f44", "'<f44'")]

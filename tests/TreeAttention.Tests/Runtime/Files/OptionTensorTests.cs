@@ -89,7 +89,7 @@ public class OptionTensorTests : TensorFileTestBase
 
         Assert.All(faults, fault => Assert.Equal(FaultCode.BadInput, fault.Code));
         Assert.Contains("--key-lengths", faults[0].Message, StringComparison.Ordinal);
-        Assert.Contains("holds f32: it must hold i32 or i64", faults[0].Message, StringComparison.Ordinal);
+        Assert.Contains("holds f32: it must hold i32, i64, u32, u64, i16, u16, i8 or u8", faults[0].Message, StringComparison.Ordinal);
         Assert.Contains("holds i32: it must hold bool", faults[1].Message, StringComparison.Ordinal);
         Assert.Contains("f8e4m3", faults[2].Message, StringComparison.Ordinal);
     }

@@ -87,7 +87,6 @@ public class SafetensorsReadingTests : TensorFileTestBase
     }
 
     [Theory]
-    [InlineData("U16", 16)]
     [InlineData("F8_E5M2", 8)]
     [InlineData("F4", 4)]
     [InlineData("C64", 64)]
@@ -135,7 +134,7 @@ public class SafetensorsReadingTests : TensorFileTestBase
     [InlineData("""{"__metadata__":{"x":"1","x":"2"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", "'x' for the second time")]
     [InlineData("""{"__metadata__":{},"__metadata__":{},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", "second time")]
     [InlineData("""{"__metadata__":{"x":1},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", "strings only")]
-    [InlineData("""{"__metadata__":null,"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", "an object")]
+    [InlineData("""{"__metadata__":[],"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", "an object")]
     [InlineData("""{"\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", "surrogate")]
     [InlineData("""{"a":{"\udc00":"F32","shape":[2],"data_offsets":[0,8]}}""", "surrogate")]
     [InlineData("""{"a":{"dtype":"F32","shape":[[[[[2]]]]],"data_offsets":[0,8]}}""", "whole")]

@@ -42,6 +42,43 @@ public sealed class OneShotAttentionTests
             keys => [.. Enumerable.Range(0, 3).Select(rank => layout.PositionsOf(rank, 3, keys))]);
     }
 
+    [Theory, InlineData(1), InlineData(3)]
+    public void Reproducible_packed_sequences_are_given_by_lanes_of_their_own(int ranks)
+    {
+        int[] bounds = [0, 700, 720, 720, 1300];
+        var layout = ShardLayout.LanesOf(bounds);
+
+        Check(
+            [.. new int[ranks - 1], 1300],
+            Options with
+            {
+                Layout = layout,
+                Plan = new AttentionPlan(AttentionAlgorithm.Tree, ReductionKind.Lanes),
+                QueryLength = 4,
+                Attention = new AttentionOptions { PackedQueries = [0, 1, 3, 3, 4], PackedKeys = bounds, Causal = true },
+            },
+            keys => [.. Enumerable.Range(0, ranks).Select(rank => layout.PositionsOf(rank, ranks, keys))]);
+    }
+
+    [Fact]
+    public void Reproducible_rows_that_begin_elsewhere_are_refused_where_ranks_hold_pages_of_others() => RunAll(2, group =>
+    {
+        float[] query = new float[QueryHeads * HeadDim];
+        float[] key = new float[2 * KvHeads * HeadDim];
+        float[] value = new float[2 * KvHeads * ValueDim];
+        AttendOptions lanes = Options with { Layout = ShardLayout.Lanes, Plan = new AttentionPlan(AttentionAlgorithm.Tree, ReductionKind.Lanes) };
+        CancellationToken cancellation = TestContext.Current.CancellationToken;
+
+        FaultException packed = Assert.Throws<FaultException>(() => group.Attend(
+            query, group.IsRoot ? key : [], group.IsRoot ? value : [],
+            lanes with { Attention = new AttentionOptions { PackedQueries = [0, 0, 1], PackedKeys = [0, 1, 2] } }, cancellation));
+        FaultException padded = Assert.Throws<FaultException>(() => group.Attend(
+            query, group.IsRoot ? key : [], group.IsRoot ? value : [], lanes with { Attention = new AttentionOptions { KeyStarts = [1] } }, cancellation));
+
+        Assert.Contains("Give the keys of ShardLayout.LanesOf(AttentionOptions.PackedKeys)", packed.Message, StringComparison.Ordinal);
+        Assert.Contains("Leave the padding out", padded.Message, StringComparison.Ordinal);
+    });
+
     [Fact]
     public void Values_may_lie_in_the_keys_and_storage_may_be_narrow() =>
         Check(

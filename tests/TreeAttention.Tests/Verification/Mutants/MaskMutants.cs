@@ -21,10 +21,10 @@ internal static class MaskMutants
             ("key lengths ignored", "_shape.KeyLength"),
             ("key lengths one short", "_options.KeyLengths?[batch] - 1 ?? _shape.KeyLength"),
             ("key lengths of row 0 for all", "_options.KeyLengths?[0] ?? _shape.KeyLength")),
-        .. At(Mask, "_options.QueryLengths?[batch] ?? _shape.QueryLength",
+        .. At(Mask, "QueryLengths?[batch] ?? _shape.QueryLength",
             ("query lengths ignored", "_shape.QueryLength"),
-            ("query lengths one short", "_options.QueryLengths?[batch] - 1 ?? _shape.QueryLength"),
-            ("query lengths of row 0 for all", "_options.QueryLengths?[0] ?? _shape.QueryLength")),
+            ("query lengths one short", "QueryLengths?[batch] - 1 ?? _shape.QueryLength"),
+            ("query lengths of row 0 for all", "QueryLengths?[0] ?? _shape.QueryLength")),
         .. At(Mask, "i >= QueryLength(batch)",
             ("the last query of a row sees nothing", "i >= QueryLength(batch) - 1")),
         .. At("Partials/PartialMerge.cs", "indices[place] < problem.Mask.QueryLength(batch)",
@@ -98,7 +98,7 @@ internal static class MaskMutants
 
     private static IEnumerable<Mutant> Packing() =>
     [
-        .. At(Mask, "QueryPlace.OfPacked(queries, keys)",
+        .. At(Mask, "QueryPlace.OfPacked(queries, keys, shape.QueryLength)",
             ("packed sequences ignored", "null")),
         .. At(Mask, Packed("keyBounds[sequence]", "keyBounds[sequence + 1]", "keyBounds[sequence + 1] - fromLast", "sequence"),
             ("packed queries aligned with the first key",
