@@ -3,6 +3,7 @@ using System.Collections.Generic;
 using System.Linq;
 using System.Threading;
 using TreeAttention.Distributed.Faults;
+using TreeAttention.Distributed.Ports;
 
 namespace TreeAttention.Communication.Control;
 
@@ -252,7 +253,9 @@ internal readonly record struct RankPulse(
 
     internal bool IsLeaving => Operation == StallLimits.LeaveOperation;
 
-    internal bool IsCommunicating => Operation != null && !IsComputing && !IsLeaving;
+    internal bool IsIdle => Operation == IControlPlane.WorkOperation;
+
+    internal bool IsCommunicating => Operation != null && !IsComputing && !IsLeaving && !IsIdle;
 
     internal string Name => $"rank {Rank} ({Place})";
 

@@ -92,28 +92,10 @@ internal sealed class TcpControlPlane : IControlPlane
         : new RankHealth(rank, null, null);
 
     /// <inheritdoc/>
-    public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine)
-    {
-        if (Size == 1)
-        {
-            return [mine.ToArray()];
-        }
+    public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine) => Gather(mine, Agreement);
 
-        byte[][] all = Agree(mine, Agreement, WhyInVain);
-        int leaver = Array.FindIndex(all, part => part.AsSpan().SequenceEqual(_farewell));
-        if (leaver < 0)
-        {
-            return all;
-        }
-
-        // Whoever leaves by an exception of its own gets to end its process with its own code.
-        Thread.Sleep(ControlWatcher.PatienceOf(Rank));
-        throw new FaultException(
-            FaultCode.PeerLost, $"Rank {leaver} left the group, but rank {Rank} waits for it in an agreement: every rank must make the same calls, and leave "
-            + "when all are done.")
-        { Rank = leaver };
-    }
-
+    /// <inheritdoc/>
+    public byte[] AwaitWork(ReadOnlyMemory<byte> mine) => Gather(mine, Rank == 0 ? Agreement : IControlPlane.WorkOperation)[0];
     /// <inheritdoc/>
     public bool LeaveTogether()
     {
@@ -160,6 +142,28 @@ internal sealed class TcpControlPlane : IControlPlane
         {
             link.Dispose();
         }
+    }
+
+    private byte[][] Gather(ReadOnlyMemory<byte> mine, string operation)
+    {
+        if (Size == 1)
+        {
+            return [mine.ToArray()];
+        }
+
+        byte[][] all = Agree(mine, operation, WhyInVain);
+        int leaver = Array.FindIndex(all, part => part.AsSpan().SequenceEqual(_farewell));
+        if (leaver < 0)
+        {
+            return all;
+        }
+
+        // Whoever leaves by an exception of its own gets to end its process with its own code.
+        Thread.Sleep(ControlWatcher.PatienceOf(Rank));
+        throw new FaultException(
+            FaultCode.PeerLost, $"Rank {leaver} left the group, but rank {Rank} waits for it ({operation}): every rank must make the same calls, and leave "
+            + "when all are done.")
+        { Rank = leaver };
     }
 
     private byte[][] Agree(ReadOnlyMemory<byte> mine, string operation, Func<Exception?> inVain)

@@ -28,6 +28,9 @@ internal sealed class RankSeat(int rank)
     /// <summary>It has gone to sleep until another rank wakes it.</summary>
     public bool IsWaiting => Volatile.Read(ref _waits) != 0;
 
+    /// <summary>It waits for work, which may never come.</summary>
+    public bool IsIdle => Operation == IControlPlane.WorkOperation;
+
     /// <summary>It is in a call and waits for nobody, or says that it computes.</summary>
     public bool IsComputing => !IsWaiting && (Door.IsTaken || Operation.StartsWith(StallLimits.ComputeOperation, StringComparison.Ordinal));
 
@@ -104,7 +107,7 @@ internal sealed class WaitWatch(RankSeat[] seats, int rank, StallLimits limits)
             _progress[other] = progress;
         }
 
-        return limits.IsWatching && _waited >= limits.Operation.TotalMilliseconds ? Judge() : null;
+        return limits.IsWatching && !seats[rank].IsIdle && _waited >= limits.Operation.TotalMilliseconds ? Judge() : null;
     }
 
     private FaultException? Judge()

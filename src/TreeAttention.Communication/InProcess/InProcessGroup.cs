@@ -268,18 +268,10 @@ internal sealed class InProcessControlPlane : IControlPlane
     public string Operation => _seat.Operation;
 
     /// <inheritdoc/>
-    public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine)
-    {
-        _traffic.CountControl(mine.Length);
-        _given[Rank] = mine.ToArray();
-        string around = _seat.Operation;
-        _seat.Enter("agreement");
-        _group.Meet(Rank);
-        byte[][] all = [.. _given];
-        _group.Meet(Rank);
-        _seat.Enter(around);
-        return all;
-    }
+    public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine) => Gather(mine, "agreement");
+
+    /// <inheritdoc/>
+    public byte[] AwaitWork(ReadOnlyMemory<byte> mine) => [.. Gather(mine, Rank == 0 ? "agreement" : IControlPlane.WorkOperation)[0]];
 
     /// <inheritdoc/>
     public RankHealth HealthOf(int rank)
@@ -299,4 +291,17 @@ internal sealed class InProcessControlPlane : IControlPlane
 
     /// <inheritdoc/>
     public void Dispose() => _group.Members.Leave(Rank);
+
+    private byte[][] Gather(ReadOnlyMemory<byte> mine, string operation)
+    {
+        _traffic.CountControl(mine.Length);
+        _given[Rank] = mine.ToArray();
+        string around = _seat.Operation;
+        _seat.Enter(operation);
+        _group.Meet(Rank);
+        byte[][] all = [.. _given];
+        _group.Meet(Rank);
+        _seat.Enter(around);
+        return all;
+    }
 }

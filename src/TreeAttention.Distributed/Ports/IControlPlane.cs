@@ -9,6 +9,9 @@ namespace TreeAttention.Distributed.Ports;
 /// <remarks>It never carries tensors, works while a collective hangs, and counts its bytes as control bytes.</remarks>
 internal interface IControlPlane : IDisposable
 {
+    /// <summary>The operation of a rank that waits for work: it has no deadline, since there may be none for hours.</summary>
+    const string WorkOperation = "waiting for work";
+
     /// <summary>This rank.</summary>
     int Rank { get; }
 
@@ -18,6 +21,10 @@ internal interface IControlPlane : IDisposable
     /// <summary>Gathers a few bytes of every rank on every rank, in rank order.</summary>
     /// <exception cref="FaultException">A rank is gone (200) or did not answer in time (201); the message names it.</exception>
     IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine);
+
+    /// <summary>Gives every rank the bytes of rank 0. The others wait for it without a deadline; rank 0 waits for them with one.</summary>
+    /// <exception cref="FaultException">A rank is gone (200), or rank 0 waits for one that does not come (201).</exception>
+    byte[] AwaitWork(ReadOnlyMemory<byte> mine);
 
     /// <summary>Tells that this rank begins an operation; heartbeats carry the latest. Allocates nothing.</summary>
     /// <param name="operation">A constant name: <c>ring hop</c>, <c>all-reduce</c>.</param>

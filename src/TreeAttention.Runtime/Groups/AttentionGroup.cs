@@ -18,6 +18,7 @@ namespace TreeAttention;
 public sealed partial class AttentionGroup : IDisposable
 {
     private const int MostRanksOfProcess = 4096; // threads
+    private const int MostWork = 16 << 20; // bytes
 
     private readonly AttentionGroup? _whole; // whose ranks this is a part of
     private readonly Tenants _made = new();
@@ -288,6 +289,41 @@ public sealed partial class AttentionGroup : IDisposable
             work();
             return true;
         });
+    }
+
+    /// <summary>Gives every rank the work of rank 0: what a service decides in one place, in a form of its own, before the steps that do it.</summary>
+    /// <remarks>
+    /// Every rank calls it, and calls it again when the work is done. Ranks other than 0 wait for work without a deadline, and learn of a rank
+    /// that is lost or stopped at once; rank 0 waits for them as in any call. It travels beside the tensors, for some tens of microseconds.
+    /// A whole group shares work; its parts get theirs in it.
+    /// </remarks>
+    /// <param name="work">Rank 0's bytes, at most 16 MiB; the others give none.</param>
+    /// <param name="cancellation">As for a step: before the call it throws, within it it ends the group.</param>
+    /// <returns>Rank 0's bytes, the caller's own copy.</returns>
+    /// <exception cref="ArgumentException">Another rank than 0 gives work, or there is too much of it.</exception>
+    /// <exception cref="InvalidOperationException">The group is a part of another one.</exception>
+    /// <exception cref="FaultException">A rank has left or is lost (200), is stopped, or does not come where rank 0 waits for it (201).</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public byte[] ShareWork(ReadOnlySpan<byte> work = default, CancellationToken cancellation = default)
+    {
+        using RankDoor.Visit visit = Enter(nameof(ShareWork));
+        if (work.Length > (IsRoot ? MostWork : 0))
+        {
+            throw new ArgumentException(
+                IsRoot ? $"Work has at most {MostWork:N0} bytes, but this has {work.Length:N0}." : $"Rank 0 gives the work; rank {Rank} gives none.", nameof(work));
+        }
+
+        using CancellationTokenRegistration registration = Watch(cancellation);
+        try
+        {
+            return Context.Control.AwaitWork(work.ToArray());
+        }
+        catch (FaultException fault)
+        {
+            Note(fault);
+            cancellation.ThrowIfCancellationRequested();
+            throw;
+        }
     }
 
     /// <summary>Refuses to work when the ranks were started with different settings.</summary>

@@ -156,6 +156,10 @@ internal sealed class PartControlPlane(IControlPlane whole, int[] members) : ICo
     }
 
     /// <inheritdoc/>
+    public byte[] AwaitWork(ReadOnlyMemory<byte> mine) =>
+        throw new InvalidOperationException("A part of a group gets no work of its own: parts agree in step, so the whole group shares it.");
+
+    /// <inheritdoc/>
     public void Enter(string operation) => whole.Enter(operation);
 
     /// <inheritdoc/>

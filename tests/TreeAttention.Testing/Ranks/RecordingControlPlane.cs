@@ -18,6 +18,8 @@ internal sealed class RecordingControlPlane(IControlPlane inner) : IControlPlane
 
     public IReadOnlyList<byte[]> AllGather(ReadOnlyMemory<byte> mine) => inner.AllGather(mine);
 
+    public byte[] AwaitWork(ReadOnlyMemory<byte> mine) => inner.AwaitWork(mine);
+
     public void Enter(string operation)
     {
         Operations.Add(operation);

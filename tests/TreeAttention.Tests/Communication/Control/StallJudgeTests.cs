@@ -55,6 +55,17 @@ public sealed class StallJudgeTests
     }
 
     [Fact]
+    public void Who_waits_for_work_is_late_only_where_another_waits_for_it()
+    {
+        Assert.Null(Judge(Pulse(0, 50, null, 5000), Pulse(1, 50, "waiting for work", 5000), Pulse(2, 50, "waiting for work", 5000)));
+
+        (int Rank, string Reason)? verdict = Judge(Pulse(0, 50, "merge", 11), Pulse(1, 49, "waiting for work", 5000), Pulse(2, 50, "merge", 11));
+
+        Assert.Equal(1, verdict?.Rank);
+        Assert.Contains("did not arrive at operation 50 (merge): it is in operation 49 (waiting for work)", verdict?.Reason, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void A_slow_rank_whose_state_changes_is_never_at_fault()
     {
         Assert.Null(Judge(Pulse(0, 50, "all-reduce", 500), Pulse(1, 49, null, 3), Pulse(2, 50, "all-reduce", 500)));

@@ -60,6 +60,25 @@ public sealed class TcpControlPlaneTests
     }
 
     [Fact]
+    public async Task Who_waits_for_work_has_no_deadline_and_gets_what_rank_0_brings()
+    {
+        var limits = new StallLimits { Operation = TimeSpan.FromSeconds(1), WarmUp = TimeSpan.FromSeconds(1), Beat = TimeSpan.FromMilliseconds(50) };
+
+        byte[][] results = await OnEachRank(3, limits, plane =>
+        {
+            if (plane.Rank == 0)
+            {
+                Thread.Sleep(2500);
+            }
+
+            return plane.AwaitWork(new byte[] { (byte)plane.Rank, 7 });
+        });
+
+        Assert.All(results, work => Assert.Equal([0, 7], work));
+        Assert.Empty(_faults);
+    }
+
+    [Fact]
     public async Task A_connection_without_the_token_is_dropped_and_does_no_harm()
     {
         var invitation = new TaskCompletionSource<byte[]>();
