@@ -11,4 +11,4 @@ for sample in Decode Serving; do
   dotnet build samples/$sample --configuration Release --no-restore --nologo --verbosity quiet --output artifacts/sample/bin/$sample
 done
 dotnet artifacts/sample/bin/Decode/Decode.dll
-dotnet artifacts/sample/bin/Serving/Serving.dll "${1:-30}"
+dotnet artifacts/sample/bin/Serving/Serving.dll "${1:-20}"

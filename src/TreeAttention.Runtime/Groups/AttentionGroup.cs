@@ -194,6 +194,7 @@ public sealed partial class AttentionGroup : IDisposable
     {
         using RankDoor.Visit visit = Enter(nameof(CreateCache));
         ArgumentNullException.ThrowIfNull(options);
+        AgreeOn(nameof(CreateCache), CallSettings.Of(options));
         ShardedKvCache cache = Settle(() => new ShardedKvCache(Context, options));
         cache.Tenancy.Join(_made);
         GroupMetrics.Follow(cache);
@@ -210,6 +211,7 @@ public sealed partial class AttentionGroup : IDisposable
         using RankDoor.Visit visit = Enter(nameof(CreateStep));
         RequireUsable(cache);
         RequireWhole(options);
+        AgreeOn(nameof(CreateStep), CallSettings.Of(options));
         DecodeStep step = Settle(() => new DecodeStep(Context, cache, options));
         step.Tenancy.Join(_made);
         return step;
@@ -232,6 +234,7 @@ public sealed partial class AttentionGroup : IDisposable
             throw new ArgumentException("A tree is null: give one tree for all rows, or one for each.", nameof(trees));
         }
 
+        AgreeOn(nameof(CreateSpeculativeStep), [.. CallSettings.Of(options), .. CallSettings.Of(trees)]);
         SpeculativeStep step = Settle(() => new SpeculativeStep(Context, cache, options, trees));
         step.Tenancy.Join(_made);
         return step;
@@ -247,6 +250,7 @@ public sealed partial class AttentionGroup : IDisposable
         using RankDoor.Visit visit = Enter(nameof(CreatePrefill));
         RequireUsable(cache);
         RequireWhole(options);
+        AgreeOn(nameof(CreatePrefill), CallSettings.Of(options));
         PrefillStep prefill = Settle(() => PrefillStep.Create(Context, cache, options));
         prefill.Tenancy.Join(_made);
         return prefill;
@@ -367,6 +371,19 @@ public sealed partial class AttentionGroup : IDisposable
     }
 
     private Exception? FaultThatEnded => _fault ?? _whole?.FaultThatEnded;
+
+    private void AgreeOn(string call, IEnumerable<KeyValuePair<string, string>> settings)
+    {
+        try
+        {
+            SettingsAgreement.AgreeOnCall(Context.Control, call, settings);
+        }
+        catch (FaultException fault) when (!fault.IsAgreed)
+        {
+            Note(fault);
+            throw;
+        }
+    }
 
     private T Settle<T>(Func<T> work)
     {

@@ -1,11 +1,9 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
-using System.Runtime.InteropServices;
 using TreeAttention.Distributed.Faults;
 using TreeAttention.Distributed.Layout;
 using TreeAttention.Distributed.Loading;
-using TreeAttention.Distributed.Numerics;
 using TreeAttention.Distributed.Ports;
 using TreeAttention.Distributed.Semantics;
 using TreeAttention.Distributed.Steps;
@@ -53,7 +51,7 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
     {
         (int queries, int keys, int values) = (call.Query.Length, call.Key.Length, call.Value.Length);
         long mine = group.Together(() => KeysIn(queries, keys, values));
-        group.Agree(Settings(call.Query));
+        SettingsAgreement.AgreeOnCall(Context.Control, nameof(AttentionGroup.Attend), CallSettings.Of(options, call.Query));
         long[] lengths = [.. group.Gather(mine).Select(rank => rank[0])];
         AttentionProblem problem = group.Together(() => new AttentionProblem(ShapeOf(lengths.Sum()), options.Attention));
         ShardLayout layout = group.Together(() => LayoutOf(problem, lengths));
@@ -152,14 +150,4 @@ internal sealed class OneShotAttention(AttentionGroup group, AttendOptions optio
                 $"{Setting.Reproducible} counts pages from each packed sequence's first key. Give the keys of ShardLayout.LanesOf({Setting.PackedKeys}).");
         }
     }
-
-    private KeyValuePair<string, string>[] Settings(ReadOnlySpan<float> query) =>
-    [
-        new("sizes", $"{options.Batch} rows, {options.QueryLength} queries, {options.QueryHeads} × {options.HeadDim}, {options.KvHeads} × {options.ValueDim}"),
-        new("query", Fingerprint.TextOf(MemoryMarshal.AsBytes(query))),
-        new("attention", options.Attention.ToString()),
-        new("plan", options.Plan.ToString()),
-        new("layout", options.Layout?.Name ?? "in the order of the ranks"),
-        new("storage", $"{options.Type.ShortName()}, values {(options.ValuesInKeys ? "in keys" : "apart")}, {options.NonFinite}"),
-    ];
 }

@@ -13,7 +13,15 @@ internal static class SettingsAgreement
 {
     /// <summary>Refuses to work when the ranks were started with different settings.</summary>
     /// <exception cref="FaultException">Ranks disagree (78).</exception>
-    internal static void Agree(IControlPlane control, IReadOnlyList<KeyValuePair<string, string>> settings)
+    internal static void Agree(IControlPlane control, IReadOnlyList<KeyValuePair<string, string>> settings) =>
+        Agree(control, settings, "start every rank with the same arguments and files");
+
+    /// <summary>Refuses a call that ranks give different options, or that is another call on some of them.</summary>
+    /// <exception cref="FaultException">Ranks disagree (78).</exception>
+    internal static void AgreeOnCall(IControlPlane control, string call, IEnumerable<KeyValuePair<string, string>> settings) =>
+        Agree(control, [new("call", call), .. settings], "every rank makes the same calls with the same options");
+
+    private static void Agree(IControlPlane control, IReadOnlyList<KeyValuePair<string, string>> settings, string remedy)
     {
         byte[] mine = JsonSerializer.SerializeToUtf8Bytes(
             settings.SelectMany(setting => new[] { setting.Key, setting.Value }).ToArray(), RuntimeJson.Default.StringArray);
@@ -29,7 +37,7 @@ internal static class SettingsAgreement
         {
             throw new FaultException(
                 FaultCode.RanksDisagree,
-                $"The {control.Size} ranks disagree on {differing.Length} setting(s); start every rank with the same arguments and files:\n"
+                $"The {control.Size} ranks disagree on {differing.Length} setting(s); {remedy}:\n"
                 + string.Join('\n', differing))
             { IsAgreed = true };
         }
