@@ -33,7 +33,7 @@ if command -v cmake >/dev/null && command -v g++ >/dev/null; then
   TREEATTN_NVRTC_LIBRARY=$nvrtc ctest --test-dir artifacts/native -LE nightly --parallel 2 --output-on-failure 2>&1 | tee "$log" || status=$?
   # "95% tests passed, 2 tests failed out of 42"; a test that could not run says "(Skipped)" in its line.
   native_total=$(sed -n 's/.*tests failed out of \([0-9]*\).*/\1/p' "$log" | tail -1)
-  names+=$(grep -a '\*\*\*Failed\|\*\*\*Exception\|\*\*\*Timeout\|\*\*\*Not Run' "$log" || test $? -eq 1)
+  names+=$'\n'$(grep -a '\*\*\*Failed\|\*\*\*Exception\|\*\*\*Timeout\|\*\*\*Not Run' "$log" || test $? -eq 1)
   native_failed=$(sed -n 's/.* \([0-9]*\) tests failed out of.*/\1/p' "$log" | tail -1)
   native_skipped=$(grep -ac '\*\*\*Skipped' "$log") || native_skipped=0
   failed=$((failed + ${native_failed:-1}))
@@ -46,6 +46,6 @@ fi
 
 # The library as its users get it: packed, and used by a project of its own.
 if scripts/sample.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); names+=$'\n'"scripts/sample.sh"; fi
-if [ -n "$names" ]; then printf 'Failed:\n%s\n' "$names"; fi
+if [ -n "${names//$'\n'/}" ]; then printf 'Failed:\n%s\n' "$names"; fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$status" -eq 0 ] && [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
