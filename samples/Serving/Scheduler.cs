@@ -44,8 +44,10 @@ internal sealed class Scheduler(Engine engine, Clients clients, double seconds)
             _preempted++;
         }
 
-        // Rows that leave now are free for the others' tokens in this step already; requests get them in the next.
+        // Rows that leave now are free for the others' tokens in this step already; requests get them in the next. A prompt is read in a step of
+        // its own: the pages that it takes would be missing where the others were counted on to find room.
         Admission[] admitted = _released.Count > 0 ? [] : Admit();
+        decoding = admitted.Length > 0 ? [] : decoding;
         _plan = new Plan([.. _released], admitted, decoding, !isOpen && _served.Count == 0 && _queue.Count == 0 && _released.Count == 0);
         _released.Clear();
         return _plan;
